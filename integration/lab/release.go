@@ -1,0 +1,45 @@
+package lab
+
+import "fmt"
+
+// A release is a Debian release the lab can build a node of.
+type release struct {
+	name     string
+	packages []string // beyond the common list
+	aptopts  []string
+}
+
+// packages every node has, whatever its release.
+func commonPackages() []string {
+	return []string{
+		"acl", "attr", "buildah", "busybox-static", "ca-certificates", "crun", "curl",
+		"dbus", "dbus-user-session", "e2fsprogs", "fuse-overlayfs", "fuse3", "iproute2",
+		"kmod", "libcap2-bin", "libpam-systemd", "login", "passwd", "podman", "procps",
+		"skopeo", "slirp4netns", "sudo", "systemd", "systemd-sysv", "uidmap", "util-linux",
+		"xfsprogs",
+	}
+}
+
+// lookupRelease returns the recipe for a Debian release by its code name.
+//
+// bullseye has podman 3.0.1 and bookworm 4.3.1 (both BoltDB), trixie 5.4.2 and
+// forky 5.8 (both SQLite). Only bookworm and trixie are part of the tests.
+func lookupRelease(name string) (release, error) {
+	table := []release{
+		{name: "bullseye", packages: []string{"containernetworking-plugins", "golang-github-containers-common"}},
+		{name: "bookworm", packages: []string{"netavark", "aardvark-dns", "golang-github-containers-common"}},
+		{name: "trixie", packages: []string{"netavark", "aardvark-dns", "passt", "containers-storage", "golang-github-containers-common"}},
+		{
+			name:     "forky",
+			packages: []string{"netavark", "aardvark-dns", "passt", "containers-storage", "golang-github-containers-common"},
+			// forky's Release file may be past its date between two pushes.
+			aptopts: []string{`Acquire::Check-Valid-Until "false"`},
+		},
+	}
+	for _, r := range table {
+		if r.name == name {
+			return r, nil
+		}
+	}
+	return release{}, fmt.Errorf("cannot build a node: unknown release %q", name)
+}
