@@ -1,0 +1,124 @@
+// Package host is what storagectl does to the machine it runs on: processes,
+// durable files, systemd units. It knows nothing of steps, and each verb looks
+// at the effect instead of trusting a message.
+package host
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// User is whom a command runs as.
+type User struct {
+	UID, GID uint32
+	Groups   []uint32 // supplementary groups; none by default
+}
+
+// Cmd is one command to run. Its environment is exactly Env: nothing is
+// inherited, so that a secret in storagectl's environment stays there.
+type Cmd struct {
+	Argv    []string
+	Env     []string
+	Dir     string // "/" if empty
+	As      *User  // nil: as storagectl itself
+	Stdin   io.Reader
+	Timeout time.Duration // how long it may take; 2 minutes if zero
+}
+
+// ExitError reports a command that ran and failed.
+type ExitError struct {
+	Argv   []string
+	Code   int // -1: ended by a signal
+	Stderr string
+}
+
+func (e *ExitError) Error() string {
+	msg := strings.TrimSpace(e.Stderr)
+	if msg == "" {
+		msg = "it said nothing"
+	}
+	return fmt.Sprintf("%s exited with %d: %s", strings.Join(e.Argv, " "), e.Code, msg)
+}
+
+// Runner runs commands. The zero value is ready.
+type Runner struct {
+	// Point, if set, is called before and after each command. The crash sweep
+	// kills the process there.
+	Point func(string)
+}
+
+const maxStderr = 16 << 10
+
+// Run runs c to its end and returns what it wrote to stdout. A command that
+// exits with another status than 0 gives an [*ExitError] beside its output.
+// When ctx ends or the timeout passes, the command and all its children that
+// stayed in its process group are killed.
+func (r *Runner) Run(ctx context.Context, c Cmd) ([]byte, error) {
+	timeout := c.Timeout
+	if timeout == 0 {
+		timeout = 2 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, c.Argv[0], c.Argv[1:]...)
+	cmd.Env, cmd.Dir, cmd.Stdin = c.Env, c.Dir, c.Stdin
+	if cmd.Env == nil {
+		cmd.Env = []string{}
+	}
+	if cmd.Dir == "" {
+		cmd.Dir = "/"
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if c.As != nil {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: c.As.UID, Gid: c.As.GID, Groups: c.As.Groups}
+	}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	// A grandchild that keeps the pipes open must not hold us.
+	cmd.WaitDelay = 2 * time.Second
+	var stdout bytes.Buffer
+	stderr := &tail{max: maxStderr}
+	cmd.Stdout, cmd.Stderr = &stdout, stderr
+
+	r.point("before " + filepath.Base(c.Argv[0]))
+	err := cmd.Run()
+	r.point("after " + filepath.Base(c.Argv[0]))
+	var ee *exec.ExitError
+	switch {
+	case err == nil || errors.Is(err, exec.ErrWaitDelay):
+		return stdout.Bytes(), nil
+	case ctx.Err() != nil:
+		return stdout.Bytes(), fmt.Errorf("cannot finish %s within %s: %w: %s",
+			strings.Join(c.Argv, " "), timeout, ctx.Err(), bytes.TrimSpace(stderr.b))
+	case errors.As(err, &ee):
+		return stdout.Bytes(), &ExitError{Argv: c.Argv, Code: ee.ExitCode(), Stderr: string(stderr.b)}
+	}
+	return stdout.Bytes(), fmt.Errorf("cannot run %s: %w", c.Argv[0], err)
+}
+
+func (r *Runner) point(what string) {
+	if r.Point != nil {
+		r.Point(what)
+	}
+}
+
+// tail keeps the last max bytes that are written to it.
+type tail struct {
+	b   []byte
+	max int
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.b = append(t.b, p...)
+	if n := len(t.b) - t.max; n > 0 {
+		t.b = append(t.b[:0], t.b[n:]...)
+	}
+	return len(p), nil
+}

@@ -1,0 +1,245 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	sd "github.com/coreos/go-systemd/v22/dbus"
+	"github.com/godbus/dbus/v5"
+)
+
+// HasSystemd reports whether systemd is the init of this machine, as
+// sd_booted(3) does.
+func HasSystemd() bool {
+	fi, err := os.Lstat("/run/systemd/system")
+	return err == nil && fi.IsDir()
+}
+
+// Bus talks to one systemd manager, the system's or a user's.
+type Bus struct{ conn *sd.Conn }
+
+// SystemBus connects to the system's manager.
+func SystemBus(ctx context.Context) (*Bus, error) {
+	conn, err := sd.NewSystemConnectionContext(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach systemd: %w", err)
+	}
+	return &Bus{conn}, nil
+}
+
+// UserBus connects to the manager of the user whose runtime directory is given
+// (/run/user/UID). It works inside the user's own user namespace too, where
+// getuid says 0: the peer credentials that the bus sees are those outside.
+func UserBus(ctx context.Context, runtimeDir string, uid int) (*Bus, error) {
+	auth := dbus.WithAuth(dbus.AuthExternal(strconv.Itoa(uid)))
+	dial := func(path string, hello bool) (*dbus.Conn, error) {
+		conn, err := dbus.Dial("unix:path="+path, auth, dbus.WithContext(ctx))
+		if err != nil {
+			return nil, err
+		}
+		if err = conn.Auth(nil); err == nil && hello {
+			err = conn.Hello()
+		}
+		if err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
+		return conn, nil
+	}
+	conn, err := sd.NewConnection(func() (*dbus.Conn, error) {
+		c, err := dial(filepath.Join(runtimeDir, "bus"), true)
+		if err == nil {
+			return c, nil
+		}
+		// Without dbus-user-session there is only the manager's own socket.
+		c, err2 := dial(filepath.Join(runtimeDir, "systemd/private"), false)
+		if err2 != nil {
+			return nil, errors.Join(err, err2)
+		}
+		return c, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach the user's systemd in %s: %w", runtimeDir, err)
+	}
+	return &Bus{conn}, nil
+}
+
+// Close ends the connection.
+func (b *Bus) Close() { b.conn.Close() }
+
+// Active reports whether a unit runs or is on its way to run. A unit that is
+// not there is not active.
+func (b *Bus) Active(ctx context.Context, unit string) (bool, error) {
+	p, err := b.conn.GetUnitPropertyContext(ctx, unit, "ActiveState")
+	if err != nil {
+		return false, fmt.Errorf("cannot look at unit %s: %w", unit, err)
+	}
+	s, ok := p.Value.Value().(string)
+	if !ok {
+		return false, fmt.Errorf("cannot look at unit %s: its ActiveState is no string", unit)
+	}
+	// "failed" and "inactive" are down; "deactivating" still has processes.
+	return s != "inactive" && s != "failed", nil
+}
+
+const unitDeadline = 100 * time.Second // systemd's own stop timeout is 90 s
+
+// Stop stops a unit and returns when it is seen to be down.
+func (b *Bus) Stop(ctx context.Context, unit string) error {
+	return b.job(ctx, unit, "stop", false, b.conn.StopUnitContext)
+}
+
+// Start starts a unit and returns when it is seen to be up.
+func (b *Bus) Start(ctx context.Context, unit string) error {
+	return b.job(ctx, unit, "start", true, b.conn.StartUnitContext)
+}
+
+func (b *Bus) job(ctx context.Context, unit, verb string, want bool,
+	do func(context.Context, string, string, chan<- string) (int, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, unitDeadline)
+	defer cancel()
+	done := make(chan string, 1)
+	if _, err := do(ctx, unit, "replace", done); err != nil {
+		return fmt.Errorf("cannot %s %s: %w", verb, unit, err)
+	}
+	result := "no answer"
+	select {
+	case result = <-done:
+	case <-ctx.Done():
+	}
+	// The job's result is a message; the state is the truth.
+	up, err := b.Active(context.WithoutCancel(ctx), unit)
+	if err != nil {
+		return err
+	}
+	if up != want {
+		return fmt.Errorf("cannot %s %s: systemd answered %q", verb, unit, result)
+	}
+	return nil
+}
+
+// PodmanUnits names the active units of this manager that hold podman's store
+// in use: podman's own socket, service and timers, services that run podman or
+// a container monitor, and the timers and sockets that start these. They come
+// in the order in which they are to be stopped: what starts others first.
+func (b *Bus) PodmanUnits(ctx context.Context) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	us, err := b.conn.ListUnitsByPatternsContext(ctx,
+		[]string{"active", "activating", "reloading", "deactivating"}, []string{"*.service", "*.socket", "*.timer", "*.path"})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list units: %w", err)
+	}
+	var starters, services []string
+	for _, u := range us {
+		if strings.HasSuffix(u.Name, ".service") {
+			uses, err := b.usesPodman(ctx, u.Name)
+			if err != nil {
+				return nil, err
+			}
+			if uses {
+				services = append(services, u.Name)
+			}
+		}
+	}
+	for _, u := range us {
+		if strings.HasSuffix(u.Name, ".service") {
+			continue
+		}
+		p, err := b.conn.GetUnitPropertyContext(ctx, u.Name, "Triggers")
+		if err != nil {
+			return nil, fmt.Errorf("cannot look at unit %s: %w", u.Name, err)
+		}
+		triggers, _ := p.Value.Value().([]string)
+		for _, t := range triggers {
+			uses := slices.Contains(services, t)
+			if !uses {
+				if uses, err = b.usesPodman(ctx, t); err != nil {
+					return nil, err
+				}
+			}
+			if uses {
+				starters = append(starters, u.Name)
+				break
+			}
+		}
+	}
+	slices.Sort(starters)
+	slices.Sort(services)
+	return append(starters, services...), nil
+}
+
+// usesPodman reports whether a service runs podman or a container monitor: by
+// its command line, and by the processes in its control group. A oneshot that
+// only remains (podman-restart) has no processes left to disturb.
+func (b *Bus) usesPodman(ctx context.Context, unit string) (bool, error) {
+	props, err := b.conn.GetUnitTypePropertiesContext(ctx, unit, "Service")
+	if err != nil {
+		return false, fmt.Errorf("cannot look at unit %s: %w", unit, err)
+	}
+	if execs, ok := props["ExecStart"].([][]any); ok {
+		for _, e := range execs {
+			if len(e) > 1 {
+				if argv, ok := e[1].([]string); ok && slices.ContainsFunc(argv, isPodman) {
+					return true, nil
+				}
+			}
+		}
+	}
+	group, _ := props["ControlGroup"].(string)
+	// user@UID.service holds whole sessions, and our own unit runs podman for us.
+	if group == "" || strings.HasPrefix(unit, "user@") || group == ownGroup() {
+		return false, nil
+	}
+	return groupRunsPodman(group)
+}
+
+// ownGroup is the control group of this process on the unified hierarchy, "" if
+// it is in none.
+func ownGroup() string {
+	b, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return ""
+	}
+	for l := range strings.Lines(string(b)) {
+		if g, ok := strings.CutPrefix(l, "0::"); ok {
+			return strings.TrimSpace(g)
+		}
+	}
+	return ""
+}
+
+func isPodman(arg string) bool {
+	for _, word := range strings.Fields(arg) {
+		if filepath.Base(word) == "podman" {
+			return true
+		}
+	}
+	return false
+}
+
+// groupRunsPodman looks for podman or conmon in a control group, on the unified
+// hierarchy. Where that is not mounted the command line has to do.
+func groupRunsPodman(group string) (bool, error) {
+	b, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", group, "cgroup.procs"))
+	if err != nil {
+		return false, nil //nolint:nilerr // the group may be gone by now, or on another hierarchy
+	}
+	for _, pid := range strings.Fields(string(b)) {
+		comm, err := os.ReadFile(filepath.Join("/proc", pid, "comm"))
+		if err != nil {
+			continue // gone
+		}
+		switch strings.TrimSpace(string(comm)) {
+		case "podman", "conmon":
+			return true, nil
+		}
+	}
+	return false, nil
+}

@@ -1,0 +1,131 @@
+package podman
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/storagectl/storagectl/internal/host"
+)
+
+// CLI runs podman as the owner of a store. Every call ends within its deadline:
+// podman waits for locks without one (seen: a client that hung for good on
+// podman 3.0.1's API).
+type CLI struct {
+	Owner  Owner
+	Runner *host.Runner
+	// Extra is added to podman's environment (CONTAINERS_STORAGE_CONF of a user
+	// who runs storagectl for the own store).
+	Extra []string
+}
+
+const podmanDeadline = 2 * time.Minute
+
+// Run runs podman with args and returns what it wrote to stdout.
+func (c CLI) Run(ctx context.Context, stdin io.Reader, args ...string) ([]byte, error) {
+	return c.Runner.Run(ctx, host.Cmd{
+		Argv: append([]string{"podman"}, args...), Env: c.Owner.Env(c.Extra...), As: c.Owner.as(),
+		Stdin: stdin, Timeout: podmanDeadline,
+	})
+}
+
+// Info is what podman says of itself and its store.
+type Info struct {
+	Host struct {
+		CgroupsVersion string `json:"cgroupVersion"`
+		Security       struct {
+			Rootless bool `json:"rootless"`
+			SELinux  bool `json:"selinuxEnabled"`
+		} `json:"security"`
+	} `json:"host"`
+	Store struct {
+		ConfigFile   string            `json:"configFile"`
+		Driver       string            `json:"graphDriverName"`
+		GraphRoot    string            `json:"graphRoot"`
+		RunRoot      string            `json:"runRoot"`
+		VolumePath   string            `json:"volumePath"`
+		GraphOptions map[string]any    `json:"graphOptions"`
+		GraphStatus  map[string]string `json:"graphStatus"`
+	} `json:"store"`
+	Version struct {
+		Version string `json:"Version"`
+	} `json:"version"`
+}
+
+// ErrNoPodman reports that there is no podman to run.
+var ErrNoPodman = errors.New("podman is not installed")
+
+// Version asks podman for its version without opening the store.
+func (c CLI) Version(ctx context.Context) (major, minor int, text string, err error) {
+	out, err := c.Run(ctx, nil, "--version")
+	if err != nil {
+		if errors.Is(err, exec.ErrNotFound) {
+			err = ErrNoPodman
+		}
+		return 0, 0, "", err
+	}
+	f := strings.Fields(string(out)) // podman version 4.3.1
+	if len(f) < 3 {
+		return 0, 0, "", fmt.Errorf("cannot read podman's version from %q", out)
+	}
+	text = f[2]
+	parts := strings.SplitN(text, ".", 3)
+	if len(parts) < 2 {
+		return 0, 0, "", fmt.Errorf("cannot read podman's version from %q", out)
+	}
+	major, err1 := strconv.Atoi(parts[0])
+	minor, err2 := strconv.Atoi(parts[1])
+	if err := errors.Join(err1, err2); err != nil {
+		return 0, 0, "", fmt.Errorf("cannot read podman's version from %q: %w", out, err)
+	}
+	return major, minor, text, nil
+}
+
+// Info asks podman what it really uses.
+func (c CLI) Info(ctx context.Context) (Info, error) {
+	var i Info
+	out, err := c.Run(ctx, nil, "info", "--format", "json")
+	if err != nil {
+		return i, err
+	}
+	if err := json.Unmarshal(out, &i); err != nil {
+		return i, fmt.Errorf("cannot read podman info: %w", err)
+	}
+	return i, nil
+}
+
+// Container is one container of podman, or an external one (buildah's).
+type Container struct {
+	ID     string   `json:"Id"`
+	Names  []string `json:"Names"`
+	Image  string   `json:"Image"`
+	State  string   `json:"State"`
+	Labels map[string]string
+}
+
+// Name is what people call the container.
+func (c Container) Name() string {
+	if len(c.Names) > 0 {
+		return c.Names[0]
+	}
+	return c.ID[:min(12, len(c.ID))]
+}
+
+// Containers lists podman's own containers, running or not.
+func (c CLI) Containers(ctx context.Context) ([]Container, error) {
+	out, err := c.Run(ctx, nil, "ps", "--all", "--no-trunc", "--format", "json")
+	if err != nil {
+		return nil, err
+	}
+	var cs []Container
+	if err := json.Unmarshal(out, &cs); err != nil {
+		return nil, fmt.Errorf("cannot read podman ps: %w", err)
+	}
+	return cs, nil
+}

@@ -1,0 +1,233 @@
+package podman
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// WorkerCommand is the hidden subcommand under which storagectl starts itself
+// as an owner worker.
+const WorkerCommand = "owner-worker"
+
+// mapArg tells a worker of an unprivileged caller to wait until its user
+// namespace has its id map.
+const mapArg = "await-map"
+
+// Worker is a running owner worker. Its methods may be called from one
+// goroutine at a time.
+type Worker struct {
+	cmd    *exec.Cmd
+	in     io.WriteCloser
+	dec    *json.Decoder
+	stderr *lockedTail
+	point  func(string)
+	broken error
+	calls  int
+}
+
+// StartWorker starts the owner worker for o: this same program, as root inside
+// the owner's user namespace (for a rootful store, as root), in a mount
+// namespace of its own, with the owner's environment and nothing of ours.
+//
+// As root it writes the namespace's map itself; an unprivileged owner needs
+// newuidmap and newgidmap, as podman does.
+func StartWorker(ctx context.Context, o Owner, point func(string), extraEnv ...string) (*Worker, error) {
+	// /proc/self/exe: the owner need not be able to reach our path.
+	cmd := exec.Command("/proc/self/exe", WorkerCommand) //nolint:noctx // it lives as long as the run; Close ends it
+	cmd.Env, cmd.Dir = o.Env(extraEnv...), "/"
+	attr := &syscall.SysProcAttr{Setpgid: true, Cloneflags: syscall.CLONE_NEWNS}
+	self := uint32(os.Getuid())
+	selfMap := false
+	switch {
+	case o.Rootful():
+		if self != 0 {
+			return nil, fmt.Errorf("cannot work in the store of root as user %d", self)
+		}
+	case self == 0:
+		attr.Cloneflags |= syscall.CLONE_NEWUSER
+		attr.UidMappings, attr.GidMappings = maps(o.UID, o.SubUIDs), maps(o.GID, o.SubGIDs)
+		attr.GidMappingsEnableSetgroups = true
+		attr.Credential = &syscall.Credential{Uid: 0, Gid: 0}
+	case self == o.UID:
+		attr.Cloneflags |= syscall.CLONE_NEWUSER
+		selfMap = true
+		cmd.Args = append(cmd.Args, mapArg)
+	default:
+		return nil, fmt.Errorf("cannot work in the store of %s as user %d", o.Name, self)
+	}
+	cmd.SysProcAttr = attr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, fmt.Errorf("cannot start the owner worker: %w", err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, fmt.Errorf("cannot start the owner worker: %w", err)
+	}
+	w := &Worker{cmd: cmd, in: in, dec: json.NewDecoder(bufio.NewReader(out)), stderr: &lockedTail{}, point: point}
+	if w.point == nil {
+		w.point = func(string) {}
+	}
+	cmd.Stderr = w.stderr
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("cannot start the owner worker: %w", err)
+	}
+	if selfMap {
+		if err := w.writeMaps(ctx, o); err != nil {
+			return nil, errors.Join(err, w.Close())
+		}
+	}
+	return w, nil
+}
+
+// writeMaps gives the worker's user namespace its maps through the setuid
+// helpers and lets the worker go on.
+func (w *Worker) writeMaps(ctx context.Context, o Owner) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for _, m := range []struct {
+		tool string
+		maps []syscall.SysProcIDMap
+	}{{"newuidmap", maps(o.UID, o.SubUIDs)}, {"newgidmap", maps(o.GID, o.SubGIDs)}} {
+		args := []string{strconv.Itoa(w.cmd.Process.Pid)}
+		for _, r := range m.maps {
+			args = append(args, strconv.Itoa(r.ContainerID), strconv.Itoa(r.HostID), strconv.Itoa(r.Size))
+		}
+		c := exec.CommandContext(ctx, m.tool, args...)
+		c.Env = basePath()
+		if out, err := c.CombinedOutput(); err != nil {
+			return fmt.Errorf("cannot map the ids of %s with %s: %w: %s", o.Name, m.tool, err, out)
+		}
+	}
+	if _, err := w.in.Write([]byte{'\n'}); err != nil {
+		return fmt.Errorf("cannot start the owner worker: %w", err)
+	}
+	return nil
+}
+
+// WorkerMain prepares a process that was started as owner worker: it waits for
+// its id map if args say so, becomes root of its namespace, and takes care that
+// its mounts stay its own. It returns when requests may be served.
+func WorkerMain(args []string) error {
+	if len(args) > 0 && args[0] == mapArg {
+		var b [1]byte
+		if _, err := io.ReadFull(os.Stdin, b[:]); err != nil {
+			return fmt.Errorf("cannot start as owner worker: no id map came: %w", err)
+		}
+		if err := errors.Join(syscall.Setresgid(0, 0, 0), syscall.Setresuid(0, 0, 0)); err != nil {
+			return fmt.Errorf("cannot start as owner worker: %w", err)
+		}
+		// Only an exec as root of the namespace gives its capabilities.
+		return syscall.Exec("/proc/self/exe", []string{os.Args[0], WorkerCommand}, os.Environ())
+	}
+	if os.Getuid() != 0 {
+		return errors.New("cannot start as owner worker: storagectl starts it, not a person")
+	}
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("cannot make the worker's mounts its own: %w", err)
+	}
+	syscall.Umask(0o022)
+	return nil
+}
+
+// Call sends one request and waits for its reply, which it stores in result
+// (nil: not wanted). When ctx ends the worker is told to give up, and what it
+// answers then is returned. An error that the worker sent is a [*Fault].
+func (w *Worker) Call(ctx context.Context, op string, args, result any, progress func(json.RawMessage)) error {
+	if w.broken != nil {
+		return w.broken
+	}
+	raw, err := json.Marshal(args)
+	if err != nil {
+		return fmt.Errorf("cannot ask the owner worker: %w", err)
+	}
+	w.point("before worker " + op)
+	w.calls++
+	err = w.call(ctx, request{ID: w.calls, Op: op, Args: raw}, result, progress)
+	w.point("after worker " + op)
+	return err
+}
+
+func (w *Worker) call(ctx context.Context, q request, result any, progress func(json.RawMessage)) error {
+	enc := json.NewEncoder(w.in)
+	if err := enc.Encode(q); err != nil {
+		return w.broke(err)
+	}
+	stop := context.AfterFunc(ctx, func() {
+		_ = enc.Encode(request{ID: q.ID, Cancel: true}) // a worker that is gone shows below
+	})
+	defer stop()
+	for {
+		var r reply
+		if err := w.dec.Decode(&r); err != nil {
+			return w.broke(err)
+		}
+		switch {
+		case r.Done && r.Fault != nil:
+			return r.Fault
+		case r.Done && result == nil:
+			return nil
+		case r.Done:
+			if err := json.Unmarshal(r.Result, result); err != nil {
+				return fmt.Errorf("cannot read the owner worker's answer to %s: %w", q.Op, err)
+			}
+			return nil
+		case progress != nil:
+			progress(r.Progress)
+		}
+	}
+}
+
+func (w *Worker) broke(err error) error {
+	said := ""
+	if s := w.stderr.String(); s != "" {
+		said = ": it said: " + strings.TrimSpace(s)
+	}
+	w.broken = fmt.Errorf("the owner worker ended: %w%s", err, said)
+	return w.broken
+}
+
+// Close ends the worker and waits for it: it sees the end of its input, and is
+// killed if it does not end within ten seconds.
+func (w *Worker) Close() error {
+	_ = w.in.Close()
+	t := time.AfterFunc(10*time.Second, func() { _ = w.cmd.Process.Kill() })
+	defer t.Stop()
+	if err := w.cmd.Wait(); err != nil && w.broken == nil {
+		return fmt.Errorf("the owner worker ended badly: %w: %s", err, w.stderr.String())
+	}
+	return nil
+}
+
+// lockedTail keeps the end of what a worker says on stderr.
+type lockedTail struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+func (t *lockedTail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, p...)
+	if n := len(t.b) - 4096; n > 0 {
+		t.b = append(t.b[:0], t.b[n:]...)
+	}
+	return len(p), nil
+}
+
+func (t *lockedTail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.b)
+}
