@@ -13,12 +13,14 @@ import (
 	"time"
 
 	"github.com/storagectl/storagectl/integration/lab"
+	"github.com/storagectl/storagectl/integration/lab/images"
 )
 
 const usage = `usage: lab base RELEASE…                      build and cache node roots
        lab up [-fs ext4|xfs] [-size 8G] [-seed DIR] [-bind A:B] RELEASE NAME
        lab run NAME USER [COMMAND…]           run a command (a shell without one)
        lab kill|poweroff|start|down NAME      power cut; ordered shutdown; boot again; remove
+       lab store RELEASE USER plain|containers    make a cached vfs store; prints a DIR for -seed
        lab list
        lab clean [-all]                       remove what dead tests left; -all: every node
 `
@@ -29,7 +31,7 @@ func main() {
 	err := command(ctx, os.Args[1:])
 	var exit *exec.ExitError
 	switch {
-	case errors.As(err, &exit):
+	case errors.As(err, &exit) && os.Args[1] == "run":
 		os.Exit(exit.ExitCode())
 	case err != nil:
 		fmt.Fprintf(os.Stderr, "error: %v\n", err)
@@ -55,6 +57,8 @@ func command(ctx context.Context, args []string) error {
 		return nil
 	case verb == "up":
 		return up(ctx, args)
+	case verb == "store":
+		return store(ctx, args)
 	case verb == "list":
 		names, err := lab.List()
 		fmt.Println(strings.Join(names, "\n"))
@@ -114,5 +118,18 @@ func up(ctx context.Context, args []string) error {
 		return err
 	}
 	fmt.Printf("%s is up after %.1f s\n", opts.Name, time.Since(start).Seconds())
+	return nil
+}
+
+// store makes or finds a cached store.
+func store(ctx context.Context, args []string) error {
+	if len(args) != 3 {
+		return errors.New("cannot make a store: want RELEASE USER KIND")
+	}
+	dir, err := images.Store(ctx, args[0], args[1], images.Kind(args[2]))
+	if err != nil {
+		return err
+	}
+	fmt.Println(dir)
 	return nil
 }

@@ -1,0 +1,148 @@
+package images
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/storagectl/storagectl/integration/lab"
+)
+
+// fill makes the store's objects in a node, as the store's owner, from the
+// archives in /opt/archives.
+const fill = `
+cd /opt/archives
+for f in *.tar; do podman load -q -i "$f" >/dev/null; done
+podman tag localhost/lab/tricky:1 localhost/lab/tricky:latest
+
+mkdir ~/ctx
+echo 'copied' >~/ctx/file
+cat >~/ctx/Dockerfile <<-EOF
+	FROM localhost/lab/base:1
+	ENV A=b
+	RUN mkdir /app && echo one >/app/one && ln /app/one /app/two
+	COPY file /app/copied
+	RUN rm /app/one && chmod 4711 /bin/busybox && rm -rf /tmp && mkdir -m 1777 /tmp
+	CMD ["cat", "/app/two"]
+EOF
+# The network namespaces of RUN need what a lab machine may not have.
+podman build -q --network=none --layers -t localhost/lab/built:1 ~/ctx >/dev/null
+podman build -q --network=none --squash -t localhost/lab/squashed:1 ~/ctx >/dev/null
+# A second tag takes the name of the first build, which leaves it dangling.
+echo 'changed' >~/ctx/file
+podman build -q --network=none --layers -t localhost/lab/built:1 ~/ctx >/dev/null
+rm -r ~/ctx
+
+podman manifest create localhost/lab/list:1 >/dev/null
+podman manifest add localhost/lab/list:1 containers-storage:localhost/lab/oci:1 >/dev/null
+podman manifest add localhost/lab/list:1 containers-storage:localhost/lab/built:1 >/dev/null
+
+podman volume create --label for=lab vol1 >/dev/null
+podman volume create vol2 >/dev/null
+podman run --rm --network=none -v vol1:/v localhost/lab/base:1 /bin/busybox sh -c \
+	'echo kept >/v/file; mkdir -m 750 /v/dir; chown 1000:1000 /v/dir' </dev/null
+echo secret | podman secret create sec1 - >/dev/null
+podman network create --subnet 10.89.77.0/24 --label for=lab net1 >/dev/null
+podman images -a | wc -l
+`
+
+// withContainers adds what holds a store's layers in use: a stopped container
+// with changes, and a working container of buildah that podman lists as external.
+const withContainers = `
+podman create --name stopped --network=none -v vol1:/v localhost/lab/base:1 /bin/busybox sh -c 'echo changed >/changed; rm /etc/os-release' >/dev/null
+podman start -a stopped </dev/null
+b=$(buildah from localhost/lab/tricky:1)
+buildah config --label working=yes "$b"
+echo added >~/added
+buildah copy -q "$b" ~/added /data/added >/dev/null
+rm ~/added
+`
+
+// A Kind is the content of a cached store.
+type Kind string
+
+// The kinds of stores.
+const (
+	Plain      Kind = "plain"      // images, volumes, a secret, a network; no containers
+	Containers Kind = "containers" // the same, with a stopped container and one of buildah
+)
+
+// Store returns a seed for lab.Options: the data folder of a node of a release
+// on which the user ("root" or lab.Owner) has a vfs store of the given kind. It
+// is made once and cached; the cache is keyed by this program's own content, as
+// the images are made by it.
+func Store(ctx context.Context, release, user string, kind Kind) (string, error) {
+	script := fill
+	if kind == Containers {
+		script += withContainers
+	}
+	root, err := lab.Base(ctx, release)
+	if err != nil {
+		return "", err
+	}
+	busybox, err := os.ReadFile(filepath.Join(root, "bin", "busybox"))
+	if err != nil {
+		return "", fmt.Errorf("cannot read the node's busybox: %w", err)
+	}
+	archives := standard(busybox)
+	key := sha256.New()
+	_, _ = io.WriteString(key, root+script) // a hash never fails
+	for _, a := range archives {
+		if err := a.write(key); err != nil {
+			return "", fmt.Errorf("cannot make the archive %s: %w", a.name, err)
+		}
+	}
+	name := fmt.Sprintf("%s-%s-%s-%s", release, user, kind, hex.EncodeToString(key.Sum(nil)[:6]))
+	return lab.Seed(ctx, name, lab.Options{Release: release}, func(ctx context.Context, n *lab.Node) error {
+		return fillNode(ctx, n, user, script, archives)
+	})
+}
+
+type archive struct {
+	name  string
+	write func(io.Writer) error
+}
+
+// standard lists the archives of the test stores.
+func standard(busybox []byte) []archive {
+	docker := func(name string, imgs ...Image) archive {
+		return archive{name, func(w io.Writer) error { return WriteDocker(w, imgs...) }}
+	}
+	return []archive{
+		docker("base.tar", Base(busybox)),
+		docker("tricky.tar", Tricky(busybox)),
+		docker("dangling.tar", Dangling(busybox)),
+		docker("deep.tar", Deep(120)),
+		docker("many.tar", Many(12)),
+		docker("devices.tar", Devices()),
+		{"oci.tar", func(w io.Writer) error { return WriteOCI(w, Gzipped()) }},
+	}
+}
+
+func fillNode(ctx context.Context, n *lab.Node, user, script string, archives []archive) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	defer cancel()
+	dir := n.HostPath("/opt/archives")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	for _, a := range archives {
+		f, err := os.Create(filepath.Join(dir, a.name))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(a.write(f), f.Close()); err != nil {
+			return err
+		}
+	}
+	if _, err := n.Script(ctx, user, script); err != nil {
+		return err
+	}
+	return os.RemoveAll(dir)
+}
