@@ -40,7 +40,30 @@ chmod 0440 "$R/etc/sudoers.d/hashi"
 
 # The cgroup v2 tree of the lab machine may have no controllers at all.
 mkdir -p "$R/etc/containers"
-printf '[containers]\npids_limit = 0\n' >"$R/etc/containers/containers.conf"
+cat >"$R/etc/containers/containers.conf" <<-EOF
+	[containers]
+	pids_limit = 0
+	[engine.runtimes]
+	crun = ["/usr/local/bin/crun"]
+EOF
+# crun loads a device filter and lifts RLIMIT_MEMLOCK for it; a lab machine may
+# forbid that even to root (no CAP_SYS_RESOURCE). Only then drop the limits.
+cat >"$R/usr/local/bin/crun" <<-'EOF'
+	#!/bin/sh
+	read -r _ _ ids </proc/self/uid_map
+	if [ "$ids" = 4294967295 ] && ! prlimit --memlock=unlimited:unlimited true 2>/dev/null; then
+		prev=
+		for arg in "$@"; do
+			case $prev in --bundle | -b)
+				jq 'del(.linux.resources)' "$arg/config.json" >"$arg/config.json.new"
+				mv "$arg/config.json.new" "$arg/config.json" ;;
+			esac
+			prev=$arg
+		done
+	fi
+	exec /usr/bin/crun "$@"
+EOF
+chmod 0755 "$R/usr/local/bin/crun"
 test -e "$R/etc/containers/policy.json" ||
 	echo '{"default":[{"type":"insecureAcceptAnything"}]}' >"$R/etc/containers/policy.json"
 cat >"$R/etc/containers/storage.conf" <<-EOF

@@ -13,8 +13,8 @@ type release struct {
 func commonPackages() []string {
 	return []string{
 		"acl", "attr", "buildah", "busybox-static", "ca-certificates", "crun", "curl",
-		"dbus", "dbus-user-session", "e2fsprogs", "fuse-overlayfs", "fuse3", "iproute2",
-		"kmod", "libcap2-bin", "libpam-systemd", "login", "passwd", "podman", "procps",
+		"dbus", "dbus-user-session", "e2fsprogs", "fuse-overlayfs", "fuse3", "iproute2", "iptables", "jq",
+		"kmod", "libcap2-bin", "libpam-systemd", "login", "nftables", "passwd", "podman", "procps",
 		"skopeo", "slirp4netns", "sudo", "systemd", "systemd-sysv", "uidmap", "util-linux",
 		"xfsprogs",
 	}
