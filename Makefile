@@ -1,0 +1,61 @@
+# Everything here works from nothing on Debian 12, as root, with Go:
+#   make demo    a migration before your eyes, on a throw-away node
+#   make test    all tests
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+export CGO_ENABLED := 0
+export GOFLAGS := -buildvcs=false -tags=exclude_graphdriver_btrfs,exclude_graphdriver_devicemapper,containers_image_openpgp
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+LINT    := go tool -modfile=tools/go.mod golangci-lint
+
+# What the lab and the tests start on the host itself.
+PACKAGES := acl attr buildah busybox-static ca-certificates crun debian-archive-keyring e2fsprogs \
+	fuse-overlayfs git libcap2-bin mmdebstrap netavark aardvark-dns podman procps skopeo slirp4netns \
+	systemd-container uidmap util-linux xfsprogs
+
+.PHONY: build deps generate lint test demo sweep bench-migrate clean
+
+build: generate
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/storagectl ./cmd/storagectl
+
+generate:
+	go generate ./verify/...
+
+# Quick when nothing is missing.
+deps:
+	@missing=(); for p in $(PACKAGES); do \
+		[ "$$(dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null)" = installed ] || missing+=($$p); \
+	done; \
+	if [ $${#missing[@]} -gt 0 ]; then \
+		echo "installing $${missing[*]}"; \
+		apt-get update -q; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$${missing[@]}"; \
+	fi
+
+lint: generate
+	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	$(LINT) run ./...
+
+# The end-to-end tests build the binaries and the nodes that they need.
+test: deps build lint
+	go test -count=1 -timeout 55m -json ./... | go run ./integration/cmd/testsummary
+
+# Every crash point, both ways on; the table goes to docs/sweep.md.
+sweep: deps build
+	STORAGECTL_SWEEP=full go test -count=1 -timeout 10h -v -run TestSweep ./integration
+
+demo: deps build
+	go run ./integration/cmd/demo
+
+bench-migrate: deps build
+	go run ./integration/cmd/bench
+
+clean:
+	if [ -x bin/lab ] || go build -o bin/lab ./integration/lab/cmd/lab; then bin/lab clean -all; fi
+	rm -rf bin
