@@ -3,21 +3,68 @@ package verify
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/containers/storage/pkg/reexec"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) {
 	if reexec.Init() { // containers/storage runs this program again for some mounts
 		return
 	}
+	if os.Getenv(inside) == "" {
+		os.Exit(enter())
+	}
+	if err := arrange(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
+}
+
+const inside = "STORAGECTL_TEST_INSIDE"
+
+// enter runs the tests again in a mount namespace of their own, so that no
+// mount of a store stays on the machine.
+func enter() int {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread() // Pdeathsig counts from the thread
+	if err := cmd.Run(); err != nil {
+		if code := cmd.ProcessState.ExitCode(); code > 0 {
+			return code
+		}
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// arrange gives the mount namespace a pure cgroup v2: crun refuses the hybrid
+// hierarchy that some machines have.
+func arrange() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("cannot make mounts private (the tests need root): %w", err)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs("/sys/fs/cgroup", &fs); err != nil || fs.Type == unix.CGROUP2_SUPER_MAGIC {
+		return err
+	}
+	if err := unix.Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, ""); err != nil {
+		return fmt.Errorf("cannot mount cgroup2: %w", err)
+	}
+	return nil
 }
 
 // testPodman is real podman on a store of its own.
@@ -31,8 +78,10 @@ func newPodman(t *testing.T, driver string) testPodman {
 	t.Helper()
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "containers.conf")
-	// The machine's cgroups may have no controllers.
-	text := "[containers]\npids_limit = 0\n[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n"
+	// The machine's cgroups may have no controllers, and its limits may be
+	// lower than podman's own.
+	text := "[containers]\npids_limit = 0\ncgroups = \"disabled\"\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n" +
+		"[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n"
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -41,12 +90,6 @@ func newPodman(t *testing.T, driver string) testPodman {
 		env: append(os.Environ(), "CONTAINERS_CONF="+conf),
 	}
 	p.arg = []string{"--root", p.ref.GraphRoot, "--runroot", p.ref.RunRoot, "--tmpdir", filepath.Join(dir, "tmp"), "--storage-driver", driver}
-	t.Cleanup(func() {
-		// The overlay driver leaves its folder mounted on itself.
-		if out, err := exec.Command("umount", "-q", filepath.Join(p.ref.GraphRoot, "overlay")).CombinedOutput(); driver == "overlay" && err != nil {
-			t.Logf("umount: %v %s", err, out)
-		}
-	})
 	return p
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -213,11 +214,16 @@ func (r StoreRef) readOnce() (records, error) {
 // readJSON reads a record file into v; a missing or empty file leaves v as it
 // is, as containers/storage takes it.
 func readJSON(path string, v any) error {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) || (err == nil && len(data) == 0) {
+	f, err := openQuietly(path)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
+		return err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(f)
+	if err != nil || len(data) == 0 {
 		return err
 	}
 	if err := json.Unmarshal(data, v); err != nil {
