@@ -9,12 +9,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/containers/storage/pkg/reexec"
 	"golang.org/x/sys/unix"
+
+	"github.com/storagectl/storagectl/internal/host"
 )
 
 func TestMain(m *testing.M) {
@@ -94,15 +97,8 @@ func newPodman(t *testing.T, driver string) testPodman {
 }
 
 func (p testPodman) run(ctx context.Context, stdin io.Reader, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, "podman", append(append([]string{}, p.arg...), args...)...)
-	cmd.Env, cmd.Stdin = p.env, stdin
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return out, &podmanError{err: err, stderr: strings.TrimSpace(stderr.String())}
-	}
-	return out, nil
+	var r host.Runner
+	return r.Run(ctx, host.Cmd{Argv: slices.Concat([]string{"podman"}, p.arg, args), Env: p.env, Stdin: stdin})
 }
 
 func (p testPodman) must(t *testing.T, args ...string) string {
@@ -113,13 +109,5 @@ func (p testPodman) must(t *testing.T, args ...string) string {
 	}
 	return strings.TrimSpace(string(out))
 }
-
-type podmanError struct {
-	err    error
-	stderr string
-}
-
-func (e *podmanError) Error() string { return e.err.Error() + ": " + e.stderr }
-func (e *podmanError) Unwrap() error { return e.err }
 
 var errTest = errors.New("broken by the test")

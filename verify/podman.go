@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/storagectl/storagectl/internal/host"
 )
 
 // Podman runs podman as the store's owner with args and stdin (nil for none).
@@ -29,11 +31,7 @@ const callDeadline = 60 * time.Second
 func (p Podman) call(ctx context.Context, stdin io.Reader, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, callDeadline)
 	defer cancel()
-	out, err := p(ctx, stdin, args...)
-	if err != nil {
-		return out, fmt.Errorf("podman %s: %w", strings.Join(args, " "), err)
-	}
-	return out, nil
+	return p(ctx, stdin, args...)
 }
 
 // list runs podman and decodes a JSON list of objects; no output is an empty
@@ -56,9 +54,9 @@ func (p Podman) list(ctx context.Context, args ...string) ([]map[string]any, err
 // exitCode is the status with which podman exited; ok is false when err does
 // not come from such an exit.
 func exitCode(err error) (code int, ok bool) {
-	var e interface{ ExitCode() int }
-	if errors.As(err, &e) && e.ExitCode() >= 0 {
-		return e.ExitCode(), true
+	var e *host.ExitError
+	if errors.As(err, &e) && e.Code >= 0 {
+		return e.Code, true
 	}
 	return 0, false
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/storagectl/storagectl/internal/host"
 	"github.com/storagectl/storagectl/verify/smoke"
 )
 
@@ -164,8 +165,8 @@ func TestSmokeIsNotFooled(t *testing.T) {
 		err error
 	}{
 		{on: "run"},
-		{on: "run", out: `{"smoke":"other","root_fs_magic":1}`, err: exit(42)},
-		{on: "run", err: exit(42)},
+		{on: "run", out: `{"smoke":"other","root_fs_magic":1}`, err: &host.ExitError{Code: 42}},
+		{on: "run", err: &host.ExitError{Code: 42}},
 		{on: "inspect", out: `[]`},
 		{on: "inspect", out: `[{"Driver":"overlay","State":{"Status":"running"}}]`},
 		{on: "inspect", out: `[{"Driver":"vfs","State":{"Status":"exited","ExitCode":42}}]`},
@@ -199,11 +200,6 @@ func TestSmokeHeedsContext(t *testing.T) {
 		t.Fatal(err)
 	}
 }
-
-type exit int
-
-func (e exit) Error() string { return "exit" }
-func (e exit) ExitCode() int { return int(e) }
 
 func TestOverlayReason(t *testing.T) {
 	var info podmanInfo
