@@ -1,0 +1,227 @@
+package convert
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+)
+
+// Store names a live vfs store. It crosses process boundaries as JSON.
+type Store struct {
+	GraphRoot   string   `json:"graphroot"`
+	RunRoot     string   `json:"runroot"`
+	Driver      string   `json:"driver"`                 // must be "vfs"
+	Options     []string `json:"options,omitempty"`      // graph driver options, as podman info tells them
+	ImageStores []string `json:"image_stores,omitempty"` // additional read-only image stores
+}
+
+// Options says what to convert, where to and how.
+type Options struct {
+	Source Store `json:"source"`
+	// Stage is the run's folder, <graphroot>/.storagectl-<run>. Sync makes it
+	// (mode 0700) when it is absent; nothing outside it is ever written.
+	Stage string `json:"stage"`
+	// Workers is how many layers are filled at once; 0 means one a processor.
+	Workers int `json:"workers,omitempty"`
+	// Containers also converts storage containers. Their writable layers are
+	// copied, never linked, because they are written in place. Only when
+	// nothing runs.
+	Containers bool `json:"containers,omitempty"`
+	// KeepDamaged carries damage found in the source over as it is.
+	KeepDamaged bool           `json:"keep_damaged,omitempty"`
+	Progress    func(Progress) `json:"-"`
+}
+
+// Progress is told a few times a second at most, never concurrently.
+type Progress struct {
+	Phase         string `json:"phase"` // "layers", "images", "sync", "compare"
+	LayersDone    int    `json:"layers_done"`
+	LayersTotal   int    `json:"layers_total"`
+	Entries       int64  `json:"entries"`       // entries placed or compared
+	Read          int64  `json:"read"`          // bytes of layer lists read
+	ReadTotal     int64  `json:"read_total"`    // bytes of layer lists to read: the measure for a rate and an ETA
+	BytesCopied   int64  `json:"bytes_copied"`  // file data written, none where files are linked
+	ImagesDone    int    `json:"images_done"`   // records written, or trees compared
+	ImagesTotal   int    `json:"images_total"`  // of so many
+	CurrentLayer  string `json:"current_layer"` // a layer that is being worked on, may be empty
+	CurrentDetail string `json:"current_detail,omitempty"`
+}
+
+// Method is how a layer's files reach the staged store.
+type Method string
+
+// The three methods, the cheapest first.
+const (
+	Link    Method = "link"    // hard links: no data is copied
+	Reflink Method = "reflink" // copies that share data blocks
+	Copy    Method = "copy"    // full copies
+)
+
+// ContainerInfo is what a refusal or a plan says of one storage container.
+type ContainerInfo struct {
+	ID      string   `json:"id"`
+	Names   []string `json:"names,omitempty"`
+	Image   string   `json:"image,omitempty"`
+	Layer   string   `json:"layer,omitempty"`
+	Buildah bool     `json:"buildah,omitempty"` // a build container of buildah
+}
+
+// ImageStoreInfo tells of one additional image store. It stays where it is,
+// and an overlay store shows its images only if it holds an overlay store too.
+type ImageStoreInfo struct {
+	Path       string `json:"path"`
+	Images     int    `json:"images"`      // vfs images in it
+	HasOverlay bool   `json:"has_overlay"` // also usable by the overlay driver
+	Imported   int    `json:"imported"`    // layers of it that local images stand on, and that are carried over
+}
+
+// Estimate is what Survey found without writing anything.
+type Estimate struct {
+	Layers          int              `json:"layers"`
+	Images          int              `json:"images"`
+	Dangling        int              `json:"dangling"` // images without a name
+	Containers      []ContainerInfo  `json:"containers,omitempty"`
+	ContainerLayers int              `json:"container_layers"`
+	Entries         int64            `json:"entries"` // listed by the layers; layers without a list count 0
+	Bytes           int64            `json:"bytes"`   // uncompressed size of the layers
+	ListBytes       int64            `json:"list_bytes"`
+	WithoutList     int              `json:"without_list"` // layers without tar-split, found by comparing trees
+	Method          Method           `json:"method"`
+	MethodReason    string           `json:"method_reason"`
+	BytesNeeded     int64            `json:"bytes_needed"` // free space that staging needs, rounded up
+	BytesFree       int64            `json:"bytes_free"`
+	Damage          []Damage         `json:"damage,omitempty"`
+	OtherDrivers    []string         `json:"other_drivers,omitempty"` // other drivers' folders in the graphroot
+	ImageStores     []ImageStoreInfo `json:"image_stores,omitempty"`
+}
+
+// Report is what one Sync did.
+type Report struct {
+	Layers        int      `json:"layers"` // in the staged store now
+	Images        int      `json:"images"`
+	Containers    int      `json:"containers"`
+	NewLayers     []string `json:"new_layers,omitempty"`
+	NewImages     []string `json:"new_images,omitempty"`
+	DroppedLayers []string `json:"dropped_layers,omitempty"`
+	DroppedImages []string `json:"dropped_images,omitempty"`
+	Vanished      []string `json:"vanished,omitempty"` // layers that were removed while they were being staged
+	Counts
+	Damage  []Damage `json:"damage,omitempty"`
+	Changed bool     `json:"changed"` // false: everything was there already and nothing was written
+}
+
+// Counts adds up what was put into staged layers.
+type Counts struct {
+	Dirs      int64 `json:"dirs"`
+	Linked    int64 `json:"linked"`    // names made by link(2)
+	Reflinked int64 `json:"reflinked"` // files cloned
+	Copied    int64 `json:"copied"`    // files copied in full
+	Whiteouts int64 `json:"whiteouts"`
+	Opaque    int64 `json:"opaque"`
+	Bytes     int64 `json:"bytes"`   // file data copied in full
+	Regroup   int64 `json:"regroup"` // names linked only to keep a hard-link group whole
+	Walked    int64 `json:"walked"`  // layers found by comparing trees, not from a list
+}
+
+func (c *Counts) add(o Counts) {
+	c.Dirs += o.Dirs
+	c.Linked += o.Linked
+	c.Reflinked += o.Reflinked
+	c.Copied += o.Copied
+	c.Whiteouts += o.Whiteouts
+	c.Opaque += o.Opaque
+	c.Bytes += o.Bytes
+	c.Regroup += o.Regroup
+	c.Walked += o.Walked
+}
+
+// DamageKind classifies damage.
+type DamageKind string
+
+// The kinds of damage.
+const (
+	MissingLayerFolder DamageKind = "missing-layer-folder"
+	MissingParent      DamageKind = "missing-parent"
+	MissingLayer       DamageKind = "missing-layer"    // an image's top layer has no record
+	MissingBigData     DamageKind = "missing-big-data" // or of another size or digest than recorded
+	BadList            DamageKind = "bad-list"         // tar-split unreadable
+	MissingFile        DamageKind = "missing-file"
+	WrongSize          DamageKind = "wrong-size"
+	Unrepresentable    DamageKind = "unrepresentable" // whole, but overlay cannot show it (a 0:0 device, an overlay.* attribute)
+)
+
+// Damage is one thing that is wrong in the source.
+type Damage struct {
+	Kind   DamageKind `json:"kind"`
+	Layer  string     `json:"layer,omitempty"`
+	Image  string     `json:"image,omitempty"`
+	Path   string     `json:"path,omitempty"`
+	Detail string     `json:"detail,omitempty"`
+}
+
+func (d Damage) String() string {
+	what := "layer " + short(d.Layer)
+	if d.Image != "" {
+		what = "image " + short(d.Image)
+	}
+	s := string(d.Kind) + " in " + what
+	if d.Path != "" {
+		s += fmt.Sprintf(" at %q", d.Path)
+	}
+	if d.Detail != "" {
+		s += " (" + d.Detail + ")"
+	}
+	return s
+}
+
+// DamageError lists the damage for which Sync stopped; Options.KeepDamaged
+// would carry it over as it is.
+type DamageError struct{ Damage []Damage }
+
+func (e *DamageError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "cannot convert a damaged store: %d places", len(e.Damage))
+	for i, d := range e.Damage {
+		if i == 5 {
+			fmt.Fprintf(&b, "; and %d more", len(e.Damage)-i)
+			break
+		}
+		b.WriteString("; " + d.String())
+	}
+	return b.String()
+}
+
+// ErrNoNativeOverlay says that the stage's filesystem or kernel cannot mount
+// overlay for this owner. A store made for fuse-overlayfs marks deletions in
+// another way, so it is not made by accident.
+var ErrNoNativeOverlay = errors.New("native overlay cannot be mounted here")
+
+// ErrBusy says that another Sync works on the same stage.
+var ErrBusy = errors.New("another process works on this stage")
+
+func short(id string) string {
+	if len(id) > 12 {
+		return id[:12]
+	}
+	return id
+}
+
+func (o *Options) check() error {
+	if o.Source.Driver != "vfs" {
+		return fmt.Errorf("cannot convert from driver %q, only from vfs", o.Source.Driver)
+	}
+	if !filepath.IsAbs(o.Source.GraphRoot) || filepath.Clean(o.Source.GraphRoot) == "/" {
+		return fmt.Errorf("cannot use graphroot %q", o.Source.GraphRoot)
+	}
+	if !filepath.IsAbs(o.Stage) || filepath.Clean(o.Stage) == filepath.Clean(o.Source.GraphRoot) {
+		return fmt.Errorf("cannot use stage folder %q", o.Stage)
+	}
+	return nil
+}
+
+// Layout of the stage.
+func (o *Options) newRoot() string     { return filepath.Join(o.Stage, "new") }
+func (o *Options) overlayHome() string { return filepath.Join(o.Stage, "new", "overlay") }
+func (o *Options) receipts() string    { return filepath.Join(o.Stage, "receipts") }
+func (o *Options) tmp() string         { return filepath.Join(o.Stage, "tmp", "convert") }

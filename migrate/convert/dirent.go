@@ -1,0 +1,66 @@
+package convert
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// entry is one name in a folder, as getdents64(2) tells it.
+type entry struct {
+	name string
+	ino  uint64
+	kind uint8 // DT_*
+}
+
+// readDir lists an open folder in the filesystem's order, without . and ..
+func readDir(fd int) ([]entry, error) {
+	if _, err := unix.Seek(fd, 0, unix.SEEK_SET); err != nil {
+		return nil, err
+	}
+	var out []entry
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := unix.Getdents(fd, buf)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			return out, nil
+		}
+		// struct linux_dirent64: ino 8, off 8, reclen 2, type 1, name.
+		for b := buf[:n]; len(b) > 19; {
+			size := binary.NativeEndian.Uint16(b[16:])
+			name := b[19:size]
+			if i := bytes.IndexByte(name, 0); i >= 0 {
+				name = name[:i]
+			}
+			if s := string(name); s != "." && s != ".." {
+				out = append(out, entry{name: s, ino: binary.NativeEndian.Uint64(b), kind: b[18]})
+			}
+			b = b[size:]
+		}
+	}
+}
+
+// devIno reads the device and inode from a FileInfo of package os.
+func devIno(fi fs.FileInfo) (dev, ino uint64) {
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		return uint64(st.Dev), st.Ino
+	}
+	return 0, 0
+}
+
+// exists reports whether a path is there, without following a last symlink.
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}

@@ -1,0 +1,212 @@
+package convert
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// Survey looks at the source and tells what Sync would do. It writes nothing,
+// takes no lock and makes no folder. Damage is told, it is not an error.
+func Survey(ctx context.Context, o Options) (Estimate, error) {
+	var e Estimate
+	if err := o.check(); err != nil {
+		return e, err
+	}
+	snap, err := readSnapshot(ctx, o.Source)
+	if err != nil {
+		return e, err
+	}
+	e.Damage = snap.checkStructure(o.Source, o.Containers)
+	want := snap.wanted(o.Containers)
+	e.Layers, e.Images = len(want), len(snap.images)
+	for _, l := range snap.layers {
+		if l.container {
+			e.ContainerLayers++
+		}
+	}
+	var imageData int64
+	for _, i := range snap.images {
+		if len(i.Names) == 0 {
+			e.Dangling++
+		}
+		for _, n := range i.BigDataSizes {
+			imageData += n
+		}
+	}
+	e.Containers = describeContainers(o.Source, snap)
+	for _, l := range want {
+		e.Bytes += max(l.UncompressedSize, 0)
+		fi, err := os.Stat(l.list())
+		if err != nil {
+			e.WithoutList++
+			continue
+		}
+		e.ListBytes += fi.Size()
+	}
+	if e.Entries, err = countEntries(ctx, o, want); err != nil {
+		return e, fmt.Errorf("cannot count the store's entries: %w", err)
+	}
+	if err := e.how(&o); err != nil {
+		return e, fmt.Errorf("cannot look at the filesystem: %w", err)
+	}
+	e.BytesNeeded = e.needed(len(want), imageData)
+	e.OtherDrivers, e.ImageStores = neighbours(o.Source, snap)
+	return e, nil
+}
+
+// needed is the free space that staging needs. With links, a folder in a diff
+// takes a block; images have one folder in six to twelve entries, so a quarter
+// is on the safe side.
+func (e *Estimate) needed(layers int, imageData int64) int64 {
+	const block = 4096
+	n := e.Entries/4*block + int64(layers)*8*block + imageData + int64(e.Images)*4*block
+	if e.Method != Link {
+		n += e.ListBytes + e.Bytes + e.Entries*block/2
+	}
+	return n + 1<<20
+}
+
+// how finds out whether files can be linked into the stage.
+func (e *Estimate) how(o *Options) error {
+	source := filepath.Join(o.Source.GraphRoot, "vfs")
+	stage := o.Stage
+	for !exists(stage) {
+		stage = filepath.Dir(stage)
+	}
+	var a, b unix.Statx_t
+	mask := unix.STATX_BASIC_STATS | unix.STATX_MNT_ID
+	if err := unix.Statx(unix.AT_FDCWD, source, 0, mask, &a); err != nil {
+		if !errors.Is(err, unix.ENOENT) {
+			return &pathError{"stat", source, err}
+		}
+		a = b
+	}
+	if err := unix.Statx(unix.AT_FDCWD, stage, 0, mask, &b); err != nil {
+		return &pathError{"stat", stage, err}
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(stage, &fs); err != nil {
+		return &pathError{"statfs", stage, err}
+	}
+	e.BytesFree = int64(fs.Bavail) * fs.Bsize
+	sameDev := a.Dev_major == b.Dev_major && a.Dev_minor == b.Dev_minor
+	sameMount := a.Mask&unix.STATX_MNT_ID == 0 || a.Mnt_id == b.Mnt_id
+	switch {
+	case sameDev && sameMount:
+		e.Method, e.MethodReason = Link, "store and stage are on one filesystem"
+	case sameDev, fs.Type == unix.BTRFS_SUPER_MAGIC:
+		e.Method, e.MethodReason = Reflink, "links cannot cross mounts or subvolumes; blocks are shared where the filesystem can, else copied"
+	default:
+		e.Method, e.MethodReason = Copy, "store and stage are on different filesystems"
+	}
+	return nil
+}
+
+func describeContainers(src Store, snap *snapshot) []ContainerInfo {
+	var out []ContainerInfo
+	for _, c := range snap.containers {
+		// buildah keeps its state as big data of that name.
+		dir := filepath.Join(src.GraphRoot, "vfs-containers", c.ID)
+		out = append(out, ContainerInfo{
+			ID: c.ID, Names: c.Names, Image: c.ImageID, Layer: c.LayerID,
+			Buildah: slices.Contains(c.BigDataNames, "buildah.json") || exists(filepath.Join(dir, "userdata", "buildah.json")) || exists(filepath.Join(dir, "buildah.json")),
+		})
+	}
+	return out
+}
+
+// countEntries counts what the layers' lists name. A list that cannot be read
+// to its end counts as far as it can be read: Sync tells what is wrong.
+func countEntries(ctx context.Context, o Options, want []*layer) (int64, error) {
+	jobs := make(chan *layer, len(want))
+	for _, l := range want {
+		jobs <- l
+	}
+	close(jobs)
+	workers := o.Workers
+	if workers <= 0 {
+		workers = runtime.GOMAXPROCS(0)
+	}
+	var total atomic.Int64
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for l := range jobs {
+				if ctx.Err() != nil {
+					return
+				}
+				total.Add(countList(l.list()))
+			}
+		})
+	}
+	wg.Wait()
+	return total.Load(), ctx.Err()
+}
+
+// countList counts the file entries of a tar-split list: one JSON object a
+// line, files being of type 1.
+func countList(file string) int64 {
+	f, err := os.Open(file)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		return 0
+	}
+	defer z.Close()
+	var n int64
+	r := bufio.NewReaderSize(z, 64<<10)
+	start := true
+	for {
+		line, err := r.ReadSlice('\n')
+		if start && bytes.HasPrefix(line, []byte(`{"type":1,`)) {
+			n++
+		}
+		start = err == nil
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+			if errors.Is(err, io.EOF) {
+				return n
+			}
+			return n
+		}
+	}
+}
+
+// neighbours looks for other drivers' folders beside the store and at its
+// additional image stores.
+func neighbours(src Store, snap *snapshot) (drivers []string, stores []ImageStoreInfo) {
+	names, err := os.ReadDir(src.GraphRoot)
+	if err == nil {
+		for _, n := range names {
+			if driver, ok := strings.CutSuffix(n.Name(), "-layers"); ok && driver != "vfs" {
+				drivers = append(drivers, driver)
+			}
+		}
+	}
+	sort.Strings(drivers)
+	for _, path := range src.ImageStores {
+		info := ImageStoreInfo{Path: path, HasOverlay: exists(filepath.Join(path, "overlay-images")), Imported: snap.imported[path]}
+		if images, err := readImages(path); err == nil {
+			info.Images = len(images)
+		}
+		stores = append(stores, info)
+	}
+	return drivers, stores
+}
