@@ -102,13 +102,33 @@ func (n *Node) make(ctx context.Context) error {
 		return err
 	}
 	n.unlock = unlock
+	if err := n.save(); err != nil {
+		return err
+	}
+	return n.layout(ctx)
+}
+
+// Reset cuts the power and boots the node again with the disk it began with.
+func (n *Node) Reset(ctx context.Context) error {
+	err := n.Kill(ctx)
+	for _, d := range []string{"upper", "work", "root", "data", "disk"} {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(n.dir, d)))
+	}
+	if err == nil {
+		err = n.layout(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot reset node %s: %w", n.Name, err)
+	}
+	return n.Start(ctx)
+}
+
+// layout makes the node's disk.
+func (n *Node) layout(ctx context.Context) error {
 	for _, d := range []string{"upper", "work", "root", "data"} {
 		if err := os.Mkdir(filepath.Join(n.dir, d), 0o755); err != nil {
 			return err
 		}
-	}
-	if err := n.save(); err != nil {
-		return err
 	}
 	seed := n.opts.Seed
 	if seed == "" {
@@ -278,7 +298,10 @@ func (n *Node) Cmd(ctx context.Context, user string, argv ...string) *exec.Cmd {
 	case "other":
 		home, runtime = "/home/other", "/run/user/2001"
 	}
-	args := []string{"-t", fmt.Sprint(n.pid), "-m", "-u", "-i", "-n", "-p", "-C", "--",
+	// Into a cgroup of the node first: from outside of its cgroup namespace a
+	// process has no path that systemd or podman there could make sense of.
+	args := []string{"-c", `echo $$ >"$0/payload/init.scope/cgroup.procs" && exec nsenter "$@"`, n.cgroup,
+		"-t", fmt.Sprint(n.pid), "-m", "-u", "-i", "-n", "-p", "-C", "--",
 		"setpriv", "--reuid=" + user, "--regid=" + user, "--init-groups", "--pdeathsig=KILL",
 		"env", "-i", "-C", home, "HOME=" + home, "USER=" + user, "LOGNAME=" + user,
 		"SHELL=/bin/bash", "LANG=C.UTF-8",
@@ -286,7 +309,7 @@ func (n *Node) Cmd(ctx context.Context, user string, argv ...string) *exec.Cmd {
 	if user != "root" {
 		args = append(args, "XDG_RUNTIME_DIR="+runtime, "DBUS_SESSION_BUS_ADDRESS=unix:path="+runtime+"/bus")
 	}
-	cmd := exec.CommandContext(ctx, "nsenter", append(args, argv...)...)
+	cmd := exec.CommandContext(ctx, "sh", append(args, argv...)...)
 	cmd.WaitDelay = 5 * time.Second // a daemon it left behind may hold its output open
 	return cmd
 }

@@ -52,6 +52,17 @@ podman network create --subnet 10.89.77.0/24 --label for=lab net1 >/dev/null
 podman images -a | wc -l
 `
 
+// fillSmall is for tests that start over many times.
+const fillSmall = `
+cd /opt/archives
+for f in *.tar; do podman load -q -i "$f" >/dev/null; done
+podman tag localhost/lab/tricky:1 localhost/lab/tricky:latest
+podman volume create vol1 >/dev/null
+podman run --rm --network=none -v vol1:/v localhost/lab/base:1 /bin/busybox sh -c 'echo kept >/v/file' </dev/null
+echo secret | podman secret create sec1 - >/dev/null
+podman network create --subnet 10.89.77.0/24 net1 >/dev/null
+`
+
 // withContainers adds what holds a store's layers in use: a stopped container
 // with changes, and a working container of buildah that podman lists as external.
 const withContainers = `
@@ -71,6 +82,8 @@ type Kind string
 const (
 	Plain      Kind = "plain"      // images, volumes, a secret, a network; no containers
 	Containers Kind = "containers" // the same, with a stopped container and one of buildah
+	Demo       Kind = "demo"       // plain, and some bulk
+	Small      Kind = "small"      // a few images and a volume, quick to restore and to compare
 )
 
 // Store returns a seed for lab.Options: the data folder of a node of a release
@@ -78,10 +91,6 @@ const (
 // is made once and cached; the cache is keyed by this program's own content, as
 // the images are made by it.
 func Store(ctx context.Context, release, user string, kind Kind) (string, error) {
-	script := fill
-	if kind == Containers {
-		script += withContainers
-	}
 	root, err := lab.Base(ctx, release)
 	if err != nil {
 		return "", err
@@ -90,7 +99,15 @@ func Store(ctx context.Context, release, user string, kind Kind) (string, error)
 	if err != nil {
 		return "", fmt.Errorf("cannot read the node's busybox: %w", err)
 	}
-	archives := standard(busybox)
+	script, archives := fill, standard(busybox)
+	switch kind {
+	case Containers:
+		script += withContainers
+	case Demo:
+		archives = append(archives, bulk(busybox)...)
+	case Small:
+		script, archives = fillSmall, small(busybox)
+	}
 	key := sha256.New()
 	_, _ = io.WriteString(key, root+script) // a hash never fails
 	for _, a := range archives {
@@ -107,6 +124,26 @@ func Store(ctx context.Context, release, user string, kind Kind) (string, error)
 type archive struct {
 	name  string
 	write func(io.Writer) error
+}
+
+// small lists the archives of the small store.
+func small(busybox []byte) []archive {
+	return []archive{
+		{"all.tar", func(w io.Writer) error {
+			return WriteDocker(w, Base(busybox), Tricky(busybox), Dangling(busybox), Many(3))
+		}},
+		{"oci.tar", func(w io.Writer) error { return WriteOCI(w, Gzipped()) }},
+	}
+}
+
+// bulk lists two images of some size that share a base.
+func bulk(busybox []byte) []archive {
+	var all []archive
+	for i, name := range []string{"localhost/lab/service:3", "localhost/lab/database:15"} {
+		img := Filler{Name: name, Seed: uint64(i), Files: 2000, Bytes: 60 << 20, Under: []Layer{baseLayer(busybox)}, Over: 3}.Image()
+		all = append(all, archive{fmt.Sprintf("bulk%d.tar", i), func(w io.Writer) error { return WriteDocker(w, img) }})
+	}
+	return all
 }
 
 // standard lists the archives of the test stores.

@@ -1,0 +1,60 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/storagectl/storagectl/integration/lab"
+)
+
+// tags and the environment are the Makefile's, so that a plain `go test`
+// tests the same binary.
+const tags = "exclude_graphdriver_btrfs,exclude_graphdriver_devicemapper,containers_image_openpgp"
+
+func TestMain(m *testing.M) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	if err := prepare(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "cannot prepare the end-to-end tests: %v\n", err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// prepare builds what runs in the nodes and removes what dead tests left.
+func prepare(ctx context.Context) error {
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("the lab needs root")
+	}
+	builds := [][]string{
+		{"generate", "./verify/..."},
+		{"build", "-tags=" + tags, "-trimpath", "-o", "bin/storagectl", "./cmd/storagectl"},
+		{"build", "-tags=" + tags + ",sweep", "-trimpath", "-o", "bin/storagectl-sweep", "./cmd/storagectl"},
+		{"build", "-o", "bin/labtree", "./integration/cmd/labtree"},
+	}
+	for _, args := range builds {
+		cmd := exec.CommandContext(ctx, "go", args...)
+		cmd.Dir = ".."
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("go %v: %w: %s", args, err, bytes.TrimSpace(out))
+		}
+	}
+	return lab.Clean(ctx, false)
+}
+
+// root is the project's root folder.
+func root(t testing.TB) string {
+	t.Helper()
+	dir, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}

@@ -1,0 +1,113 @@
+package integration
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+// collect prints all that podman and the files say of a store, in the user
+// namespace of its owner: JSON of podman, where each image is mounted, a hash of
+// all images as `podman save` streams them, and the trees of images and volumes.
+const collect = `
+part() { echo "=== $1"; }
+ids=$(podman images -a -q --no-trunc | sed s/sha256:// | sort -u)
+part images; podman images -a --no-trunc --format json
+part inspect; podman image inspect $ids
+part volumes; v=$(podman volume ls -q); test -z "$v" || podman volume inspect $v
+part secrets; s=$(podman secret ls -q); test -z "$s" || podman secret inspect $s
+part networks; podman network inspect $(podman network ls -q | sort)
+part containers; podman ps -a --external --no-trunc --format json
+for id in $ids; do
+	# A manifest list has no files.
+	if dir=$(podman image mount $id 2>/dev/null) && test -n "$dir"; then
+		part "tree $id"; /usr/local/lib/storagectl/labtree "$dir"
+		part "save $id"; { podman save -q $id 2>/dev/null || echo FAILED; } | sha256sum
+		podman image unmount $id >/dev/null
+	fi
+done
+root=$(podman info --format '{{.Store.GraphRoot}}')
+for d in volumes secrets networks; do
+	if test -d "$root/$d"; then part "tree $d"; /usr/local/lib/storagectl/labtree "$root/$d"; fi
+done
+part end
+`
+
+// manifest is what must be the same before and after a job. It is independent
+// of the program's own verification.
+func (w *world) manifest() inventory {
+	w.t.Helper()
+	script := "podman unshare bash -euo pipefail -c \"$(cat <<'COLLECT'\n" + collect + "COLLECT\n)\"\n"
+	if w.user == "root" {
+		script = collect
+	}
+	out := w.script(w.user, script)
+	inv := inventory{}
+	part, body := "", &strings.Builder{}
+	sc := bufio.NewScanner(strings.NewReader(out))
+	sc.Buffer(nil, 16<<20)
+	for sc.Scan() {
+		if name, ok := strings.CutPrefix(sc.Text(), "=== "); ok {
+			if err := inv.add(part, body.String()); err != nil {
+				w.t.Fatalf("cannot read part %q of the manifest: %v: %s", part, err, body)
+			}
+			part = name
+			body.Reset()
+			continue
+		}
+		body.WriteString(sc.Text() + "\n")
+	}
+	if sc.Err() != nil || part != "end" {
+		w.t.Fatalf("the manifest ends in part %q: %v", part, sc.Err())
+	}
+	return inv
+}
+
+// add puts one part of what collect printed into the inventory.
+func (inv inventory) add(part, body string) error {
+	if strings.TrimSpace(body) == "" {
+		return nil
+	}
+	kind, _, _ := strings.Cut(part, " ")
+	switch kind {
+	case "tree":
+		for line := range strings.Lines(body) {
+			var f [3]string
+			if err := json.Unmarshal([]byte(line), &f); err != nil {
+				return err
+			}
+			inv[part+" "+f[1]] = f[2]
+		}
+		return nil
+	case "save":
+		inv[part] = strings.TrimSpace(body)
+		return nil
+	}
+	var objects []map[string]any
+	if err := json.Unmarshal([]byte(body), &objects); err != nil {
+		return err
+	}
+	for _, o := range objects {
+		// The driver's own folders are what a migration is meant to change.
+		delete(o, "GraphDriver")
+		if part == "networks" && o["name"] == "podman" {
+			delete(o, "created") // the default network is created anew by each look at it
+		}
+		name := o["Id"]
+		for _, key := range []string{"id", "ID", "Name"} {
+			if name == nil {
+				name = o[key]
+			}
+		}
+		if part == "images" { // one line for each name of the image
+			name = fmt.Sprint(name, o["Names"])
+		}
+		b, err := json.Marshal(o) // sorts the keys
+		if err != nil {
+			return err
+		}
+		inv[fmt.Sprint(part, " ", name)] += string(b)
+	}
+	return nil
+}

@@ -1,0 +1,285 @@
+package integration
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/storagectl/storagectl/integration/lab"
+	"github.com/storagectl/storagectl/integration/lab/images"
+)
+
+// migrated asserts the end state of a migration: native overlay, all that was
+// there before, podman's units as before, and a store that can be worked with.
+func (w *world) migrated(before inventory) {
+	w.t.Helper()
+	if d := w.driver(); d != "overlay" {
+		w.t.Fatalf("podman is on %s", d)
+	}
+	w.same("the store", before, w.manifest())
+	if w.user != "root" {
+		if s := strings.TrimSpace(w.script(w.user, "systemctl --user is-active podman.socket || true")); s != "active" {
+			w.t.Errorf("podman.socket is %s", s)
+		}
+	}
+}
+
+// works runs, builds, commits and removes on the migrated store.
+func (w *world) works() {
+	w.t.Helper()
+	out := w.script(w.user, `
+# Native overlay: the kernel's, not fuse-overlayfs.
+podman run --rm --network=none localhost/lab/base:1 /bin/busybox grep ' / ' /proc/mounts </dev/null
+podman create -q --name fresh --network=none -v vol1:/v localhost/lab/tricky:1 \
+	/bin/busybox sh -c 'cat /v/file; echo new >/data/new; rm /data/keep; ls /data' >/dev/null
+podman start -a fresh </dev/null
+podman commit -q fresh localhost/lab/committed:1 >/dev/null
+podman rm fresh >/dev/null
+podman run --rm --network=none localhost/lab/committed:1 /bin/busybox sh -c 'cat /data/new; test ! -e /data/keep' </dev/null
+printf 'FROM localhost/lab/tricky:1\nRUN rm -r /opaque && ln /hard/one /hard/five\n' >/tmp/Dockerfile
+podman build -q --network=none -t localhost/lab/rebuilt:1 -f /tmp/Dockerfile /tmp >/dev/null
+podman rmi localhost/lab/rebuilt:1 localhost/lab/committed:1 >/dev/null
+podman run --rm --network=none localhost/lab/tricky:1 /bin/busybox sh -c 'cat /opaque/new /hard/four' </dev/null
+`)
+	if !strings.HasPrefix(out, "overlay / overlay ") {
+		w.t.Errorf("a container's root is not native overlay: %s", out)
+	}
+	for _, want := range []string{"kept\n", "new\n", "one inode, many names"} {
+		if !strings.Contains(out, want) {
+			w.t.Errorf("no %q in the output of the containers: %s", want, out)
+		}
+	}
+}
+
+// TestMigrate is the main job, to the end: migrate, live through a power cut,
+// commit.
+func TestMigrate(t *testing.T) {
+	for _, c := range []struct{ release, user string }{
+		{"bookworm", lab.Owner}, {"bookworm", "root"}, {"trixie", lab.Owner}, {"trixie", "root"},
+	} {
+		t.Run(c.release+"/"+c.user, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, c.release, c.user, images.Plain)
+			before := w.manifest()
+			r := w.must(w.migrate()...)
+			w.migrated(before)
+			w.works()
+
+			if err := w.node.Kill(w.ctx); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.node.Start(w.ctx); err != nil {
+				t.Fatal(err)
+			}
+			w.migrated(before)
+
+			w.must("commit", "--yes")
+			w.migrated(before)
+			if left := w.leftovers("vfs*"); left != "" {
+				t.Errorf("commit left %s; migrate said: %s", left, r)
+			}
+			if r := w.ctl("rollback", "--yes"); r.code == exitDone {
+				t.Errorf("rollback after commit: %s", r)
+			}
+			w.migrated(before)
+		})
+	}
+}
+
+// leftovers lists what is in the graphroot of the old driver and of runs.
+func (w *world) leftovers(pattern string) string {
+	w.t.Helper()
+	return strings.TrimSpace(w.script("root", "cd "+w.graphroot()+
+		"; find . -maxdepth 1 \\( -name '"+pattern+"' -o -name '.storagectl*' \\)"))
+}
+
+// TestCommitAtOnce has no way back and leaves nothing behind.
+func TestCommitAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "bookworm", lab.Owner, images.Small)
+	before := w.manifest()
+	w.must(w.migrate("--commit")...)
+	w.migrated(before)
+	if left := w.leftovers("vfs*"); left != "" {
+		t.Errorf("migrate --commit left %s", left)
+	}
+}
+
+// TestRollback gives the store back byte for byte.
+func TestRollback(t *testing.T) {
+	for _, c := range []struct{ release, user string }{
+		{"bookworm", lab.Owner}, {"bookworm", "root"}, {"trixie", lab.Owner},
+	} {
+		t.Run(c.release+"/"+c.user, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, c.release, c.user, images.Plain)
+			before, tree, conf := w.manifest(), w.store(), w.conf()
+			w.must(w.migrate()...)
+			w.migrated(before)
+			w.must("rollback", "--yes")
+			w.asItWas(before, tree, conf)
+			// And once more, to the end.
+			w.must(w.migrate()...)
+			w.migrated(before)
+		})
+	}
+}
+
+// conf lists podman's configuration.
+func (w *world) conf() inventory {
+	w.t.Helper()
+	return w.tree("/etc/containers", lab.Home+"/.config")
+}
+
+// asItWas asserts that the store and its configuration are what they were.
+func (w *world) asItWas(before, tree, conf inventory) {
+	w.t.Helper()
+	w.same("the graphroot", tree, w.store())
+	w.same("the configuration", conf, w.conf())
+	if d := w.driver(); d != "vfs" {
+		w.t.Fatalf("podman is on %s", d)
+	}
+	w.same("the store", before, w.manifest())
+	if w.user != "root" {
+		if s := strings.TrimSpace(w.script(w.user, "systemctl --user is-active podman.socket || true")); s != "active" {
+			w.t.Errorf("podman.socket is %s", s)
+		}
+	}
+}
+
+// TestOwnStore is a user who migrates without root.
+func TestOwnStore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "bookworm", lab.Owner, images.Small)
+	before := w.manifest()
+	if r := w.exec(lab.Owner, "storagectl", "migrate", "--to", "overlay", "--yes"); r.code != exitDone {
+		t.Fatal(r)
+	}
+	w.migrated(before)
+	if r := w.exec(lab.Owner, "storagectl", "rollback", "--yes"); r.code != exitDone {
+		t.Fatal(r)
+	}
+	if d := w.driver(); d != "vfs" {
+		t.Fatalf("podman is on %s", d)
+	}
+	w.same("the store", before, w.manifest())
+}
+
+// TestNoSystemd is a machine where systemd does not run: its folder in /run,
+// by which sd_booted(3) knows it, and the buses are hidden.
+func TestNoSystemd(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "bookworm", lab.Owner, images.Small)
+	before := w.manifest()
+	w.script(lab.Owner, "systemctl --user stop podman.socket podman.service")
+	r := w.exec("root", "unshare", "-m", "sh", "-euc", `
+mount -t tmpfs tmpfs /run/systemd
+mount -t tmpfs tmpfs /run/dbus
+exec storagectl "$@"`, "sh", "migrate", "--to", "overlay", "--yes", "--user", lab.Owner)
+	if r.code != exitDone {
+		t.Fatal(r)
+	}
+	if d := w.driver(); d != "overlay" {
+		t.Fatalf("podman is on %s", d)
+	}
+	w.same("the store", before, w.manifest())
+}
+
+// TestDryRun shows the plan and writes nothing at all.
+func TestDryRun(t *testing.T) {
+	for _, user := range []string{lab.Owner, "root"} {
+		t.Run(user, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, "bookworm", user, images.Small)
+			before := w.untouched()
+			r := w.must(w.migrate("--dry-run")...)
+			w.same("the machine after a dry run", before, w.untouched())
+			for _, want := range []string{"overlay", "vfs", w.graphroot()} {
+				if !strings.Contains(r.stdout, want) {
+					t.Errorf("the plan does not speak of %s: %s", want, r)
+				}
+			}
+			r = w.must(w.migrate("--dry-run", "--json")...)
+			w.same("the machine after a dry run with --json", before, w.untouched())
+			jsonLines(t, r.stdout)
+		})
+	}
+}
+
+// jsonLines asserts that each line is a JSON object with a message_type, and
+// returns them.
+func jsonLines(t *testing.T, out string) []map[string]any {
+	t.Helper()
+	var all []map[string]any
+	for line := range strings.Lines(out) {
+		var m map[string]any
+		if err := json.Unmarshal([]byte(line), &m); err != nil {
+			t.Fatalf("not a line of JSON: %q: %v", line, err)
+		}
+		if m["message_type"] == nil {
+			t.Errorf("no message_type in %q", line)
+		}
+		all = append(all, m)
+	}
+	if len(all) == 0 {
+		t.Error("no line of JSON at all")
+	}
+	return all
+}
+
+// TestAgain: a store on overlay is left alone, with exit 0.
+func TestAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "bookworm", lab.Owner, images.Small)
+	w.must(w.migrate()...)
+	before := w.untouched()
+	r := w.must(w.migrate()...)
+	w.same("the machine", before, w.untouched())
+	if !strings.Contains(r.stdout+r.stderr, "already") {
+		t.Errorf("it does not say that the store is on overlay already: %s", r)
+	}
+	jsonLines(t, w.must("status", "--json").stdout)
+	jsonLines(t, w.must("history", "--json").stdout)
+	w.same("the machine after status and history", before, w.untouched())
+}
+
+// TestContainers: containers are refused with their names, or given up on the
+// operator's word.
+func TestContainers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "bookworm", lab.Owner, images.Containers)
+	before := w.untouched()
+	r := w.ctl(w.migrate()...)
+	if r.code != exitRefused || !strings.Contains(r.stderr, "stopped") || !strings.Contains(r.stderr, "hint: ") {
+		t.Errorf("not a refusal that names the container: %s", r)
+	}
+	w.same("the machine after a refusal", before, w.untouched())
+
+	w.must(w.migrate("--containers", "discard")...)
+	if d := w.driver(); d != "overlay" {
+		t.Fatalf("podman is on %s", d)
+	}
+	if left := w.podman("ps", "-a", "-q", "--external"); left != "" {
+		t.Errorf("containers are left: %s", left)
+	}
+	w.works()
+}
+
+// TestDiscard is the classic way: an empty store on overlay.
+func TestDiscard(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "bookworm", lab.Owner, images.Small)
+	w.must(w.migrate("--images", "discard")...)
+	if d := w.driver(); d != "overlay" {
+		t.Fatalf("podman is on %s", d)
+	}
+	if left := w.podman("images", "-a", "-q"); left != "" {
+		t.Errorf("images are left: %s", left)
+	}
+	if left := w.leftovers("vfs*"); left != "" {
+		t.Errorf("left in the store: %s", left)
+	}
+	if s := strings.TrimSpace(w.script(w.user, "systemctl --user is-active podman.socket || true")); s != "active" {
+		t.Errorf("podman.socket is %s", s)
+	}
+}
