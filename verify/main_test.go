@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(inside) == "" {
 		os.Exit(enter())
 	}
+	if os.Getenv(inside) == asOwner {
+		os.Exit(m.Run())
+	}
 	if err := arrange(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -34,7 +37,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-const inside = "STORAGECTL_TEST_INSIDE"
+const (
+	inside  = "STORAGECTL_TEST_INSIDE"
+	asOwner = "user namespace" // of an unprivileged store owner
+)
 
 // enter runs the tests again in a mount namespace of their own, so that no
 // mount of a store stays on the machine.
@@ -108,6 +114,32 @@ func (p testPodman) must(t *testing.T, args ...string) string {
 		t.Fatal(err)
 	}
 	return strings.TrimSpace(string(out))
+}
+
+// What works for root must work for the owner of a rootless store, in the user
+// namespace that podman makes for them.
+func TestAsUnprivilegedOwner(t *testing.T) {
+	if os.Getenv(inside) == asOwner {
+		return // this is the inner run
+	}
+	dir := t.TempDir()
+	if err := errors.Join(os.Chown(dir, 2000, 2000), os.Chmod(filepath.Dir(dir), 0o711)); err != nil {
+		t.Fatal(err)
+	}
+	ids := func(first int) []syscall.SysProcIDMap {
+		return []syscall.SysProcIDMap{{ContainerID: 0, HostID: first, Size: 1}, {ContainerID: 1, HostID: 100000, Size: 65536}}
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run=^(TestSample|TestStoreManifest)", "-test.v")
+	cmd.Env = append(os.Environ(), inside+"="+asOwner, "TMPDIR="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: ids(2000), GidMappings: ids(2000), GidMappingsEnableSetgroups: true,
+		Credential: &syscall.Credential{},
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: TestSampleOfDeepImage") {
+		t.Errorf("%v\n%s", err, out)
+	}
 }
 
 var errTest = errors.New("broken by the test")

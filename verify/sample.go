@@ -200,9 +200,13 @@ func (s Sample) again(ctx context.Context, ref StoreRef, scratch string) (Sample
 
 // DiffSamples compares a sample with the same taken again.
 func DiffSamples(before, after Sample) []Difference {
-	return diffLists("file", before.Entries, after.Entries, func(e SampleEntry) (string, string) {
+	return diffLists("file", present(before.Entries), present(after.Entries), func(e SampleEntry) (string, string) {
 		return short(e.Image) + ":/" + e.Path, ""
 	})
+}
+
+func present(entries []SampleEntry) []SampleEntry {
+	return slices.DeleteFunc(slices.Clone(entries), func(e SampleEntry) bool { return e.Type == typeMissing })
 }
 
 func (s *Sample) sort() {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -123,6 +124,31 @@ func TestSampleStaysInside(t *testing.T) {
 	}
 }
 
+// As many layers as podman builds have at most: their paths are more than one
+// page, which is what a mount takes.
+func TestSampleOfDeepImage(t *testing.T) {
+	ref := testStore(t, "overlay")
+	st := openStore(t, ref)
+	parent := id("layer", 2)
+	for i := range 120 {
+		l := id("deep", i)
+		if _, _, err := st.PutLayer(l, parent, nil, "", false, nil, bytes.NewReader(tarOf(t, entry{name: fmt.Sprintf("f%d", i), mode: 0o644, data: "x"}))); err != nil {
+			t.Fatal(err)
+		}
+		parent = l
+	}
+	if _, err := st.CreateImage(id("deep image", 0), nil, parent, "", nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.Shutdown(true); err != nil {
+		t.Fatal(err)
+	}
+	s := sampleOf(t, ref, SampleOptions{Images: []string{id("deep image", 0)}})
+	if len(s.Entries) < 20 {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestSampleLeavesVFSAlone(t *testing.T) {
 	ref := testStore(t, "vfs")
 	before := snapshot(t, ref.GraphRoot, true)
@@ -177,8 +203,8 @@ func TestSampleSeesChanges(t *testing.T) {
 		{"link", "bin/sh", "target", func(p string) error { return errors.Join(os.Remove(p), os.Symlink("other", p)) }},
 		{"capability", "bin/ping", "xattrs", func(p string) error { return os.Lchown(p, 0, 0) }},
 		{"kind", "pipe", "type", func(p string) error { return errors.Join(os.Remove(p), os.WriteFile(p, nil, 0o600)) }},
-		{"gone", "bin/su", "type", os.Remove},
-		{"whole parent", "etc/x", "type", func(p string) error { return os.RemoveAll(filepath.Dir(p)) }},
+		{"gone", "bin/su", "", os.Remove},
+		{"whole parent", "etc/x", "", func(p string) error { return os.RemoveAll(filepath.Dir(p)) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ref := testStore(t, "vfs")

@@ -240,7 +240,9 @@ func (t *smokeTest) judgeState(ctx context.Context) error {
 	}
 	c := seen[0]
 	t.report.ContainerDriver = c.Driver
-	if c.State.Status != "exited" || c.State.ExitCode != smokeExit {
+	// "stopped" is a container that has ended and that conmon's clean-up has not
+	// reached yet (seen with podman 5.4.2).
+	if (c.State.Status != "exited" && c.State.Status != "stopped") || c.State.ExitCode != smokeExit {
 		return fmt.Errorf("%w: podman says that the container is %q with status %d, not \"exited\" with %d", ErrSmoke, c.State.Status, c.State.ExitCode, smokeExit)
 	}
 	if c.Driver != t.report.Driver {
@@ -271,7 +273,8 @@ func (t *smokeTest) readBack(ctx context.Context) error {
 
 // remove removes what the test made and sees that it is gone.
 func (t *smokeTest) remove(ctx context.Context) error {
-	if _, err := t.podman.call(ctx, nil, "rm", "--force", t.name); err != nil {
+	// An image may declare volumes; podman has made them for the container.
+	if _, err := t.podman.call(ctx, nil, "rm", "--force", "--volumes", t.name); err != nil {
 		return fmt.Errorf("%w: %w", ErrSmoke, err)
 	}
 	if err := t.gone(ctx, "container", t.name); err != nil {
@@ -307,7 +310,7 @@ func (t *smokeTest) sweep(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	if len(containers) > 0 {
-		if _, err := t.podman.call(ctx, nil, append([]string{"rm", "--force"}, containers...)...); err != nil {
+		if _, err := t.podman.call(ctx, nil, append([]string{"rm", "--force", "--volumes"}, containers...)...); err != nil {
 			return nil, err
 		}
 	}

@@ -55,8 +55,9 @@ func TestSmoke(t *testing.T) {
 func TestSmokeOwnImage(t *testing.T) {
 	needSmokeProgram(t)
 	p := newPodman(t, "overlay")
-	// An image without a program of its own.
-	name := importImage(t, p, "localhost/mine:1")
+	// An image without a program of its own, that declares a volume, a user and
+	// an entry point that does not exist.
+	name := importImage(t, p, "localhost/mine:1", "--change", "VOLUME /v", "--change", "USER 7", "--change", `ENTRYPOINT ["/no"]`)
 	r, err := Smoke(t.Context(), p.run, SmokeOptions{Driver: "overlay", Image: name})
 	if err != nil {
 		t.Fatal(err)
@@ -65,14 +66,16 @@ func TestSmokeOwnImage(t *testing.T) {
 		t.Errorf("report %+v", r)
 	}
 	p.must(t, "image", "exists", name)
-	if got := p.must(t, "ps", "-a", "-q"); got != "" {
+	if got := p.must(t, "ps", "-a", "-q") + p.must(t, "volume", "ls", "-q"); got != "" {
 		t.Errorf("left behind: %s", got)
 	}
 }
 
-func importImage(t *testing.T, p testPodman, name string) string {
+func importImage(t *testing.T, p testPodman, name string, options ...string) string {
 	t.Helper()
-	if out, err := p.run(t.Context(), bytes.NewReader(tarOf(t, entry{name: "etc/", mode: 0o755}, entry{name: "etc/hello", mode: 0o644, data: "hello"})), "import", "-", name); err != nil {
+	archive := tarOf(t, entry{name: "etc/", mode: 0o755}, entry{name: "etc/hello", mode: 0o644, data: "hello"})
+	args := slices.Concat([]string{"import"}, options, []string{"-", name})
+	if out, err := p.run(t.Context(), bytes.NewReader(archive), args...); err != nil {
 		t.Fatalf("%v %s", err, out)
 	}
 	return name

@@ -41,8 +41,10 @@ const (
 var ErrNotBuilt = errors.New("this binary was built without the smoke program (build it with: make build)")
 
 // ProgramBytes is the embedded program, or ErrNotBuilt.
-func ProgramBytes() ([]byte, error) {
-	b, err := bin.ReadFile("bin/smoke")
+func ProgramBytes() ([]byte, error) { return program(bin) }
+
+func program(fsys fs.FS) ([]byte, error) {
+	b, err := fs.ReadFile(fsys, "bin/smoke")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrNotBuilt
 	}
