@@ -88,6 +88,23 @@ func (b *Bus) Active(ctx context.Context, unit string) (bool, error) {
 	return s != "inactive" && s != "failed", nil
 }
 
+// SocketPath is the path of the first stream socket that a socket unit listens on.
+func (b *Bus) SocketPath(ctx context.Context, unit string) (string, error) {
+	p, err := b.conn.GetUnitTypePropertyContext(ctx, unit, "Socket", "Listen")
+	if err != nil {
+		return "", fmt.Errorf("cannot look at unit %s: %w", unit, err)
+	}
+	listen, _ := p.Value.Value().([][]any)
+	for _, l := range listen {
+		if len(l) == 2 && l[0] == "Stream" {
+			if path, ok := l[1].(string); ok && strings.HasPrefix(path, "/") {
+				return path, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("cannot find the socket of unit %s: it listens on %v", unit, listen)
+}
+
 const unitDeadline = 100 * time.Second // systemd's own stop timeout is 90 s
 
 // Stop stops a unit and returns when it is seen to be down.
@@ -176,12 +193,16 @@ func (b *Bus) PodmanUnits(ctx context.Context) ([]string, error) {
 }
 
 // usesPodman reports whether a service runs podman or a container monitor: by
-// its command line, and by the processes in its control group. A oneshot that
-// only remains (podman-restart) has no processes left to disturb.
+// its command line, and by the processes in its control group.
 func (b *Bus) usesPodman(ctx context.Context, unit string) (bool, error) {
 	props, err := b.conn.GetUnitTypePropertiesContext(ctx, unit, "Service")
 	if err != nil {
 		return false, fmt.Errorf("cannot look at unit %s: %w", unit, err)
+	}
+	if t, _ := props["Type"].(string); t == "oneshot" && props["RemainAfterExit"] != true {
+		// A task under way, such as podman-auto-update: it ends by itself, and
+		// neither stopping it half-way nor running it again is ours to do.
+		return false, nil
 	}
 	if execs, ok := props["ExecStart"].([][]any); ok {
 		for _, e := range execs {

@@ -38,8 +38,9 @@ func (c CLI) Run(ctx context.Context, stdin io.Reader, args ...string) ([]byte, 
 // Info is what podman says of itself and its store.
 type Info struct {
 	Host struct {
-		CgroupsVersion string `json:"cgroupVersion"`
-		Security       struct {
+		CgroupsVersion  string `json:"cgroupVersion"`
+		DatabaseBackend string `json:"databaseBackend"` // podman 4.6 and later
+		Security        struct {
 			Rootless bool `json:"rootless"`
 			SELinux  bool `json:"selinuxEnabled"`
 		} `json:"security"`

@@ -44,7 +44,7 @@ type Worker struct {
 // newuidmap and newgidmap, as podman does.
 func StartWorker(ctx context.Context, o Owner, point func(string), extraEnv ...string) (*Worker, error) {
 	// /proc/self/exe: the owner need not be able to reach our path.
-	cmd := exec.Command("/proc/self/exe", WorkerCommand) //nolint:noctx // it lives as long as the run; Close ends it
+	cmd := exec.Command("/proc/self/exe", WorkerCommand, strconv.FormatUint(uint64(o.UID), 10)) //nolint:noctx // it lives as long as the run; Close ends it
 	cmd.Env, cmd.Dir = o.Env(extraEnv...), "/"
 	attr := &syscall.SysProcAttr{Setpgid: true, Cloneflags: syscall.CLONE_NEWNS}
 	self := uint32(os.Getuid())
@@ -118,28 +118,37 @@ func (w *Worker) writeMaps(ctx context.Context, o Owner) error {
 
 // WorkerMain prepares a process that was started as owner worker: it waits for
 // its id map if args say so, becomes root of its namespace, and takes care that
-// its mounts stay its own. It returns when requests may be served.
-func WorkerMain(args []string) error {
-	if len(args) > 0 && args[0] == mapArg {
+// its mounts stay its own. It returns the owner's uid as the machine numbers
+// users, when requests may be served.
+func WorkerMain(args []string) (uid int, err error) {
+	if len(args) == 0 {
+		return 0, errNotForPeople
+	}
+	if uid, err = strconv.Atoi(args[0]); err != nil {
+		return 0, errNotForPeople
+	}
+	if len(args) > 1 && args[1] == mapArg {
 		var b [1]byte
 		if _, err := io.ReadFull(os.Stdin, b[:]); err != nil {
-			return fmt.Errorf("cannot start as owner worker: no id map came: %w", err)
+			return 0, fmt.Errorf("cannot start as owner worker: no id map came: %w", err)
 		}
 		if err := errors.Join(syscall.Setresgid(0, 0, 0), syscall.Setresuid(0, 0, 0)); err != nil {
-			return fmt.Errorf("cannot start as owner worker: %w", err)
+			return 0, fmt.Errorf("cannot start as owner worker: %w", err)
 		}
 		// Only an exec as root of the namespace gives its capabilities.
-		return syscall.Exec("/proc/self/exe", []string{os.Args[0], WorkerCommand}, os.Environ())
+		return 0, syscall.Exec("/proc/self/exe", []string{os.Args[0], WorkerCommand, args[0]}, os.Environ())
 	}
 	if os.Getuid() != 0 {
-		return errors.New("cannot start as owner worker: storagectl starts it, not a person")
+		return 0, errNotForPeople
 	}
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_SLAVE, ""); err != nil {
-		return fmt.Errorf("cannot make the worker's mounts its own: %w", err)
+		return 0, fmt.Errorf("cannot make the worker's mounts its own: %w", err)
 	}
 	syscall.Umask(0o022)
-	return nil
+	return uid, nil
 }
+
+var errNotForPeople = errors.New("cannot start as owner worker: storagectl starts it, not a person")
 
 // Call sends one request and waits for its reply, which it stores in result
 // (nil: not wanted). When ctx ends the worker is told to give up, and what it

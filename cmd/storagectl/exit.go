@@ -1,0 +1,93 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/storagectl/storagectl/internal/engine"
+	"github.com/storagectl/storagectl/migrate"
+)
+
+// The exit codes. They stand in the help of every command, and never change.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitRefused     = 3
+	exitUnverified  = 4
+	exitNoRun       = 10
+	exitLocked      = 11
+	exitJournal     = 12
+	exitInterrupted = 130
+)
+
+const exitHelp = `Exit codes:
+  0    done
+  1    a step failed; the run can be resumed or rolled back
+  2    wrong usage
+  3    refused before anything changed (the reason, and what would lift it)
+  4    verification failed; podman is left down, the run can be rolled back
+  10   no such run
+  11   another run holds this store
+  12   the journal is damaged, or the plan changed since
+  130  interrupted; the run can be resumed`
+
+func exitCode(err error) int {
+	var (
+		usage   *usageError
+		refusal *migrate.Refusal
+		step    *engine.StepError
+		damaged *engine.DamagedError
+	)
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.Is(err, engine.ErrNoRun):
+		return exitNoRun
+	case errors.Is(err, engine.ErrLocked):
+		return exitLocked
+	case errors.As(err, &damaged), errors.Is(err, engine.ErrPlanChanged):
+		return exitJournal
+	case errors.Is(err, engine.ErrInterrupted):
+		return exitInterrupted
+	case errors.Is(err, migrate.ErrVerification):
+		return exitUnverified
+	case errors.As(err, &step): // a step's refusal was not undone: something is left to do
+		return exitFailed
+	case errors.As(err, &refusal), errors.Is(err, engine.ErrNoWayBack), errors.Is(err, engine.ErrRollingBack):
+		return exitRefused
+	}
+	return exitFailed
+}
+
+// hint tells what the operator can do about an error.
+func hint(err error, code int) string {
+	var refusal *migrate.Refusal
+	if errors.As(err, &refusal) && refusal.Hint != "" {
+		return refusal.Hint
+	}
+	switch {
+	case errors.Is(err, engine.ErrNoWayBack):
+		return "the old store is removed, or being removed: storagectl resume goes on forward"
+	case errors.Is(err, engine.ErrRollingBack):
+		return "storagectl rollback goes on with the way back; begin a new run for another try"
+	}
+	switch code {
+	case exitFailed:
+		return "storagectl status shows where it stands; then storagectl resume or storagectl rollback"
+	case exitUnverified:
+		return "storagectl rollback puts the old store back; storagectl resume checks again"
+	case exitUsage:
+		return "see --help"
+	case exitNoRun:
+		return "storagectl history lists the runs"
+	case exitLocked:
+		return "wait for the other run to end; storagectl status shows it"
+	case exitJournal:
+		return "go on with the release that began the run, or look at the journal's file by hand; nothing was changed now"
+	case exitInterrupted:
+		return "storagectl resume goes on; storagectl rollback puts everything back"
+	}
+	return ""
+}

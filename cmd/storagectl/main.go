@@ -1,0 +1,58 @@
+// Command storagectl moves a Podman container store to another driver or
+// another place, as one run that can be resumed and rolled back.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/storagectl/storagectl/migrate/convert"
+)
+
+// version is set by the linker.
+var version = "unknown"
+
+func main() {
+	if convert.Reexec() { // containers/storage runs this program again for some mounts
+		return
+	}
+	os.Exit(run())
+}
+
+func run() int {
+	sweep := newSweep()
+	defer sweep.close()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// The first signal stops the run at a safe point; a second one ends the
+	// process at once, which is safe, too: that is what the journal is for.
+	context.AfterFunc(ctx, stop)
+
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, point: sweep.point}
+	cmd := newRoot(a)
+	err := cmd.ExecuteContext(ctx)
+	code := exitCode(err)
+	if err != nil && !errors.Is(err, errTold) {
+		a.tellError(err, code)
+	}
+	a.close()
+	return code
+}
+
+// usageError is wrong usage: exit 2.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
+
+// errTold marks an error that the operator has read already.
+var errTold = errors.New("told")
+
+// told gives an error that still decides the exit code, but is not printed again.
+func told(err error) error { return fmt.Errorf("%w%w", errTold, err) }

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/storagectl/storagectl/internal/engine"
+	"github.com/storagectl/storagectl/migrate"
+)
+
+func newMigrate(a *app) *cobra.Command {
+	var req migrate.Request
+	var dryRun bool
+	cmd := &cobra.Command{
+		Use:   "migrate --to overlay",
+		Short: "Convert a container store to another driver, keeping what is in it",
+		Long: `migrate converts a container store from the vfs driver to overlay. The new store is
+built beside the live one, by hard links, while podman works on; then podman is
+stopped for some seconds, the stores change places, and the result is compared
+with what was there before and tried with a container. Until you commit, the old
+store is whole: "storagectl rollback" returns to it.
+
+Without --user it works on the caller's own store: run as root that is the
+rootful store.
+
+` + exitHelp,
+		Example: `  storagectl migrate --to overlay --user hashi --dry-run   show the plan, change nothing
+  storagectl migrate --to overlay --user hashi --yes       do it; the old store stays for a rollback
+  storagectl migrate --to overlay --yes --commit           the rootful store; remove the old one at the end
+  storagectl migrate --to overlay --images discard --yes   the classic way: podman system reset, an empty store`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkRequest(req); err != nil {
+				return err
+			}
+			return a.migrate(cmd.Context(), req, dryRun)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&req.To, "to", "", "the driver to convert to: overlay")
+	f.StringVar(&req.User, "user", "", "the user whose store it is (default: the caller)")
+	f.StringVar(&req.Images, "images", migrate.Keep, "keep, or discard (podman system reset: images, containers and volumes are deleted)")
+	f.StringVar(&req.Containers, "containers", migrate.Refuse, "refuse to go on while there are containers, or discard them")
+	f.BoolVar(&req.KeepDamaged, "keep-damaged", false, "carry damaged images over as they are")
+	f.StringVar(&req.SmokeImage, "smoke-image", "", "an image of the store to run as a test (default: a tiny one that comes with storagectl)")
+	f.BoolVar(&req.Commit, "commit", false, "remove the old store at the end; there is no rollback then")
+	f.BoolVar(&a.yes, "yes", false, "do not ask")
+	f.BoolVar(&dryRun, "dry-run", false, "show the plan and write nothing at all")
+	return cmd
+}
+
+func checkRequest(r migrate.Request) error {
+	switch {
+	case r.To == "":
+		return usagef("cannot migrate without a driver: say --to overlay")
+	case r.To != "overlay":
+		return usagef("cannot migrate to %q: overlay is the only driver to convert to", r.To)
+	case r.Images != migrate.Keep && r.Images != migrate.Discard:
+		return usagef("cannot use --images %q: it is keep or discard", r.Images)
+	case r.Containers != migrate.Refuse && r.Containers != migrate.Discard:
+		return usagef("cannot use --containers %q: it is refuse or discard", r.Containers)
+	case r.Images == migrate.Discard && r.KeepDamaged:
+		return usagef("cannot use --keep-damaged with --images discard")
+	}
+	return nil
+}
+
+func (a *app) migrate(ctx context.Context, req migrate.Request, dryRun bool) error {
+	began := time.Now()
+	plan, err := migrate.Assess(ctx, a.env(), req)
+	if err != nil {
+		return fmt.Errorf("cannot look at the store: %w", err)
+	}
+	if plan.Already {
+		a.out.result("already", plan, fmt.Sprintf("The store of %s is on %s already; nothing to do.\n", plan.Inputs.Owner.Name, req.To))
+		return nil
+	}
+	if len(plan.Refusals) > 0 {
+		for _, r := range plan.Refusals {
+			a.out.fail("cannot migrate: "+r.Text, r.Hint, exitRefused)
+		}
+		return told(&plan.Refusals[0])
+	}
+	if dryRun {
+		a.out.result("plan", plan, planText(plan))
+		return nil
+	}
+	if !a.yes {
+		if err := a.confirm(plan); err != nil {
+			return err
+		}
+	}
+	s, err := migrate.Begin(ctx, a.env(), plan.Inputs)
+	if err != nil {
+		return fmt.Errorf("cannot begin: %w", err)
+	}
+	a.out.note(fmt.Sprintf("run %s", s.ID))
+	return a.goOn(ctx, s, began, func() error { return s.Forward(ctx, req.Commit) })
+}
+
+// goOn runs a session and tells how it ended.
+func (a *app) goOn(ctx context.Context, s *migrate.Session, began time.Time, run func() error) error {
+	err := run()
+	var r *migrate.Refusal
+	if errors.As(err, &r) && s.State().Phase == engine.PhaseRolledBack {
+		err = fmt.Errorf("cannot migrate: %w; all is as it was before", r)
+	}
+	if err == nil {
+		err = a.tellEnd(ctx, s, began)
+	}
+	return errors.Join(err, s.Close())
+}
+
+// confirm shows the plan and asks for a word.
+func (a *app) confirm(plan *migrate.Assessment) error {
+	if a.json || !term.IsTerminal(int(a.stdin.Fd())) {
+		return usagef("cannot go on without a word: say --yes, or --dry-run to see the plan")
+	}
+	fmt.Fprint(a.stdout, planText(plan))
+	fmt.Fprint(a.stdout, "\nGo on? [y/N] ")
+	line, err := bufio.NewReader(a.stdin).ReadString('\n')
+	if err != nil {
+		return fmt.Errorf("cannot read the answer: %w", err)
+	}
+	if w := strings.ToLower(strings.TrimSpace(line)); w != "y" && w != "yes" {
+		return &migrate.Refusal{ID: "not-confirmed", Text: "not confirmed; nothing was changed", Hint: "answer y to go on"}
+	}
+	return nil
+}
+
+// resultMessage is how a run ended.
+type resultMessage struct {
+	Run              string        `json:"run"`
+	Phase            engine.Phase  `json:"phase"`
+	Owner            string        `json:"owner"`
+	GraphRoot        string        `json:"graphRoot"`
+	Driver           string        `json:"driver"` // the store's driver now
+	SecondsDown      float64       `json:"seconds_down,omitempty"`
+	SecondsToStarted float64       `json:"seconds_to_started,omitempty"`
+	Seconds          float64       `json:"seconds"`
+	Reclaimable      uint64        `json:"reclaimable_bytes"`
+	Facts            migrate.Facts `json:"facts"`
+}
+
+func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) error {
+	st, in := s.State(), s.Inputs
+	verified, started := migrate.Down(st)
+	m := resultMessage{Run: s.ID, Phase: st.Phase, Owner: in.Owner.Name, GraphRoot: in.Store.GraphRoot, Driver: in.Request.To,
+		SecondsDown: verified.Seconds(), SecondsToStarted: started.Seconds(), Seconds: time.Since(began).Seconds(), Facts: s.Facts()}
+	var b strings.Builder
+	switch st.Phase {
+	case engine.PhaseRolledBack:
+		m.Driver, m.SecondsDown, m.SecondsToStarted = in.Store.Driver, 0, 0
+		fmt.Fprintf(&b, "Run %s is rolled back: the store of %s is on %s again, as it was.\n", s.ID, in.Owner.Name, m.Driver)
+		for _, k := range m.Facts.KeptNew {
+			fmt.Fprintf(&b, "Made after the cutover and kept in %s/.storagectl-%s: %s\n", in.Store.GraphRoot, s.ID, k)
+		}
+	case engine.PhaseFinished:
+		var err error
+		if m.Reclaimable, err = s.Reclaimable(ctx); err != nil {
+			return err
+		}
+		fmt.Fprintf(&b, "The store of %s is on %s: every image, volume, secret and network compared and found.\n", in.Owner.Name, m.Driver)
+		fmt.Fprintf(&b, "Podman was down for %s (until verified; %s until its units ran again), %s in all.\n", seconds(verified), seconds(started), seconds(time.Since(began)))
+		fmt.Fprintf(&b, "The old store is kept. \"storagectl commit %s\" removes it and frees %s; \"storagectl rollback %s\" returns to it.\n", s.ID, migrate.Bytes(m.Reclaimable), s.ID)
+	case engine.PhaseCommitted:
+		fmt.Fprintf(&b, "The store of %s is on %s, and the old one is removed.\n", in.Owner.Name, m.Driver)
+		if verified > 0 {
+			fmt.Fprintf(&b, "Podman was down for %s (until verified; %s until its units ran again).\n", seconds(verified), seconds(started))
+		}
+	}
+	a.out.result("result", m, b.String())
+	return nil
+}
+
+func planText(p *migrate.Assessment) string {
+	var b strings.Builder
+	in, e := p.Inputs, p.Estimate
+	fmt.Fprintf(&b, "Migrate the store of %s (podman %s) from %s to %s\n\n", in.Owner.Name, in.Podman, in.Store.Driver, in.Request.To)
+	fmt.Fprintf(&b, "  graphroot  %s (%s, %s free)\n", in.Store.GraphRoot, p.Look.FSType, migrate.Bytes(p.Look.FreeBytes))
+	if e.Images > 0 || e.Layers > 0 {
+		fmt.Fprintf(&b, "  holds      %d images (%d without a name), %d layers, %d entries, %s\n", e.Images, e.Dangling, e.Layers, e.Entries, migrate.Bytes(e.Bytes))
+	}
+	fmt.Fprintf(&b, "  database   %s %s: %d containers, %d pods, %d volumes\n", in.Store.DBKind, in.Store.Database,
+		len(p.Database.Containers), len(p.Database.Pods), len(p.Database.Volumes))
+	fmt.Fprintf(&b, "\nWhat podman goes by\n")
+	for _, s := range p.Conf.Settings {
+		value := s.Value
+		if value == "" {
+			value = "(podman decides)"
+		}
+		fmt.Fprintf(&b, "  %-12s %s — %s: %s\n", s.Name, value, s.Source, s.Why)
+	}
+	fmt.Fprintf(&b, "\nSteps (↓ while podman is down)\n")
+	for i, st := range p.Plan {
+		mark := " "
+		if st.Down {
+			mark = "↓"
+		}
+		fmt.Fprintf(&b, "%s %2d %s\n       %s\n", mark, i+1, st.Title, st.What)
+	}
+	for _, n := range p.Notes {
+		fmt.Fprintf(&b, "\nnote: %s\n", n)
+	}
+	return b.String()
+}

@@ -1,0 +1,257 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/storagectl/storagectl/internal/engine"
+	"github.com/storagectl/storagectl/migrate"
+)
+
+func newResume(a *app) *cobra.Command {
+	var dryRun bool
+	cmd := &cobra.Command{
+		Use:   "resume [RUN]",
+		Short: "Go on with a run that was interrupted, failed or was cut off",
+		Long: `resume goes on where a run stopped. A step that the journal calls done is left alone;
+one that was begun is looked at, and done again if its effect is not there. A run
+that was on its way back goes on back. RUN left out is the latest run.
+
+` + exitHelp,
+		Example: "  storagectl resume\n  storagectl resume 0003-migrate-9f2c --dry-run",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			run, st, err := a.find(runArg(args))
+			if err != nil {
+				return err
+			}
+			if dryRun {
+				return a.tellStatus(run, st)
+			}
+			switch st.Phase {
+			case engine.PhaseFinished, engine.PhaseCommitted, engine.PhaseRolledBack:
+				a.out.result("nothing", struct {
+					Run   string       `json:"run"`
+					Phase engine.Phase `json:"phase"`
+				}{run, st.Phase}, fmt.Sprintf("Run %s is %s; there is nothing to resume.\n", run, st.Phase))
+				return nil
+			}
+			return a.with(cmd.Context(), run, func(s *migrate.Session) error {
+				if st.Phase == engine.PhaseRollingBack {
+					return s.Rollback(cmd.Context())
+				}
+				return s.Forward(cmd.Context(), s.Inputs.Request.Commit)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what is done and what is left, and write nothing")
+	return cmd
+}
+
+func newRollback(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "rollback [RUN]",
+		Short: "Put everything back as it was before a run",
+		Long: `rollback takes back, last first, each step that was begun: the old store returns, with
+podman's database and storage.conf as they were, and what ran before runs again.
+What was made in the new store since is kept aside, and named. It is possible
+until the old store is removed. RUN left out is the latest run.
+
+` + exitHelp,
+		Example: "  storagectl rollback\n  storagectl rollback 0003-migrate-9f2c",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			run, _, err := a.find(runArg(args))
+			if err != nil {
+				return err
+			}
+			return a.with(cmd.Context(), run, func(s *migrate.Session) error { return s.Rollback(cmd.Context()) })
+		},
+	}
+}
+
+func newCommit(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "commit [RUN]",
+		Short: "Remove the old store of a finished run",
+		Long: `commit removes the old store that a finished run kept. It is the only step without a
+way back. RUN left out is the latest run.
+
+` + exitHelp,
+		Example: "  storagectl commit\n  storagectl commit 0003-migrate-9f2c",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			run, st, err := a.find(runArg(args))
+			if err != nil {
+				return err
+			}
+			if st.Phase == engine.PhaseRunning && !committing(st) {
+				return &migrate.Refusal{ID: "not-finished", Text: fmt.Sprintf("cannot commit: run %s is not finished", run),
+					Hint: "storagectl resume finishes it first"}
+			}
+			return a.with(cmd.Context(), run, func(s *migrate.Session) error { return s.Forward(cmd.Context(), true) })
+		},
+	}
+}
+
+// committing reports whether a run was cut off inside its commit.
+func committing(st engine.State) bool {
+	last := st.Header.Steps[len(st.Header.Steps)-1]
+	return st.Steps[last].Mark == engine.MarkBegun
+}
+
+// find resolves a run and reads its journal, without a lock.
+func (a *app) find(name string) (string, engine.State, error) {
+	run, err := a.dir().Find(name)
+	if err != nil {
+		return "", engine.State{}, err
+	}
+	st, err := engine.Read(a.dir().RunPath(run))
+	return run, st, err
+}
+
+// with opens a run and goes on with it.
+func (a *app) with(ctx context.Context, run string, f func(*migrate.Session) error) error {
+	began := time.Now()
+	s, err := migrate.Open(ctx, a.env(), run)
+	if err != nil {
+		return fmt.Errorf("cannot take up run %s: %w", run, err)
+	}
+	return a.goOn(ctx, s, began, func() error { return f(s) })
+}
+
+func newStatus(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status [RUN]",
+		Short: "Tell where a run stands",
+		Long: `status tells what a run has done, what is left, and what can be done now. It changes
+nothing and needs no lock. RUN left out is the latest run.
+
+` + exitHelp,
+		Example: "  storagectl status\n  storagectl status 0003-migrate-9f2c --json",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			run, st, err := a.find(runArg(args))
+			if err != nil {
+				return err
+			}
+			return a.tellStatus(run, st)
+		},
+	}
+}
+
+type statusStep struct {
+	Name  string      `json:"name"`
+	Title string      `json:"title"`
+	Mark  engine.Mark `json:"mark"`
+}
+
+type statusMessage struct {
+	Run       string       `json:"run"`
+	Job       string       `json:"job"`
+	Owner     string       `json:"owner"`
+	GraphRoot string       `json:"graphRoot"`
+	Phase     engine.Phase `json:"phase"`
+	Active    bool         `json:"active"` // a process is at it now
+	Error     string       `json:"error,omitempty"`
+	Started   time.Time    `json:"started"`
+	Last      time.Time    `json:"last"`
+	Steps     []statusStep `json:"steps"`
+	Next      []string     `json:"next"` // the commands that make sense now
+}
+
+func (a *app) status(run string, st engine.State) (statusMessage, error) {
+	in, err := migrate.DecodeInputs(st)
+	if err != nil {
+		return statusMessage{}, err
+	}
+	plan, err := migrate.Outline(st)
+	if err != nil {
+		return statusMessage{}, err
+	}
+	m := statusMessage{Run: run, Job: st.Header.Job, Owner: in.Owner.Name, GraphRoot: in.Store.GraphRoot, Phase: st.Phase,
+		Error: st.Error, Started: st.Started(), Last: st.Last()}
+	if m.Active, err = a.dir().Locked(st.Header.Store); err != nil {
+		return m, err
+	}
+	for _, p := range plan {
+		m.Steps = append(m.Steps, statusStep{p.Name, p.Title, st.Steps[p.Name].Mark})
+	}
+	switch {
+	case m.Active:
+	case st.Phase == engine.PhaseRunning && committing(st):
+		m.Next = []string{"storagectl resume " + run}
+	case st.Phase == engine.PhaseRunning:
+		m.Next = []string{"storagectl resume " + run, "storagectl rollback " + run}
+	case st.Phase == engine.PhaseRollingBack:
+		m.Next = []string{"storagectl resume " + run}
+	case st.Phase == engine.PhaseFinished:
+		m.Next = []string{"storagectl commit " + run, "storagectl rollback " + run}
+	}
+	return m, nil
+}
+
+func (a *app) tellStatus(run string, st engine.State) error {
+	m, err := a.status(run, st)
+	if err != nil {
+		return err
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "run      %s (%s of %s's store %s)\n", m.Run, m.Job, m.Owner, m.GraphRoot)
+	fmt.Fprintf(&b, "phase    %s", m.Phase)
+	switch {
+	case m.Active:
+		b.WriteString(", at work now")
+	case !m.Phase.Over():
+		b.WriteString(", stopped")
+	}
+	fmt.Fprintf(&b, "\nstarted  %s, last word %s\n", m.Started.Format(time.RFC3339), m.Last.Format(time.RFC3339))
+	if m.Error != "" {
+		fmt.Fprintf(&b, "stopped  because: %s\n", m.Error)
+	}
+	for i, s := range m.Steps {
+		mark := string(s.Mark)
+		if s.Mark == engine.MarkNone {
+			mark = "-"
+		}
+		fmt.Fprintf(&b, "  %2d %-7s %s\n", i+1, mark, s.Title)
+	}
+	for _, n := range m.Next {
+		fmt.Fprintf(&b, "next     %s\n", n)
+	}
+	a.out.result("status", m, b.String())
+	return nil
+}
+
+func newHistory(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:     "history",
+		Short:   "List the runs of this host",
+		Long:    "history lists the runs of this state directory, the oldest first.\n\n" + exitHelp,
+		Example: "  storagectl history\n  storagectl history --json",
+		RunE: func(*cobra.Command, []string) error {
+			runs, err := a.dir().List()
+			if err != nil {
+				return err
+			}
+			for _, run := range runs {
+				st, err := engine.Read(a.dir().RunPath(run))
+				if err != nil {
+					a.out.note(fmt.Sprintf("%s: %v", run, err))
+					continue
+				}
+				m, err := a.status(run, st)
+				if err != nil {
+					a.out.note(fmt.Sprintf("%s: %v", run, err))
+					continue
+				}
+				a.out.result("run", m, fmt.Sprintf("%-24s %s  %-12s %s %s\n", run, m.Started.Format(time.RFC3339), m.Phase, m.Owner, m.GraphRoot))
+			}
+			return nil
+		},
+	}
+}

@@ -1,0 +1,341 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/storagectl/storagectl/internal/host"
+	"github.com/storagectl/storagectl/internal/podman"
+	"github.com/storagectl/storagectl/internal/podman/libpoddb"
+	"github.com/storagectl/storagectl/migrate/convert"
+)
+
+// Assessment is a job judged before it begins: what is there, what would be
+// done, and whether it may. Nothing was changed to make it.
+type Assessment struct {
+	Inputs   Inputs           `json:"inputs"`
+	Info     podman.Info      `json:"-"`
+	Look     storeLook        `json:"store"`
+	Estimate convert.Estimate `json:"estimate"`
+	Database libpoddb.Facts   `json:"database"`
+	Conf     ConfPlan         `json:"conf"`
+	Units    []string         `json:"units"`
+	Plan     []PlannedStep    `json:"plan"`
+	Notes    []string         `json:"notes,omitempty"`
+	Refusals []Refusal        `json:"refusals,omitempty"`
+	Already  bool             `json:"already"` // the store is on the wanted driver: nothing to do
+}
+
+// PlannedStep is a step as a plan shows it.
+type PlannedStep struct {
+	Name  string `json:"name"`
+	Title string `json:"title"`
+	Down  bool   `json:"down"` // podman is stopped meanwhile
+	Final bool   `json:"final,omitempty"`
+	What  string `json:"what"` // what it comes to on this host
+}
+
+// Assess judges a request. A problem of the host is a [Refusal] in the answer;
+// an error means that the host could not be looked at.
+func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
+	a := &Assessment{Inputs: Inputs{Request: req}}
+	owner, ok, err := a.owner(ctx, env.Runner)
+	if err != nil || !ok {
+		return a, err
+	}
+	a.Inputs.Owner = owner
+	a.Inputs.ConfEnv = confEnv(owner)
+	cli := podman.CLI{Owner: owner, Runner: env.Runner, Extra: a.Inputs.ConfEnv}
+	if ok, err := a.podman(ctx, cli); err != nil || !ok {
+		return a, err
+	}
+	w, err := podman.StartWorker(ctx, owner, env.Point, a.Inputs.ConfEnv...)
+	if err != nil {
+		return a, err
+	}
+	defer w.Close()
+	s := &Session{Inputs: a.Inputs, env: env, cli: cli, worker: w, ID: "dry-run"}
+	if a.Look, err = ask[storeLook](ctx, s, opLook, pathArg{a.Inputs.Store.GraphRoot}); err != nil {
+		return a, err
+	}
+	a.roots(env.Dir.Path)
+	if len(a.Refusals) > 0 {
+		return a, nil
+	}
+	if err := a.database(ctx, s); err != nil {
+		return a, err
+	}
+	s.Inputs = a.Inputs
+	if a.Already = a.Info.Store.Driver == req.To; a.Already {
+		return a, nil
+	}
+	if a.Info.Store.Driver != "vfs" {
+		a.refuse("driver", "re-create the store, or wait for a release that converts from it",
+			"the store is on the driver %q; only vfs can be converted to overlay", a.Info.Store.Driver)
+		return a, nil
+	}
+	if err := a.units(ctx, s); err != nil {
+		return a, err
+	}
+	if err := a.content(ctx, s); err != nil {
+		return a, err
+	}
+	if err := a.conf(ctx, s); err != nil {
+		return a, err
+	}
+	a.plan(s)
+	return a, nil
+}
+
+func (a *Assessment) refuse(id, hint, format string, args ...any) {
+	a.Refusals = append(a.Refusals, Refusal{ID: id, Text: fmt.Sprintf(format, args...), Hint: hint})
+}
+
+func (a *Assessment) owner(ctx context.Context, r *host.Runner) (podman.Owner, bool, error) {
+	name := a.Inputs.Request.User
+	if name == "" {
+		name = fmt.Sprint(os.Getuid())
+	}
+	o, err := podman.LookupOwner(ctx, r, name)
+	if errors.Is(err, podman.ErrNoUser) {
+		a.refuse("no-user", "give the name of the user whose store it is", "there is no user %q", name)
+		return o, false, nil
+	}
+	if err != nil {
+		return o, false, err
+	}
+	if self := os.Getuid(); self != 0 && uint32(self) != o.UID {
+		a.refuse("not-root", "run it as root, or as that user", "the store of %s can be worked on by root and by %s alone", o.Name, o.Name)
+		return o, false, nil
+	}
+	if !o.Rootful() && (len(o.SubUIDs) == 0 || len(o.SubGIDs) == 0) {
+		a.refuse("no-subids", fmt.Sprintf("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s (a range that no other user has)", o.Name),
+			"user %s has no subordinate ids in /etc/subuid and /etc/subgid, so podman cannot run for them", o.Name)
+		return o, false, nil
+	}
+	return o, true, nil
+}
+
+// confEnv are the variables of the caller that decide which configuration
+// podman reads, where the caller is the owner. Another user's are unknown.
+func confEnv(o podman.Owner) []string {
+	if uint32(os.Getuid()) != o.UID {
+		return nil
+	}
+	var env []string
+	for _, k := range []string{"CONTAINERS_STORAGE_CONF", "CONTAINERS_STORAGE_CONF_OVERRIDE", "STORAGE_DRIVER", "STORAGE_OPTS",
+		"CONTAINERS_CONF", "CONTAINERS_CONF_OVERRIDE", "XDG_CONFIG_HOME", "XDG_DATA_HOME"} {
+		if v, ok := os.LookupEnv(k); ok {
+			env = append(env, k+"="+v)
+		}
+	}
+	return env
+}
+
+func (a *Assessment) podman(ctx context.Context, cli podman.CLI) (bool, error) {
+	major, _, version, err := cli.Version(ctx)
+	if errors.Is(err, podman.ErrNoPodman) {
+		a.refuse("no-podman", "install podman", "podman is not installed")
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if major < 3 {
+		a.refuse("old-podman", "upgrade podman", "podman %s is too old: 3.0 is the oldest known", version)
+		return false, nil
+	}
+	if a.Info, err = cli.Info(ctx); err != nil {
+		return false, fmt.Errorf("cannot learn from podman what it uses: %w", err)
+	}
+	st := a.Info.Store
+	a.Inputs.Podman = version
+	a.Inputs.Store = Store{GraphRoot: filepath.Clean(st.GraphRoot), RunRoot: filepath.Clean(st.RunRoot), Driver: st.Driver, VolumePath: st.VolumePath}
+	for k, v := range st.GraphOptions {
+		switch text := v.(type) {
+		case string:
+			if strings.HasSuffix(k, ".imagestore") {
+				a.Inputs.Store.ImageStores = append(a.Inputs.Store.ImageStores, strings.Split(text, ",")...)
+			} else {
+				a.Inputs.Store.Options = append(a.Inputs.Store.Options, k+"="+text)
+			}
+		}
+	}
+	slices.Sort(a.Inputs.Store.Options)
+	return true, nil
+}
+
+// roots refuses graphroots in which a mistake would cost more than a store.
+func (a *Assessment) roots(stateDir string) {
+	root, l := a.Inputs.Store.GraphRoot, a.Look
+	const move = "give podman a folder of its own as graphroot"
+	switch {
+	case l.RealPath == "":
+		a.refuse("graphroot", "run podman once", "the graphroot %s is not there", root)
+		return
+	case root == "/" || l.RealPath == "/" || len(strings.Split(strings.Trim(l.RealPath, "/"), "/")) < 2:
+		a.refuse("graphroot", move, "the graphroot is %s", root)
+	case l.RealPath == filepath.Clean(a.Inputs.Owner.Home) || strings.HasPrefix(a.Inputs.Owner.Home+"/", l.RealPath+"/"):
+		a.refuse("graphroot", move, "the graphroot %s is or holds the home of %s", root, a.Inputs.Owner.Name)
+	case l.Symlink:
+		a.refuse("graphroot", "set graphroot to "+l.RealPath+" itself", "the graphroot %s is a symbolic link to %s", root, l.RealPath)
+	case l.ReadOnly:
+		a.refuse("graphroot", "remount it for writing", "the filesystem of %s is mounted read-only", root)
+	}
+	if len(l.Foreign) > 0 {
+		what := strings.Join(l.Foreign[:min(5, len(l.Foreign))], ", ")
+		// Where podman's files lie among others' on a mount, it is not clear
+		// whose mount that is; and a reset deletes the graphroot with all in it.
+		if l.Mountpoint || a.Inputs.Request.Images == Discard {
+			a.refuse("graphroot", move, "the graphroot %s holds what is not podman's: %s", root, what)
+		} else {
+			a.Notes = append(a.Notes, fmt.Sprintf("the graphroot holds what is not podman's, and it is left alone: %s", what))
+		}
+	}
+	state, err := realParent(stateDir)
+	if err != nil {
+		a.refuse("state-dir", "give another --state-dir", "the state directory %s cannot be looked at: %v", stateDir, err)
+	} else if state == l.RealPath || strings.HasPrefix(state+"/", l.RealPath+"/") {
+		a.refuse("state-dir", "give a --state-dir outside the store", "the state directory %s lies inside the store %s", stateDir, root)
+	}
+	for _, d := range l.Drivers {
+		if d != a.Info.Store.Driver && d == a.Inputs.Request.To && a.Info.Store.Driver != a.Inputs.Request.To {
+			a.refuse("other-driver", fmt.Sprintf("move %s* away if they are left over; podman does not use them", filepath.Join(root, d)),
+				"the graphroot %s already holds folders of the driver %s", root, d)
+		}
+	}
+	for _, f := range l.Leftover {
+		a.Notes = append(a.Notes, fmt.Sprintf("%s is left from an earlier run: commit or roll back that run, or remove the folder", filepath.Join(root, f)))
+	}
+}
+
+// realParent resolves the links of the longest part of path that is there.
+func realParent(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	rest := ""
+	for {
+		real, err := filepath.EvalSymlinks(path)
+		if err == nil {
+			return filepath.Join(real, rest), nil
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			return "", err
+		}
+		rest = filepath.Join(filepath.Base(path), rest)
+		path = filepath.Dir(path)
+	}
+}
+
+func (a *Assessment) database(ctx context.Context, s *Session) error {
+	found, err := ask[[]libpoddb.Facts](ctx, s, opDBFind, dbFindArgs{a.Inputs.Store.GraphRoot})
+	if err == nil {
+		a.Database, err = libpoddb.Choose(found, a.Inputs.Podman, a.Info.Host.DatabaseBackend)
+	}
+	switch {
+	case faultKind(err) == faultSchema, errors.Is(err, libpoddb.ErrSchema):
+		a.refuse("database", "this podman is newer or older than this release of storagectl knows", "podman %s: %v", a.Inputs.Podman, err)
+	case errors.Is(err, libpoddb.ErrBoth), errors.Is(err, libpoddb.ErrBackend):
+		a.refuse("database", "find out which of them podman uses (podman info --format '{{.Host.DatabaseBackend}}') and move the other away", "%v", err)
+	case err != nil:
+		return err
+	}
+	a.Inputs.Store.Database, a.Inputs.Store.DBKind = a.Database.Path, a.Database.Kind
+	if a.Inputs.Request.Images == Keep && a.Inputs.Request.Containers == Refuse {
+		var r *Refusal
+		if errors.As(refuseContainers(a.Database.Containers), &r) {
+			a.Refusals = append(a.Refusals, *r)
+		}
+	}
+	return nil
+}
+
+func (a *Assessment) units(ctx context.Context, s *Session) error {
+	if !host.HasSystemd() {
+		a.Notes = append(a.Notes, "no systemd here: steps on units are left out")
+		return nil
+	}
+	if !a.Inputs.Owner.Rootful() && a.Inputs.Owner.RuntimeDir == "" {
+		a.Notes = append(a.Notes, fmt.Sprintf("%s has no systemd running (no linger, not logged in): steps on units are left out", a.Inputs.Owner.Name))
+		return nil
+	}
+	units, err := ask[[]string](ctx, s, opUnits, none{})
+	if err != nil {
+		a.refuse("bus", "loginctl enable-linger "+a.Inputs.Owner.Name+"; check that the user's dbus and systemd answer (systemctl --user status)",
+			"the systemd of %s does not answer: %v", a.Inputs.Owner.Name, err)
+		return nil
+	}
+	a.Inputs.Systemd, a.Units = true, units
+	return nil
+}
+
+// content judges what is in the store, and whether it can be staged.
+func (a *Assessment) content(ctx context.Context, s *Session) error {
+	if a.Inputs.Request.Images == Discard {
+		return nil
+	}
+	s.Inputs = a.Inputs
+	e, err := ask[convert.Estimate](ctx, s, opSurvey, s.convertOptions(true))
+	if faultKind(err) == faultNoNative {
+		a.refuse("no-native-overlay", "overlay needs a kernel and a local filesystem that have it", "%v", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	a.Estimate = e
+	if len(e.Damage) > 0 && !a.Inputs.Request.KeepDamaged {
+		var lines []string
+		for _, d := range e.Damage[:min(5, len(e.Damage))] {
+			lines = append(lines, d.String())
+		}
+		a.refuse("damaged", "repair or remove the damaged images, or carry them over as they are with --keep-damaged",
+			"the store is damaged in %d places: %s", len(e.Damage), strings.Join(lines, "; "))
+	}
+	if e.BytesNeeded > e.BytesFree {
+		a.refuse("no-room", "free some space on the filesystem of "+a.Inputs.Store.GraphRoot,
+			"staging needs %s, and %s are free", Bytes(e.BytesNeeded), Bytes(e.BytesFree))
+	}
+	for _, i := range e.ImageStores {
+		if !i.HasOverlay {
+			a.Notes = append(a.Notes, fmt.Sprintf("the additional image store %s has no overlay images: its %d images stay where they are, but podman on overlay will not see them", i.Path, i.Images))
+		}
+	}
+	return nil
+}
+
+// conf finds out which storage.conf decides, and what podman goes by now.
+func (a *Assessment) conf(ctx context.Context, s *Session) error {
+	s.Inputs = a.Inputs
+	p, err := s.confPlan(ctx, a.Database)
+	if err != nil {
+		var f *podman.Fault
+		if !errors.As(err, &f) {
+			return err
+		}
+		a.refuse("storage-conf", "mend that file by hand, or set its driver yourself", "%v", err)
+		return nil
+	}
+	a.Conf = p
+	a.Notes = append(a.Notes, p.Warnings...)
+	return nil
+}
+
+// Bytes writes a number of bytes for people, in units of 1000 as disks are sold.
+func Bytes[N int64 | uint64](n N) string {
+	f, units := float64(n), []string{"B", "kB", "MB", "GB", "TB", "PB"}
+	for f >= 1000 && len(units) > 1 {
+		f, units = f/1000, units[1:]
+	}
+	if units[0] == "B" {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", f, units[0])
+}

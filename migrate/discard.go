@@ -1,0 +1,113 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/storagectl/storagectl/internal/podman"
+	"github.com/storagectl/storagectl/internal/podman/libpoddb"
+)
+
+// stopContainers stops what runs in podman, with podman's own grace time.
+func (s *Session) stopContainers(ctx context.Context) error {
+	cs, err := s.cli.Containers(ctx)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(cs, func(c podman.Container) bool { return c.State == "running" || c.State == "paused" }) {
+		return nil
+	}
+	// Its exit status is no witness: the processes are looked for afterwards.
+	_, err = s.cli.Run(ctx, nil, "stop", "--all")
+	if busy, lookErr := s.waitQuiet(ctx); lookErr != nil || len(busy) == 0 {
+		return lookErr
+	}
+	return err
+}
+
+// dropContainers removes podman's containers and pods from the new store, on
+// the operator's word. The old store and the saved database still have them, so
+// that a rollback brings them back. Volumes stay.
+func (s *Session) dropContainers(ctx context.Context) error {
+	db, err := s.database(ctx)
+	if err != nil {
+		return err
+	}
+	var ids, names []string
+	for _, c := range db.Containers {
+		ids, names = append(ids, c.ID), append(names, c.Name)
+	}
+	if s.facts.Dropped == nil {
+		if err := s.learn(func(f *Facts) { f.Dropped = &names }); err != nil {
+			return err
+		}
+	}
+	// Pods first: their infra containers cannot be removed alone.
+	if len(db.Pods) > 0 {
+		if _, err := s.cli.Run(ctx, nil, append([]string{"pod", "rm", "--force"}, db.Pods...)...); err != nil {
+			return err
+		}
+		if db, err = s.database(ctx); err != nil {
+			return err
+		}
+		ids = ids[:0]
+		for _, c := range db.Containers {
+			ids = append(ids, c.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	_, err = s.cli.Run(ctx, nil, append([]string{"rm", "--force"}, ids...)...)
+	return err
+}
+
+func (s *Session) containersDropped(ctx context.Context) (bool, error) {
+	if s.Inputs.Store.Database == "" {
+		return true, nil
+	}
+	db, err := s.database(ctx)
+	return len(db.Containers) == 0 && len(db.Pods) == 0, err
+}
+
+// reset is podman's own. It says success whatever happens, so isReset looks.
+func (s *Session) reset(ctx context.Context) error {
+	_, err := s.cli.Run(ctx, nil, "system", "reset", "--force")
+	if err != nil {
+		return err
+	}
+	if ok, err := s.isReset(ctx); err != nil || ok {
+		return err
+	}
+	return fmt.Errorf("podman system reset reported success, but the store still holds %s", strings.Join(s.leftAfterReset(ctx), ", "))
+}
+
+// isReset observes that the old driver's store and the database's objects are gone.
+func (s *Session) isReset(ctx context.Context) (bool, error) {
+	for _, part := range storeParts(s.Inputs.Store.Driver) {
+		used, err := ask[bool](ctx, s, opPartUsed, pathArg{s.swap().live(part)})
+		if err != nil || used {
+			return false, err
+		}
+	}
+	dbs, err := ask[[]libpoddb.Facts](ctx, s, opDBFind, dbFindArgs{s.Inputs.Store.GraphRoot})
+	if err != nil {
+		return false, err
+	}
+	return !slices.ContainsFunc(dbs, func(f libpoddb.Facts) bool { return f.Objects() > 0 || f.GraphDriver == s.Inputs.Store.Driver }), nil
+}
+
+func (s *Session) leftAfterReset(ctx context.Context) []string {
+	var left []string
+	for _, part := range storeParts(s.Inputs.Store.Driver) {
+		if used, err := ask[bool](ctx, s, opPartUsed, pathArg{s.swap().live(part)}); err != nil || used {
+			left = append(left, part)
+		}
+	}
+	if len(left) == 0 {
+		return []string{"podman's database"}
+	}
+	return left
+}

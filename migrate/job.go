@@ -1,0 +1,324 @@
+// Package migrate has the jobs: each an ordered list of steps that reads on one
+// screen, the facts it remembers, and the judgement before it begins.
+package migrate
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/storagectl/storagectl/internal/engine"
+	"github.com/storagectl/storagectl/internal/host"
+	"github.com/storagectl/storagectl/internal/podman"
+	"github.com/storagectl/storagectl/internal/podman/libpoddb"
+	"github.com/storagectl/storagectl/migrate/convert"
+	"github.com/storagectl/storagectl/verify"
+)
+
+// JobMigrate is the name of the migrate job.
+const JobMigrate = "migrate"
+
+// What becomes of images and containers.
+const (
+	Keep    = "keep"
+	Refuse  = "refuse"
+	Discard = "discard"
+)
+
+// Request is what an operator asks of a migrate job.
+type Request struct {
+	To          string `json:"to"`
+	User        string `json:"user,omitempty"` // "": the caller
+	Images      string `json:"images"`         // Keep or Discard
+	Containers  string `json:"containers"`     // Refuse or Discard
+	KeepDamaged bool   `json:"keepDamaged,omitempty"`
+	SmokeImage  string `json:"smokeImage,omitempty"`
+	Commit      bool   `json:"commit,omitempty"` // remove the old store at the end
+}
+
+// Store is the container store of a job, as podman told it before the run.
+type Store struct {
+	GraphRoot   string        `json:"graphRoot"`
+	RunRoot     string        `json:"runRoot"`
+	Driver      string        `json:"driver"`
+	Options     []string      `json:"options,omitempty"`
+	ImageStores []string      `json:"imageStores,omitempty"`
+	VolumePath  string        `json:"volumePath,omitempty"`
+	Database    string        `json:"database,omitempty"` // path of the libpod database; "" if there is none
+	DBKind      libpoddb.Kind `json:"dbKind"`
+}
+
+// Inputs are all that a run is built from; they stand in its first record.
+type Inputs struct {
+	Request Request      `json:"request"`
+	Owner   podman.Owner `json:"owner"`
+	Store   Store        `json:"store"`
+
+	// ConfEnv is the caller's environment as far as podman's configuration
+	// depends on it.
+	ConfEnv []string `json:"confEnv,omitempty"`
+	Systemd bool     `json:"systemd"` // the owner's units can be reached
+	Podman  string   `json:"podman"`  // version
+}
+
+// StoreKey names the lock of the store.
+func (in Inputs) StoreKey() string {
+	return fmt.Sprintf("%d-%x", in.Owner.UID, sha256.Sum256([]byte(in.Store.GraphRoot)))[:32]
+}
+
+// Facts are what a migrate run learned and must remember.
+type Facts struct {
+	// Units ran before and are started again, last stopped first.
+	Units *[]string `json:"units,omitempty"`
+	// Checked are the images whose staged files were compared with the old ones.
+	Checked []string `json:"checked,omitempty"`
+	// Stage is what staging beside the live store did.
+	Stage *convert.Report `json:"stage,omitempty"`
+	// Before names the manifest of the stopped store in the run's folder.
+	Before *FileRef `json:"before,omitempty"`
+	// Conf is storage.conf as it was, and as the run wrote it.
+	Conf *ConfFact `json:"conf,omitempty"`
+	// Dropped are the containers that were given up on the operator's word.
+	Dropped *[]string `json:"dropped,omitempty"`
+	// Smoke is what the smoke test saw.
+	Smoke *verify.SmokeReport `json:"smoke,omitempty"`
+	// KeptNew says that a rollback left the new store in the run's folder,
+	// because it held what the old one does not.
+	KeptNew []string `json:"keptNew,omitempty"`
+}
+
+// FileRef names a file in the run's folder and what it must hash to.
+type FileRef struct {
+	Name   string `json:"name"`
+	SHA256 string `json:"sha256"`
+}
+
+// Progress tells how far a step is. Total is 0 where the end is not known.
+type Progress struct {
+	Step  string `json:"step"`
+	Phase string `json:"phase"`
+	Done  int64  `json:"done"`
+	Total int64  `json:"total"`
+	Unit  string `json:"unit"` // "bytes", "layers", "images"
+	Note  string `json:"note,omitempty"`
+}
+
+// Env is what a job takes from the program around it.
+type Env struct {
+	Dir      engine.Dir
+	Version  string
+	Runner   *host.Runner
+	Point    func(string) // the crash sweep's; nil otherwise
+	Progress func(Progress)
+	Event    func(engine.Event)
+	Note     func(string)
+}
+
+// Session is a run of a job that this process holds the lock of.
+type Session struct {
+	ID     string
+	Inputs Inputs
+
+	env     Env
+	cli     podman.CLI
+	worker  *podman.Worker
+	lock    *os.File
+	journal *engine.Journal
+	run     *engine.Run
+	facts   Facts
+}
+
+// Begin makes a new run. The caller has shown the plan and has the operator's word.
+func Begin(ctx context.Context, env Env, in Inputs) (*Session, error) {
+	s, err := hold(ctx, env, in)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := json.Marshal(in)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot begin a run: %w", err), s.Close())
+	}
+	if s.ID, err = env.Dir.New(JobMigrate); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	s.journal, err = engine.Create(env.Dir.RunPath(s.ID), engine.Header{
+		Run: s.ID, Job: JobMigrate, Store: in.StoreKey(), Version: env.Version, Inputs: raw, Steps: engine.Names(s.steps()),
+	}, engine.Options{Point: env.Point})
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s.bind()
+}
+
+// Open takes up a run that was begun before.
+func Open(ctx context.Context, env Env, run string) (*Session, error) {
+	st, err := engine.Read(env.Dir.RunPath(run))
+	if err != nil {
+		return nil, err
+	}
+	in, err := DecodeInputs(st)
+	if err != nil {
+		return nil, err
+	}
+	// After a reboot the runtime directory may be there no more, or again.
+	if in.Owner, err = podman.LookupOwner(ctx, env.Runner, in.Owner.Name); err != nil {
+		return nil, err
+	}
+	s, err := hold(ctx, env, in)
+	if err != nil {
+		return nil, err
+	}
+	s.ID = run
+	if s.journal, err = engine.Open(env.Dir.RunPath(run), engine.Options{Point: env.Point}); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	if err := s.journal.LoadFacts(&s.facts); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s.bind()
+}
+
+// DecodeInputs reads a run's inputs from its state.
+func DecodeInputs(st engine.State) (Inputs, error) {
+	var in Inputs
+	if st.Header.Job != JobMigrate {
+		return in, fmt.Errorf("cannot go on with a %q job: this release does not know it", st.Header.Job)
+	}
+	if err := json.Unmarshal(st.Header.Inputs, &in); err != nil {
+		return in, fmt.Errorf("cannot read the run's inputs: %w", err)
+	}
+	return in, nil
+}
+
+// hold locks the store, in the state directory and in the graphroot.
+func hold(ctx context.Context, env Env, in Inputs) (*Session, error) {
+	s := &Session{Inputs: in, env: env}
+	s.cli = podman.CLI{Owner: in.Owner, Runner: env.Runner, Extra: in.ConfEnv}
+	var err error
+	if s.lock, err = env.Dir.Lock(in.StoreKey()); err != nil {
+		return nil, err
+	}
+	if s.worker, err = podman.StartWorker(ctx, in.Owner, env.Point, in.ConfEnv...); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	look, err := ask[storeLook](ctx, s, opLook, pathArg{in.Store.GraphRoot})
+	if err == nil && look.RealPath != "" { // `podman system reset` removes the graphroot itself
+		_, err = ask[none](ctx, s, opLock, pathArg{in.Store.GraphRoot})
+	}
+	if faultKind(err) == faultLocked {
+		err = engine.ErrLocked
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Session) bind() (*Session, error) {
+	run, err := engine.NewRun(s.journal, s.steps(), s.env.Event)
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	s.run = run
+	return s, nil
+}
+
+// Close lets go of the run: worker, journal and locks.
+func (s *Session) Close() error {
+	var errs []error
+	if s.worker != nil {
+		errs = append(errs, s.worker.Close())
+	}
+	if s.journal != nil {
+		errs = append(errs, s.journal.Close())
+	}
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Forward does what is left of the run; with commit its final step too. A
+// refusal before the store was touched is undone at once: what was stopped runs
+// again, what was staged is gone, and the refusal is returned alone.
+func (s *Session) Forward(ctx context.Context, commit bool) error {
+	discard := s.Inputs.Request.Images == Discard
+	err := s.run.Forward(ctx, commit || discard)
+	var r *Refusal
+	if !errors.As(err, &r) {
+		return err
+	}
+	for _, step := range []string{stepSwap, stepReset} {
+		if s.journal.State().Steps[step].Mark != engine.MarkNone {
+			return err
+		}
+	}
+	if back := s.run.Rollback(context.WithoutCancel(ctx)); back != nil {
+		return errors.Join(err, back)
+	}
+	return r
+}
+
+// Rollback puts everything back as it was before the run.
+func (s *Session) Rollback(ctx context.Context) error { return s.run.Rollback(ctx) }
+
+// Reclaimable is how many bytes a commit frees now.
+func (s *Session) Reclaimable(ctx context.Context) (uint64, error) {
+	return ask[uint64](ctx, s, opReclaim, pathArg{s.folder()})
+}
+
+// State is the run as its journal tells it.
+func (s *Session) State() engine.State { return s.journal.State() }
+
+// Facts is what the run has learned.
+func (s *Session) Facts() Facts { return s.facts }
+
+// ask sends the worker a request and waits for its answer.
+func ask[R any](ctx context.Context, s *Session, op string, args any) (R, error) {
+	var r R
+	err := s.worker.Call(ctx, op, args, &r, nil)
+	return r, err
+}
+
+// learn changes the facts and makes them durable.
+func (s *Session) learn(set func(*Facts)) error {
+	set(&s.facts)
+	return s.journal.SaveFacts(s.facts)
+}
+
+func (s *Session) note(format string, args ...any) error {
+	text := fmt.Sprintf(format, args...)
+	if s.env.Note != nil {
+		s.env.Note(text)
+	}
+	return s.journal.Note("", text)
+}
+
+// folder is the run's folder inside the store.
+func (s *Session) folder() string { return runFolder(s.Inputs.Store.GraphRoot, s.ID) }
+
+func (s *Session) storeRef(driver string) verify.StoreRef {
+	st := s.Inputs.Store
+	return verify.StoreRef{GraphRoot: st.GraphRoot, RunRoot: st.RunRoot, Driver: driver, ImageStores: st.ImageStores}
+}
+
+func (s *Session) convertOptions(containers bool) convert.Options {
+	st := s.Inputs.Store
+	return convert.Options{
+		Source: convert.Store{GraphRoot: st.GraphRoot, RunRoot: st.RunRoot, Driver: st.Driver, Options: st.Options, ImageStores: st.ImageStores},
+		Stage:  s.folder(), Containers: containers, KeepDamaged: s.Inputs.Request.KeepDamaged,
+	}
+}
+
+func (s *Session) swap() swap {
+	return swap{GraphRoot: s.Inputs.Store.GraphRoot, Folder: s.folder(), From: s.Inputs.Store.Driver, To: s.Inputs.Request.To}
+}
+
+func (s *Session) db() dbArgs {
+	st := s.Inputs.Store
+	return dbArgs{Path: st.Database, Saved: filepath.Join(s.folder(), "db"), From: st.Driver, To: s.Inputs.Request.To}
+}

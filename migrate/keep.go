@@ -1,0 +1,379 @@
+package migrate
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/storagectl/storagectl/internal/podman/libpoddb"
+	"github.com/storagectl/storagectl/migrate/convert"
+	"github.com/storagectl/storagectl/verify"
+)
+
+// ErrVerification is wrapped by every error that says the result is not what it
+// must be. The node stays down, the run can be rolled back.
+var ErrVerification = errors.New("verification failed")
+
+// stage builds the new store while podman works on. Images that come and go
+// meanwhile are caught up with once podman is stopped.
+func (s *Session) stage(ctx context.Context) error {
+	r, err := s.sync(ctx, stepStage, false)
+	if err != nil {
+		return err
+	}
+	live, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(s.Inputs.Store.Driver))
+	if err != nil {
+		return err
+	}
+	ids := imageIDs(live)
+	if err := s.compare(ctx, stepStage, false, ids); err != nil {
+		return err
+	}
+	return s.learn(func(f *Facts) {
+		if f.Stage == nil {
+			f.Stage, f.Checked = &r, ids
+		}
+	})
+}
+
+func (s *Session) sync(ctx context.Context, step string, containers bool) (convert.Report, error) {
+	var r convert.Report
+	err := s.worker.Call(ctx, opSync, s.convertOptions(containers), &r, s.progressOf(step))
+	if faultKind(err) == faultDamaged {
+		return r, &Refusal{ID: "damaged", Text: err.Error(),
+			Hint: "repair or remove the damaged images, or carry them over as they are with --keep-damaged"}
+	}
+	if faultKind(err) == faultNoNative {
+		return r, &Refusal{ID: "no-native-overlay", Text: err.Error(),
+			Hint: "overlay needs Linux 5.13 or later for a rootless owner and a local ext4, xfs or btrfs filesystem below; storagectl doctor tells what is missing here"}
+	}
+	return r, err
+}
+
+// compare proves that the staged images show the files of the old ones.
+func (s *Session) compare(ctx context.Context, step string, containers bool, images []string) error {
+	if len(images) == 0 {
+		return nil
+	}
+	var proof convert.Proof
+	args := compareArgs{Options: s.convertOptions(containers), Images: images}
+	if err := s.worker.Call(ctx, opCompare, args, &proof, s.progressOf(step)); err != nil {
+		return err
+	}
+	diffs := proof.Unexplained()
+	if len(diffs) == 0 {
+		return nil
+	}
+	lines := make([]string, 0, 5)
+	for _, d := range diffs[:min(5, len(diffs))] {
+		lines = append(lines, d.String())
+	}
+	return fmt.Errorf("%w: %d staged entries differ from the store: %s", ErrVerification, len(diffs), strings.Join(lines, "; "))
+}
+
+func (s *Session) progressOf(step string) func(json.RawMessage) {
+	return func(raw json.RawMessage) {
+		var c convert.Progress
+		if s.env.Progress == nil || json.Unmarshal(raw, &c) != nil {
+			return
+		}
+		p := Progress{Step: step, Phase: c.Phase, Done: c.Read, Total: c.ReadTotal, Unit: "bytes",
+			Note: fmt.Sprintf("%d of %d layers, %d entries", c.LayersDone, c.LayersTotal, c.Entries)}
+		if c.Phase != "layers" {
+			p.Done, p.Total, p.Unit = int64(c.ImagesDone), int64(c.ImagesTotal), "images"
+			p.Note = fmt.Sprintf("%d entries", c.Entries)
+		}
+		s.env.Progress(p)
+	}
+}
+
+// unstage removes the run's folder from the store. After a rollback from a new
+// store that held more than the old one, the folder stays: it holds the only
+// copy of that.
+func (s *Session) unstage(ctx context.Context) error {
+	if len(s.facts.KeptNew) > 0 {
+		return s.note("%s is kept: it holds what was made after the cutover: %s", s.folder(), strings.Join(s.facts.KeptNew, ", "))
+	}
+	_, err := ask[none](ctx, s, opRemove, pathArg{s.folder()})
+	return err
+}
+
+// stageRest makes the staged store equal to the stopped one, and takes the
+// manifest that the result is judged by.
+func (s *Session) stageRest(ctx context.Context) error {
+	if err := s.refuseContainers(ctx); err != nil {
+		return err
+	}
+	if _, err := s.sync(ctx, stepStageRest, true); err != nil {
+		return err
+	}
+	part, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(s.Inputs.Store.Driver))
+	if err != nil {
+		return err
+	}
+	rest := slices.DeleteFunc(imageIDs(part), func(id string) bool { return slices.Contains(s.facts.Checked, id) })
+	if err := s.compare(ctx, stepStageRest, true, rest); err != nil {
+		return err
+	}
+	m, err := verify.Take(ctx, s.cli.Run, part)
+	if err != nil {
+		return err
+	}
+	if s.facts.Before != nil {
+		return nil
+	}
+	ref, err := s.writeManifest("manifest-before.jsonl", m)
+	if err != nil {
+		return err
+	}
+	return s.learn(func(f *Facts) { f.Before = &ref })
+}
+
+// refuseContainers looks once more, podman being stopped: a container may have
+// come since the plan was made.
+func (s *Session) refuseContainers(ctx context.Context) error {
+	if s.Inputs.Request.Containers != Refuse || s.Inputs.Store.Database == "" {
+		return nil
+	}
+	db, err := s.database(ctx)
+	if err != nil {
+		return err
+	}
+	return refuseContainers(db.Containers)
+}
+
+func refuseContainers(cs []libpoddb.Container) error {
+	if len(cs) == 0 {
+		return nil
+	}
+	names := make([]string, len(cs))
+	for i, c := range cs {
+		names[i] = c.Name
+	}
+	slices.Sort(names)
+	return &Refusal{ID: "containers", Text: fmt.Sprintf("the store holds %d containers: %s", len(cs), strings.Join(names, ", ")),
+		Hint: "remove them, or say --containers discard to have them removed; images, volumes, secrets and networks stay"}
+}
+
+// database reads the libpod database of the store as it stands.
+func (s *Session) database(ctx context.Context) (libpoddb.Facts, error) {
+	all, err := ask[[]libpoddb.Facts](ctx, s, opDBFind, dbFindArgs{s.Inputs.Store.GraphRoot})
+	if err != nil {
+		return libpoddb.Facts{}, err
+	}
+	for _, f := range all {
+		if f.Path == s.Inputs.Store.Database {
+			return f, nil
+		}
+	}
+	return libpoddb.Facts{}, fmt.Errorf("cannot find podman's database %s any more", s.Inputs.Store.Database)
+}
+
+func (s *Session) stagedAll(ctx context.Context) (bool, error) {
+	if s.facts.Before == nil {
+		return false, nil
+	}
+	a, err := ask[stagedAnswer](ctx, s, opStaged, s.convertOptions(true))
+	return a.OK, err
+}
+
+func (s *Session) swapped(ctx context.Context) (bool, error) {
+	return ask[bool](ctx, s, opSwapIn, s.swap())
+}
+
+func (s *Session) swapIn(ctx context.Context) error {
+	if err := s.quiet(ctx); err != nil {
+		return err
+	}
+	_, err := ask[none](ctx, s, opSwapDo, s.swap())
+	return err
+}
+
+// swapBack takes the cutover back. What was made in the new store since stays
+// in the run's folder, and is told.
+func (s *Session) swapBack(ctx context.Context) error {
+	if err := s.quiet(ctx); err != nil {
+		return err
+	}
+	in, err := s.swapped(ctx)
+	if err != nil {
+		return err
+	}
+	if in && s.facts.KeptNew == nil {
+		fresh, err := s.madeSince(ctx)
+		if err != nil {
+			return err
+		}
+		if err := s.learn(func(f *Facts) { f.KeptNew = fresh }); err != nil {
+			return err
+		}
+	}
+	_, err = ask[none](ctx, s, opSwapUndo, s.swap())
+	return err
+}
+
+// smokeName begins the names of all that a smoke test makes.
+const smokeName = "storagectl-smoke"
+
+// madeSince names the images and containers of the live new store that the
+// manifest from before does not have.
+func (s *Session) madeSince(ctx context.Context) ([]string, error) {
+	before, err := s.readManifest()
+	if err != nil {
+		return nil, err
+	}
+	part, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(s.Inputs.Request.To))
+	if err != nil {
+		return nil, err
+	}
+	fresh := []string{}
+	for _, d := range verify.Diff(verify.Manifest{Store: before.Store}, verify.Manifest{Store: part}) {
+		// What a smoke test left behind when it was killed is ours to throw away.
+		if d.Added() && !strings.Contains(d.Name, smokeName) {
+			fresh = append(fresh, strings.TrimSpace(d.Kind+" "+d.Name+" "+d.ID))
+		}
+	}
+	return fresh, nil
+}
+
+func (s *Session) repointed(ctx context.Context) (bool, error) {
+	if s.Inputs.Store.Database == "" {
+		return true, nil
+	}
+	db, err := s.database(ctx)
+	// A database that records no driver takes it from the configuration.
+	return db.GraphDriver == s.Inputs.Request.To || db.GraphDriver == "", err
+}
+
+func (s *Session) repoint(ctx context.Context) error {
+	if s.Inputs.Store.Database == "" {
+		return nil
+	}
+	if _, err := ask[none](ctx, s, opDBSave, s.db()); err != nil {
+		return err
+	}
+	_, err := ask[none](ctx, s, opDBSet, s.db())
+	return err
+}
+
+func (s *Session) restoreDB(ctx context.Context) error {
+	if s.Inputs.Store.Database == "" {
+		return nil
+	}
+	saved, err := ask[bool](ctx, s, opDBSaved, s.db())
+	if err != nil || !saved { // not saved: not touched either
+		return err
+	}
+	_, err = ask[none](ctx, s, opDBRestore, s.db())
+	return err
+}
+
+func (s *Session) cleared(driver string) func(context.Context) (bool, error) {
+	return func(ctx context.Context) (bool, error) {
+		return ask[bool](ctx, s, opRunCleared, runArgs{s.Inputs.Store.RunRoot, driver})
+	}
+}
+
+func (s *Session) clear(driver string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := s.quiet(ctx); err != nil {
+			return err
+		}
+		_, err := ask[none](ctx, s, opRunClear, runArgs{s.Inputs.Store.RunRoot, driver})
+		return err
+	}
+}
+
+// verify compares what podman has now with what it had before the cutover, and
+// runs a container.
+func (s *Session) verify(ctx context.Context) error {
+	before, err := s.readManifest()
+	if err != nil {
+		return err
+	}
+	part, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(s.Inputs.Request.To))
+	if err != nil {
+		return err
+	}
+	after, err := verify.Take(ctx, s.cli.Run, part)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrVerification, err)
+	}
+	if ds := verify.Diff(before, after); len(ds) > 0 {
+		lines := make([]string, 0, 5)
+		for _, d := range ds[:min(5, len(ds))] {
+			lines = append(lines, d.String())
+		}
+		return fmt.Errorf("%w: %d differences to the manifest from before: %s", ErrVerification, len(ds), strings.Join(lines, "; "))
+	}
+	return s.smoke(ctx)
+}
+
+// smoke runs a container on the new driver.
+func (s *Session) smoke(ctx context.Context) error {
+	r, err := verify.Smoke(ctx, s.cli.Run, verify.SmokeOptions{
+		Driver: s.Inputs.Request.To, Run: s.ID, Image: s.Inputs.Request.SmokeImage,
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrVerification, err)
+	}
+	if s.facts.Smoke != nil {
+		return nil
+	}
+	return s.learn(func(f *Facts) { f.Smoke = &r })
+}
+
+func (s *Session) folderGone(ctx context.Context) (bool, error) {
+	return ask[bool](ctx, s, opGone, pathArg{s.folder()})
+}
+
+func (s *Session) removeOld(ctx context.Context) error {
+	_, err := ask[none](ctx, s, opRemove, pathArg{s.folder()})
+	return err
+}
+
+func imageIDs(p verify.StorePart) []string {
+	ids := make([]string, 0, len(p.Images))
+	for _, i := range p.Images {
+		ids = append(ids, i.ID)
+	}
+	return ids
+}
+
+func (s *Session) writeManifest(name string, m verify.Manifest) (FileRef, error) {
+	var b bytes.Buffer
+	if err := m.Encode(&b); err != nil {
+		return FileRef{}, err
+	}
+	// A crash before the fact is saved leaves a file that the next try replaces.
+	if err := renameio.WriteFile(filepath.Join(s.env.Dir.RunPath(s.ID), name), b.Bytes(), 0o600); err != nil {
+		return FileRef{}, fmt.Errorf("cannot write the manifest: %w", err)
+	}
+	sum := sha256.Sum256(b.Bytes())
+	return FileRef{Name: name, SHA256: hex.EncodeToString(sum[:])}, nil
+}
+
+func (s *Session) readManifest() (verify.Manifest, error) {
+	ref := s.facts.Before
+	if ref == nil {
+		return verify.Manifest{}, errors.New("cannot verify: the run has no manifest from before")
+	}
+	b, err := os.ReadFile(filepath.Join(s.env.Dir.RunPath(s.ID), ref.Name))
+	if err != nil {
+		return verify.Manifest{}, fmt.Errorf("cannot read the manifest from before: %w", err)
+	}
+	if sum := sha256.Sum256(b); hex.EncodeToString(sum[:]) != ref.SHA256 {
+		return verify.Manifest{}, fmt.Errorf("cannot verify: the manifest %s was changed since it was taken", ref.Name)
+	}
+	return verify.DecodeManifest(bytes.NewReader(b))
+}

@@ -1,0 +1,279 @@
+package migrate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/storagectl/storagectl/internal/engine"
+	"github.com/storagectl/storagectl/internal/host"
+	"github.com/storagectl/storagectl/internal/podman"
+	"github.com/storagectl/storagectl/internal/podman/libpoddb"
+	"github.com/storagectl/storagectl/migrate/convert"
+	"github.com/storagectl/storagectl/verify"
+)
+
+// The requests that a job sends to its owner worker.
+const (
+	opLook       = "look"
+	opLock       = "lock"
+	opProcesses  = "processes"
+	opUnits      = "units"
+	opUnitActive = "unit-active"
+	opUnitStop   = "unit-stop"
+	opUnitStart  = "unit-start"
+	opPing       = "ping"
+	opSurvey     = "survey"
+	opSync       = "sync"
+	opStaged     = "staged"
+	opCompare    = "compare"
+	opManifest   = "manifest"
+	opSwapIn     = "swap-in"
+	opPartUsed   = "part-used"
+	opSwapDo     = "swap-do"
+	opSwapUndo   = "swap-undo"
+	opDBFind     = "db-find"
+	opDBSave     = "db-save"
+	opDBSaved    = "db-saved"
+	opDBSet      = "db-set"
+	opDBRestore  = "db-restore"
+	opConfRead   = "conf-read"
+	opConfWrite  = "conf-write"
+	opConfRemove = "conf-remove"
+	opConfPlan   = "conf-plan"
+	opRunCleared = "run-cleared"
+	opRunClear   = "run-clear"
+	opReclaim    = "reclaim"
+	opRemove     = "remove"
+	opGone       = "gone"
+)
+
+// The kinds of faults that the worker's answers are told apart by.
+const (
+	faultLocked   = "locked"
+	faultDamaged  = "damaged"
+	faultNoNative = "no-native-overlay"
+	faultBoth     = "two-databases"
+	faultSchema   = "unknown-schema"
+	faultStray    = "stray"
+)
+
+// none is the argument or result of a request that has none.
+type none struct{}
+
+type pathArg struct {
+	Path string `json:"path"`
+}
+
+// worker is what an owner worker keeps between requests.
+type worker struct {
+	uid  int // of the owner, outside the namespace
+	lock *os.File
+}
+
+// Handlers are the answers of an owner worker whose store belongs to the user
+// uid, as the machine (not the worker's namespace) numbers users.
+func Handlers(uid int) map[string]podman.Handler {
+	w := &worker{uid: uid}
+	return map[string]podman.Handler{
+		opLook: podman.Handle(func(_ context.Context, a pathArg, _ func(any)) (storeLook, error) {
+			return lookAtStore(a.Path)
+		}),
+		opLock: podman.Handle(func(ctx context.Context, a pathArg, _ func(any)) (_ none, err error) {
+			if w.lock == nil {
+				w.lock, err = lockStore(ctx, a.Path)
+			}
+			return none{}, faulty(err)
+		}),
+		opProcesses: podman.Handle(func(_ context.Context, a processArgs, _ func(any)) ([]process, error) {
+			return podmanProcesses(a.EndPause)
+		}),
+		opUnits: podman.Handle(func(ctx context.Context, _ none, _ func(any)) (units []string, err error) {
+			err = w.withBus(ctx, func(b *host.Bus) (err error) { units, err = b.PodmanUnits(ctx); return err })
+			return units, err
+		}),
+		opUnitActive: podman.Handle(func(ctx context.Context, units []string, _ func(any)) (active []string, err error) {
+			err = w.withBus(ctx, func(b *host.Bus) error {
+				for _, u := range units {
+					up, err := b.Active(ctx, u)
+					if err != nil {
+						return err
+					}
+					if up {
+						active = append(active, u)
+					}
+				}
+				return nil
+			})
+			return active, err
+		}),
+		opUnitStop: podman.Handle(func(ctx context.Context, unit string, _ func(any)) (none, error) {
+			return none{}, w.withBus(ctx, func(b *host.Bus) error { return b.Stop(ctx, unit) })
+		}),
+		opUnitStart: podman.Handle(func(ctx context.Context, unit string, _ func(any)) (none, error) {
+			return none{}, w.withBus(ctx, func(b *host.Bus) error { return b.Start(ctx, unit) })
+		}),
+		opPing: podman.Handle(func(ctx context.Context, unit string, _ func(any)) (none, error) {
+			return none{}, w.ping(ctx, unit)
+		}),
+		opSurvey: podman.Handle(func(ctx context.Context, o convert.Options, p func(any)) (convert.Estimate, error) {
+			e, err := convert.Survey(ctx, o)
+			return e, faulty(err)
+		}),
+		opSync: podman.Handle(func(ctx context.Context, o convert.Options, p func(any)) (convert.Report, error) {
+			o.Progress = func(c convert.Progress) { p(c) }
+			r, err := convert.Sync(ctx, o)
+			return r, faulty(err)
+		}),
+		opStaged: podman.Handle(func(ctx context.Context, o convert.Options, _ func(any)) (stagedAnswer, error) {
+			ok, why, err := convert.Staged(ctx, o)
+			return stagedAnswer{ok, why}, faulty(err)
+		}),
+		opCompare: podman.Handle(func(ctx context.Context, a compareArgs, p func(any)) (convert.Proof, error) {
+			a.Progress = func(c convert.Progress) { p(c) }
+			proof, err := convert.Compare(ctx, a.Options, a.Images, convert.CompareOptions{})
+			return proof, faulty(err)
+		}),
+		opManifest: podman.Handle(func(ctx context.Context, a verify.StoreRef, _ func(any)) (verify.StorePart, error) {
+			return verify.StoreManifest(ctx, a)
+		}),
+		opSwapIn:   podman.Handle(func(_ context.Context, s swap, _ func(any)) (bool, error) { return s.in() }),
+		opPartUsed: podman.Handle(func(_ context.Context, a pathArg, _ func(any)) (bool, error) { return partUsed(a.Path) }),
+		opSwapDo: podman.Handle(func(_ context.Context, s swap, _ func(any)) (none, error) {
+			return none{}, faulty(s.do())
+		}),
+		opSwapUndo: podman.Handle(func(_ context.Context, s swap, _ func(any)) (none, error) {
+			return none{}, faulty(s.undo())
+		}),
+		opDBFind: podman.Handle(func(ctx context.Context, a dbFindArgs, _ func(any)) ([]libpoddb.Facts, error) {
+			f, err := libpoddb.Find(ctx, a.GraphRoot, "")
+			return f, faulty(err)
+		}),
+		opDBSave: podman.Handle(func(ctx context.Context, a dbArgs, _ func(any)) (none, error) {
+			return none{}, faulty(libpoddb.Save(ctx, a.Path, a.Saved))
+		}),
+		opDBSaved: podman.Handle(func(_ context.Context, a dbArgs, _ func(any)) (bool, error) {
+			return libpoddb.Saved(a.Saved, a.Path)
+		}),
+		opDBSet: podman.Handle(func(ctx context.Context, a dbArgs, _ func(any)) (none, error) {
+			return none{}, faulty(libpoddb.SetDriver(ctx, a.Path, a.From, a.To, libpoddb.Moves{}))
+		}),
+		opDBRestore: podman.Handle(func(ctx context.Context, a dbArgs, _ func(any)) (none, error) {
+			return none{}, faulty(libpoddb.Restore(ctx, a.Saved, a.Path))
+		}),
+		opConfRead:   podman.Handle(readConf),
+		opConfWrite:  podman.Handle(writeConf),
+		opConfRemove: podman.Handle(removeConf),
+		opConfPlan:   podman.Handle(planConf),
+		opRunCleared: podman.Handle(func(_ context.Context, a runArgs, _ func(any)) (bool, error) {
+			return runStateCleared(a.RunRoot, a.Driver)
+		}),
+		opRunClear: podman.Handle(func(_ context.Context, a runArgs, _ func(any)) (none, error) {
+			return none{}, clearRunState(a.RunRoot, a.Driver)
+		}),
+		opReclaim: podman.Handle(func(ctx context.Context, a pathArg, _ func(any)) (uint64, error) {
+			return reclaimable(ctx, a.Path)
+		}),
+		opRemove: podman.Handle(func(_ context.Context, a pathArg, _ func(any)) (none, error) {
+			return none{}, removeFolder(a.Path)
+		}),
+		opGone: podman.Handle(func(_ context.Context, a pathArg, _ func(any)) (bool, error) {
+			there, err := exists(a.Path)
+			return !there, err
+		}),
+	}
+}
+
+type stagedAnswer struct {
+	OK  bool     `json:"ok"`
+	Why []string `json:"why,omitempty"`
+}
+
+type compareArgs struct {
+	convert.Options
+	Images []string `json:"images"`
+}
+
+type dbFindArgs struct {
+	GraphRoot string `json:"graphRoot"`
+}
+
+type dbArgs struct {
+	Path  string `json:"path"`
+	Saved string `json:"saved"` // folder of the saved copy
+	From  string `json:"from,omitempty"`
+	To    string `json:"to,omitempty"`
+}
+
+type runArgs struct {
+	RunRoot string `json:"runRoot"`
+	Driver  string `json:"driver"`
+}
+
+// withBus lends f the bus of the systemd manager that has the owner's units.
+func (w *worker) withBus(ctx context.Context, f func(*host.Bus) error) error {
+	var b *host.Bus
+	var err error
+	if w.uid == 0 {
+		b, err = host.SystemBus(ctx)
+	} else {
+		b, err = host.UserBus(ctx, os.Getenv("XDG_RUNTIME_DIR"), w.uid)
+	}
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	return f(b)
+}
+
+// faulty gives an error the kind that it is told by on the other side.
+func faulty(err error) error {
+	if err == nil {
+		return nil
+	}
+	f := &podman.Fault{Text: err.Error()}
+	var damage *convert.DamageError
+	var stray *strayError
+	switch {
+	case errors.Is(err, engine.ErrLocked), errors.Is(err, convert.ErrBusy):
+		f.Kind = faultLocked
+	case errors.As(err, &damage):
+		f.Kind = faultDamaged
+		f.Detail, _ = json.Marshal(damage.Damage) // plain data: it marshals
+	case errors.Is(err, convert.ErrNoNativeOverlay):
+		f.Kind = faultNoNative
+	case errors.Is(err, libpoddb.ErrBoth):
+		f.Kind = faultBoth
+	case errors.Is(err, libpoddb.ErrSchema):
+		f.Kind = faultSchema
+	case errors.As(err, &stray):
+		f.Kind = faultStray
+	case errors.Is(err, context.Canceled):
+		f.Kind = podman.KindCanceled
+	}
+	return f
+}
+
+// faultKind is the kind of the worker's fault in err, "" for any other error.
+func faultKind(err error) string {
+	var f *podman.Fault
+	if errors.As(err, &f) {
+		return f.Kind
+	}
+	return ""
+}
+
+// process is one process of the owner that has to do with podman.
+type process struct {
+	PID     int    `json:"pid"`
+	Command string `json:"command"`
+	Pause   bool   `json:"pause"` // podman's pause process: it only holds the user namespace
+}
+
+type processArgs struct {
+	EndPause bool `json:"endPause"` // end pause processes and wait until they are gone
+}
+
+func (p process) String() string { return fmt.Sprintf("%s (pid %d)", p.Command, p.PID) }

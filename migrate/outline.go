@@ -1,0 +1,92 @@
+package migrate
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/storagectl/storagectl/internal/engine"
+)
+
+// plan lists the steps and what each comes to on this host.
+func (a *Assessment) plan(s *Session) {
+	s.Inputs = a.Inputs
+	a.Plan = outline(s.steps())
+	what := a.what()
+	for i := range a.Plan {
+		a.Plan[i].What = what[a.Plan[i].Name]
+	}
+}
+
+func outline(steps []engine.Step) []PlannedStep {
+	var plan []PlannedStep
+	down := false
+	for _, st := range steps {
+		down = (down || st.Name == stepStop) && st.Name != stepCommit
+		plan = append(plan, PlannedStep{Name: st.Name, Title: st.Title, Down: down, Final: st.Final})
+	}
+	return plan
+}
+
+func (a *Assessment) what() map[string]string {
+	st, e := a.Inputs.Store, a.Estimate
+	units := "no units to stop"
+	if len(a.Units) > 0 {
+		units = strings.Join(a.Units, ", ")
+	} else if !a.Inputs.Systemd {
+		units = "no systemd to ask: waits until no podman process is left"
+	}
+	db := "podman has no database yet"
+	if st.Database != "" {
+		db = fmt.Sprintf("%s: graph driver %s becomes %s", st.Database, st.Driver, a.Inputs.Request.To)
+	}
+	return map[string]string{
+		stepStage: fmt.Sprintf("%d images, %d layers, %d entries, %s in %s; files by %s (%s); needs %s of %s free",
+			e.Images, e.Layers, e.Entries, Bytes(e.Bytes), runFolder(st.GraphRoot, "RUN"), e.Method, e.MethodReason, Bytes(e.BytesNeeded), Bytes(e.BytesFree)),
+		stepStop:      units,
+		stepStageRest: "images that came or went meanwhile, and the layers of buildah's working containers",
+		stepSwap:      fmt.Sprintf("renames %s* into the run's folder, %s* out of it", st.Driver, a.Inputs.Request.To),
+		stepRepoint:   db,
+		stepConf:      a.Conf.What,
+		stepClear:     fmt.Sprintf("%s-* in %s", st.Driver, st.RunRoot),
+		stepVerify:    "images, layers, volumes, secrets, networks; podman info; a container runs and is removed",
+		stepSmoke:     "podman info; a container runs and is removed",
+		stepDrop:      fmt.Sprintf("%d containers; a rollback brings them back", len(a.Database.Containers)),
+		stepStart:     "what was stopped, in reverse order; podman's socket must answer",
+		stepCommit:    "only with --commit, or later by storagectl commit; no way back after it",
+		stepReset: fmt.Sprintf("deletes all images, %d containers, %d pods, %d volumes and all networks and secrets of this store; no way back",
+			len(a.Database.Containers), len(a.Database.Pods), len(a.Database.Volumes)),
+	}
+}
+
+// Outline tells the steps of a run from its journal, without touching the host.
+func Outline(st engine.State) ([]PlannedStep, error) {
+	in, err := DecodeInputs(st)
+	if err != nil {
+		return nil, err
+	}
+	return outline((&Session{Inputs: in}).steps()), nil
+}
+
+// Down is how long podman was stopped in a run, from the beginning of the stop
+// to the verified store, and to the units started again. Zero: not (yet) known.
+func Down(st engine.State) (verified, started time.Duration) {
+	var stop, check, start time.Time
+	for _, r := range st.Records {
+		switch {
+		case r.Kind == engine.KindBegin && r.Step == stepStop && stop.IsZero():
+			stop = r.Time
+		case r.Kind == engine.KindDone && (r.Step == stepVerify || r.Step == stepSmoke):
+			check = r.Time
+		case r.Kind == engine.KindDone && r.Step == stepStart:
+			start = r.Time
+		}
+	}
+	if !check.IsZero() {
+		verified = check.Sub(stop)
+	}
+	if !start.IsZero() {
+		started = start.Sub(stop)
+	}
+	return verified, started
+}

@@ -1,0 +1,85 @@
+package migrate
+
+import (
+	"github.com/storagectl/storagectl/internal/engine"
+)
+
+// The steps of a migrate job, by the names that journals know.
+const (
+	stepStage     = "stage"
+	stepStop      = "stop"
+	stepStageRest = "stage-rest"
+	stepSwap      = "swap"
+	stepRepoint   = "repoint"
+	stepConf      = "storage-conf"
+	stepClear     = "clear-run-state"
+	stepVerify    = "verify"
+	stepDrop      = "drop-containers"
+	stepStart     = "start"
+	stepCommit    = "commit"
+	stepReset     = "reset"
+	stepSmoke     = "smoke-test"
+)
+
+// steps is the plan. It depends on the inputs alone, so that the same journal
+// always gives the same plan.
+func (s *Session) steps() []engine.Step {
+	if s.Inputs.Request.Images == Discard {
+		return s.discardSteps()
+	}
+	return s.keepSteps()
+}
+
+// keepSteps converts the store and keeps everything in it. Until the last step,
+// the old store is whole in the run's folder.
+func (s *Session) keepSteps() []engine.Step {
+	stopped := []string{stepStop}
+	plan := []engine.Step{
+		{Name: stepStage, Title: "stage the new store beside the live one", Pausable: true,
+			Do: s.stage, Undo: s.unstage},
+		{Name: stepStop, Title: "stop podman",
+			Holds: s.stopped, Do: s.stop, Undo: s.startUnits},
+		{Name: stepStageRest, Title: "stage what changed since", Needs: stopped,
+			Holds: s.stagedAll, Do: s.stageRest},
+		{Name: stepSwap, Title: "move the new store in and the old one aside", Needs: stopped,
+			Holds: s.swapped, Do: s.swapIn, Undo: s.swapBack},
+		{Name: stepRepoint, Title: "point podman's database to the new driver", Needs: stopped,
+			Holds: s.repointed, Do: s.repoint, Undo: s.restoreDB},
+		{Name: stepConf, Title: "write storage.conf", Needs: stopped,
+			Holds: s.configured, Do: s.configure, Undo: s.unconfigure},
+		{Name: stepClear, Title: "clear the old driver's run state", Needs: stopped,
+			Holds: s.cleared(s.Inputs.Store.Driver), Do: s.clear(s.Inputs.Store.Driver), Undo: s.clear(s.Inputs.Request.To)},
+		{Name: stepVerify, Title: "verify against the manifest and run a container", Needs: stopped,
+			Do: s.verify},
+	}
+	if s.Inputs.Request.Containers == Discard {
+		plan = append(plan, engine.Step{Name: stepDrop, Title: "remove the containers", Needs: stopped,
+			Holds: s.containersDropped, Do: s.dropContainers})
+	}
+	return append(plan,
+		engine.Step{Name: stepStart, Title: "start what ran before",
+			Holds: s.started, Do: s.startUnits},
+		engine.Step{Name: stepCommit, Title: "remove the old store", Final: true,
+			Holds: s.folderGone, Do: s.removeOld},
+	)
+}
+
+// discardSteps is the classic way, for those who want an empty store. Its reset
+// cannot be undone; the operator's word to discard is the word to commit.
+func (s *Session) discardSteps() []engine.Step {
+	stopped := []string{stepStop}
+	return []engine.Step{
+		{Name: stepStop, Title: "stop podman",
+			Holds: s.stopped, Do: s.stop, Undo: s.startUnits},
+		{Name: stepReset, Title: "podman system reset", Needs: stopped, Final: true,
+			Holds: s.isReset, Do: s.reset},
+		{Name: stepConf, Title: "write storage.conf", Needs: stopped,
+			Holds: s.configured, Do: s.configure},
+		{Name: stepClear, Title: "clear the old driver's run state", Needs: stopped,
+			Holds: s.cleared(s.Inputs.Store.Driver), Do: s.clear(s.Inputs.Store.Driver)},
+		{Name: stepSmoke, Title: "run a container", Needs: stopped,
+			Do: s.smoke},
+		{Name: stepStart, Title: "start what ran before",
+			Holds: s.started, Do: s.startUnits},
+	}
+}

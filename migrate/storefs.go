@@ -1,0 +1,451 @@
+package migrate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/storagectl/storagectl/internal/engine"
+)
+
+// This file is the part of the job that touches the store's folders. It runs in
+// the owner worker only, with the owner's rights.
+
+// storeParts are the folders of a driver in a graphroot.
+func storeParts(driver string) []string {
+	return []string{driver + "-images", driver + "-containers", driver + "-layers", driver}
+}
+
+// runFolder is the folder of a run inside the store: new/ is the staged store,
+// old/ the store that was.
+func runFolder(graphRoot, run string) string { return filepath.Join(graphRoot, ".storagectl-"+run) }
+
+// storeLook is what the worker sees of a graphroot without changing it.
+type storeLook struct {
+	RealPath   string   `json:"realPath"` // "" if it is not there
+	Symlink    bool     `json:"symlink"`  // the last element is a symbolic link
+	Mountpoint bool     `json:"mountpoint"`
+	FSType     string   `json:"fsType"` // of statfs, in words where known
+	FreeBytes  uint64   `json:"freeBytes"`
+	FreeInodes uint64   `json:"freeInodes"`
+	ReadOnly   bool     `json:"readOnly"`
+	Drivers    []string `json:"drivers"`  // drivers with folders here
+	Leftover   []string `json:"leftover"` // folders of runs
+	Foreign    []string `json:"foreign"`  // what is not podman's
+}
+
+var fsNames = map[int64]string{
+	unix.EXT4_SUPER_MAGIC: "ext4", unix.XFS_SUPER_MAGIC: "xfs", unix.BTRFS_SUPER_MAGIC: "btrfs",
+	unix.TMPFS_MAGIC: "tmpfs", unix.OVERLAYFS_SUPER_MAGIC: "overlay", unix.NFS_SUPER_MAGIC: "nfs",
+	unix.FUSE_SUPER_MAGIC: "fuse", 0x00c36400: "ceph", 0xf2f52010: "f2fs", 0x2fc12fc1: "zfs",
+}
+
+func lookAtStore(graphRoot string) (storeLook, error) {
+	var l storeLook
+	fi, err := os.Lstat(graphRoot)
+	if errors.Is(err, fs.ErrNotExist) {
+		return l, nil
+	}
+	if err != nil {
+		return l, err
+	}
+	l.Symlink = fi.Mode()&fs.ModeSymlink != 0
+	if l.RealPath, err = filepath.EvalSymlinks(graphRoot); err != nil {
+		return l, err
+	}
+	if l.Mountpoint, err = isMountpoint(l.RealPath); err != nil {
+		return l, err
+	}
+	var sf unix.Statfs_t
+	if err := unix.Statfs(l.RealPath, &sf); err != nil {
+		return l, err
+	}
+	l.FSType = fsNames[sf.Type]
+	if l.FSType == "" {
+		l.FSType = fmt.Sprintf("unknown (%#x)", sf.Type)
+	}
+	l.FreeBytes, l.FreeInodes = sf.Bavail*uint64(sf.Bsize), sf.Ffree
+	l.ReadOnly = sf.Flags&unix.ST_RDONLY != 0
+	es, err := os.ReadDir(l.RealPath)
+	if err != nil {
+		return l, err
+	}
+	for _, e := range es {
+		name := e.Name()
+		if d, ok := strings.CutSuffix(name, "-layers"); ok && e.IsDir() {
+			l.Drivers = append(l.Drivers, d)
+		}
+		if strings.HasPrefix(name, ".storagectl-") {
+			l.Leftover = append(l.Leftover, name)
+		} else if !podmans(name) {
+			l.Foreign = append(l.Foreign, name)
+		}
+	}
+	return l, nil
+}
+
+// podmans reports whether podman or containers/storage makes an entry of this
+// name in a graphroot.
+func podmans(name string) bool {
+	driver, _, _ := strings.Cut(name, "-")
+	switch driver {
+	case "vfs", "overlay", "btrfs", "zfs", "aufs", "devicemapper", "overlay2":
+		return true
+	}
+	switch name {
+	case "libpod", "volumes", "secrets", "networks", "artifacts", "cache", "mounts", "tmp", "quadlets",
+		"storage.lock", "userns.lock", "defaultNetworkBackend", "lost+found":
+		return true
+	}
+	return strings.HasPrefix(name, "db.sql") || strings.HasPrefix(name, "podman")
+}
+
+// isMountpoint asks the kernel, not the device number: a bind mount of the same
+// filesystem is a mount, too.
+func isMountpoint(path string) (bool, error) {
+	var stx unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, 0, &stx); err != nil {
+		return false, fmt.Errorf("cannot look at %s: %w", path, err)
+	}
+	if stx.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT == 0 { // before Linux 5.8
+		var a, b unix.Stat_t
+		if err := errors.Join(unix.Lstat(path, &a), unix.Lstat(filepath.Dir(path), &b)); err != nil {
+			return false, fmt.Errorf("cannot look at %s: %w", path, err)
+		}
+		return a.Dev != b.Dev, nil
+	}
+	return stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+}
+
+// lockStore takes an exclusive flock on the graphroot itself: it needs no file
+// in the store, and it holds between runs of different state directories. A
+// worker of a run that was just killed lets go within moments, so this waits.
+func lockStore(ctx context.Context, graphRoot string) (*os.File, error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	d, err := os.Open(graphRoot)
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock the store: %w", err)
+	}
+	for {
+		err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return d, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, errors.Join(fmt.Errorf("cannot lock the store: %w", err), d.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("cannot lock the store: %w", engine.ErrLocked), d.Close())
+		case <-time.After(100 * time.Millisecond): // flock has no event to wait for that a deadline could end
+		}
+	}
+}
+
+// swap describes a cutover: the parts of From leave the graphroot for old/, the
+// parts of To come in from new/.
+type swap struct {
+	GraphRoot string `json:"graphRoot"`
+	Folder    string `json:"folder"`
+	From      string `json:"from"`
+	To        string `json:"to"`
+}
+
+func (s swap) old(name string) string { return filepath.Join(s.Folder, "old", name) }
+func (s swap) new(name string) string { return filepath.Join(s.Folder, "new", name) }
+func (s swap) live(name string) string {
+	return filepath.Join(s.GraphRoot, name)
+}
+
+// in reports whether the cutover stands: all of To is live and in new/ no more,
+// nothing of From is live, and its layers, at least, are in old/.
+func (s swap) in() (bool, error) {
+	for _, n := range storeParts(s.To) {
+		live, err1 := exists(s.live(n))
+		staged, err2 := exists(s.new(n))
+		if err := errors.Join(err1, err2); err != nil || !live || staged {
+			return false, err
+		}
+	}
+	for _, n := range storeParts(s.From) {
+		if live, err := exists(s.live(n)); err != nil || live {
+			return false, err
+		}
+	}
+	return exists(s.old(s.From + "-layers"))
+}
+
+// do makes the cutover, from any state that a crash can have left.
+func (s swap) do() error {
+	if err := os.MkdirAll(filepath.Join(s.Folder, "old"), 0o700); err != nil {
+		return fmt.Errorf("cannot make room for the old store: %w", err)
+	}
+	for _, n := range storeParts(s.From) {
+		if err := s.shift(n, s.live(n), s.old(n)); err != nil {
+			return err
+		}
+	}
+	for _, n := range storeParts(s.To) {
+		if err := s.shift(n, s.new(n), s.live(n)); err != nil {
+			return err
+		}
+	}
+	return s.sync()
+}
+
+// undo takes the cutover back, from any state that a crash can have left. What
+// was made in the new store since is in new/ then.
+func (s swap) undo() error {
+	for _, n := range storeParts(s.To) {
+		if err := s.shift(n, s.live(n), s.new(n)); err != nil {
+			return err
+		}
+	}
+	for _, n := range storeParts(s.From) {
+		if err := s.shift(n, s.old(n), s.live(n)); err != nil {
+			return err
+		}
+	}
+	return s.sync()
+}
+
+// shift renames one part of a store. Where both ends are there, podman was
+// started while the part was away and made a new one in the graphroot: if that
+// is empty it goes among the strays, if it holds anything there is no going on.
+func (s swap) shift(name, from, to string) error {
+	src, err1 := exists(from)
+	dst, err2 := exists(to)
+	if err := errors.Join(err1, err2); err != nil || !src {
+		return err
+	}
+	if !dst {
+		return move(from, to)
+	}
+	stray := from
+	if to == s.live(name) {
+		stray = to
+	}
+	used, err := partUsed(stray)
+	if err != nil {
+		return err
+	}
+	if used {
+		return &strayError{Path: stray}
+	}
+	dir := filepath.Join(s.Folder, "stray")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("cannot make room for %s: %w", name, err)
+	}
+	// A name of its own: this can happen more than once in a run.
+	aside, err := os.MkdirTemp(dir, name+".")
+	if err != nil {
+		return fmt.Errorf("cannot make room for %s: %w", name, err)
+	}
+	if err := move(stray, filepath.Join(aside, name)); err != nil {
+		return err
+	}
+	if stray == to {
+		return move(from, to)
+	}
+	return nil
+}
+
+func (s swap) sync() error {
+	dirs := []string{s.GraphRoot, s.Folder}
+	for _, d := range []string{"old", "new"} {
+		if ok, err := exists(filepath.Join(s.Folder, d)); err != nil {
+			return err
+		} else if ok {
+			dirs = append(dirs, filepath.Join(s.Folder, d))
+		}
+	}
+	return syncDirs(dirs...)
+}
+
+// strayError reports that somebody used podman while the store was away.
+type strayError struct{ Path string }
+
+func (e *strayError) Error() string {
+	return fmt.Sprintf("cannot go on: podman was used while its store was moved aside, and made %s, which is not empty; move it away, then resume", e.Path)
+}
+
+// partUsed reports whether a part of a store holds anything: records, or the
+// folders of layers.
+func partUsed(part string) (bool, error) {
+	base := filepath.Base(part)
+	for _, kind := range []string{"images", "layers", "containers"} {
+		if !strings.HasSuffix(base, "-"+kind) {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(part, kind+".json"))
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("cannot see whether %s is in use: %w", part, err)
+		}
+		var recs []json.RawMessage
+		// Records that cannot be read may be somebody's.
+		return json.Unmarshal(b, &recs) != nil || len(recs) > 0, nil
+	}
+	for _, dir := range []string{part, filepath.Join(part, "dir")} { // overlay/<layer>, vfs/dir/<layer>
+		es, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false, fmt.Errorf("cannot see whether %s is in use: %w", part, err)
+		}
+		for _, e := range es {
+			if len(e.Name()) == 64 {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// move renames and never replaces.
+func move(from, to string) error {
+	if err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE); err != nil {
+		return fmt.Errorf("cannot rename %s to %s: %w", from, to, err)
+	}
+	return nil
+}
+
+// clearRunState removes what a driver left in the runroot: mount counts and
+// locks, which describe mounts that are no more. Nothing else in the runroot is
+// podman's alone to lose (auth.json lies there), so nothing else is touched.
+func clearRunState(runRoot, driver string) error {
+	for _, n := range runParts(driver) {
+		p := filepath.Join(runRoot, n)
+		if mounted, err := mountsBelow(p); err != nil {
+			return err
+		} else if len(mounted) > 0 {
+			return fmt.Errorf("cannot clear %s: %s is mounted in it", p, strings.Join(mounted, ", "))
+		}
+		if err := os.RemoveAll(p); err != nil {
+			return fmt.Errorf("cannot clear run state: %w", err)
+		}
+	}
+	return nil
+}
+
+func runParts(driver string) []string {
+	return []string{driver + "-layers", driver + "-locks", driver + "-containers", driver}
+}
+
+func runStateCleared(runRoot, driver string) (bool, error) {
+	for _, n := range runParts(driver) {
+		if ok, err := exists(filepath.Join(runRoot, n)); err != nil || ok {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// removeFolder deletes a run's folder and all in it. It refuses while anything
+// is mounted there.
+func removeFolder(folder string) error {
+	if !strings.HasPrefix(filepath.Base(folder), ".storagectl-") {
+		return fmt.Errorf("cannot remove %s: it is not a run's folder", folder)
+	}
+	if mounted, err := mountsBelow(folder); err != nil {
+		return err
+	} else if len(mounted) > 0 {
+		return fmt.Errorf("cannot remove %s: %s is mounted in it", folder, strings.Join(mounted, ", "))
+	}
+	if err := os.RemoveAll(folder); err != nil {
+		return fmt.Errorf("cannot remove the run's folder: %w", err)
+	}
+	return syncDirs(filepath.Dir(folder))
+}
+
+// mountsBelow lists mount points at or under path, in this mount namespace.
+func mountsBelow(path string) ([]string, error) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("cannot list mounts: %w", err)
+	}
+	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	var hits []string
+	for l := range strings.Lines(string(b)) {
+		f := strings.Fields(l)
+		if len(f) < 5 {
+			continue
+		}
+		if mp := unescape.Replace(f[4]); mp == path || strings.HasPrefix(mp, path+"/") {
+			hits = append(hits, mp)
+		}
+	}
+	slices.Sort(hits)
+	return hits, nil
+}
+
+// reclaimable is how many bytes the removal of folder frees: the blocks of the
+// files whose every link lies inside it.
+func reclaimable(ctx context.Context, folder string) (uint64, error) {
+	type id struct{ dev, ino uint64 }
+	seen := map[id]uint64{}
+	var bytes uint64
+	err := filepath.WalkDir(folder, func(p string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(p, &st); err != nil {
+			return err
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR || st.Nlink == 1 {
+			bytes += uint64(st.Blocks) * 512
+			return nil
+		}
+		k := id{st.Dev, st.Ino}
+		if seen[k]++; seen[k] == uint64(st.Nlink) {
+			bytes += uint64(st.Blocks) * 512
+			delete(seen, k)
+		}
+		return nil
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("cannot measure %s: %w", folder, err)
+	}
+	return bytes, nil
+}
+
+func exists(path string) (bool, error) {
+	_, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot look at %s: %w", path, err)
+	}
+	return true, nil
+}
+
+func syncDirs(dirs ...string) error {
+	for _, dir := range dirs {
+		d, err := os.Open(dir)
+		if err != nil {
+			return fmt.Errorf("cannot sync %s: %w", dir, err)
+		}
+		if err := errors.Join(d.Sync(), d.Close()); err != nil {
+			return fmt.Errorf("cannot sync %s: %w", dir, err)
+		}
+	}
+	return nil
+}

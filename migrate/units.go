@@ -1,0 +1,164 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// stopDeadline is how long podman's processes may take to end by themselves
+// once their units are stopped (conmon cleans up after its container).
+const stopDeadline = 30 * time.Second
+
+// stop stops the owner's units that use podman, remembers which they were, and
+// waits until no process of the owner uses the store.
+func (s *Session) stop(ctx context.Context) error {
+	if s.Inputs.Systemd {
+		units, err := ask[[]string](ctx, s, opUnits, none{})
+		if err != nil {
+			return err
+		}
+		if s.facts.Units == nil { // on a second try some are stopped already
+			if err := s.learn(func(f *Facts) { f.Units = &units }); err != nil {
+				return err
+			}
+		}
+		// Stopping one may end others, or bring them up: look until none is left.
+		for range 3 {
+			for _, u := range units {
+				if _, err := ask[none](ctx, s, opUnitStop, u); err != nil {
+					return &Refusal{ID: "unit", Text: err.Error(),
+						Hint: "see why the unit does not stop (systemctl status), then try again"}
+				}
+			}
+			if units, err = ask[[]string](ctx, s, opUnits, none{}); err != nil {
+				return err
+			}
+			if len(units) == 0 {
+				break
+			}
+		}
+		if len(units) > 0 {
+			return &Refusal{ID: "unit", Text: fmt.Sprintf("units that use podman come back after they were stopped: %s", strings.Join(units, ", ")),
+				Hint: "stop what starts them, or mask them, then try again"}
+		}
+	}
+	if s.Inputs.Request.Containers == Discard {
+		if err := s.stopContainers(ctx); err != nil {
+			return err
+		}
+	}
+	ps, err := s.waitQuiet(ctx)
+	if err != nil {
+		return err
+	}
+	if len(ps) > 0 {
+		return &Refusal{ID: "busy", Text: "podman is still in use by " + list(ps),
+			Hint: "let these end, or stop them, then try again"}
+	}
+	return nil
+}
+
+// waitQuiet waits until the owner has no podman processes (pause processes do
+// not count) and returns those that are left at the deadline.
+func (s *Session) waitQuiet(ctx context.Context) ([]process, error) {
+	for deadline := time.Now().Add(stopDeadline); ; {
+		ps, err := s.busy(ctx)
+		if err != nil || len(ps) == 0 || time.Now().After(deadline) {
+			return ps, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(100 * time.Millisecond): // processes of others: no event tells that the last has gone
+		}
+	}
+}
+
+func (s *Session) busy(ctx context.Context) ([]process, error) {
+	ps, err := ask[[]process](ctx, s, opProcesses, processArgs{})
+	return slices.DeleteFunc(ps, func(p process) bool { return p.Pause }), err
+}
+
+// stopped observes that the owner's units are down and nothing uses the store.
+func (s *Session) stopped(ctx context.Context) (bool, error) {
+	if s.Inputs.Systemd {
+		units, err := ask[[]string](ctx, s, opUnits, none{})
+		if err != nil || len(units) > 0 {
+			return false, err
+		}
+	}
+	ps, err := s.busy(ctx)
+	return len(ps) == 0, err
+}
+
+// quiet ends podman's pause processes and makes sure that nothing else of
+// podman lives, immediately before the store's folders are touched.
+func (s *Session) quiet(ctx context.Context) error {
+	ps, err := ask[[]process](ctx, s, opProcesses, processArgs{EndPause: true})
+	if err != nil {
+		return err
+	}
+	if len(ps) > 0 {
+		return fmt.Errorf("cannot touch the store while it is in use by %s", list(ps))
+	}
+	return nil
+}
+
+func list(ps []process) string {
+	words := make([]string, len(ps))
+	for i, p := range ps {
+		words[i] = p.String()
+	}
+	return strings.Join(words, ", ")
+}
+
+// toStart are the units to start again: those that ran, last stopped first. A
+// service that its socket starts is left to the socket.
+func (s *Session) toStart() []string {
+	if s.facts.Units == nil {
+		return nil
+	}
+	var units []string
+	for _, u := range slices.Backward(*s.facts.Units) {
+		name, ok := strings.CutSuffix(u, ".service")
+		if ok && slices.Contains(*s.facts.Units, name+".socket") {
+			continue
+		}
+		units = append(units, u)
+	}
+	return units
+}
+
+func (s *Session) startUnits(ctx context.Context) error {
+	for _, u := range s.toStart() {
+		if _, err := ask[none](ctx, s, opUnitStart, u); err != nil {
+			return err
+		}
+	}
+	return s.answers(ctx)
+}
+
+// started observes that what ran before runs again.
+func (s *Session) started(ctx context.Context) (bool, error) {
+	want := s.toStart()
+	if len(want) == 0 {
+		return true, nil
+	}
+	up, err := ask[[]string](ctx, s, opUnitActive, want)
+	return len(up) == len(want), err
+}
+
+// answers asks podman's API for a sign of life where its socket ran before:
+// an active socket unit alone serves nobody.
+func (s *Session) answers(ctx context.Context) error {
+	if s.facts.Units == nil || !slices.Contains(*s.facts.Units, podmanSocket) {
+		return nil
+	}
+	_, err := ask[none](ctx, s, opPing, podmanSocket)
+	return err
+}
+
+const podmanSocket = "podman.socket"
