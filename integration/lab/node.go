@@ -282,6 +282,9 @@ func binDir() string {
 // Console is the host's file with what the node wrote to its console.
 func (n *Node) Console() string { return filepath.Join(n.dir, "console") }
 
+// Pid is the host's pid of the running node's init.
+func (n *Node) Pid() int { return n.pid }
+
 // HostPath is where the host sees an absolute path of the running node. A
 // symlink with an absolute target leads out of the node.
 func (n *Node) HostPath(path string) string {

@@ -121,6 +121,34 @@ func Store(ctx context.Context, release, user string, kind Kind) (string, error)
 	})
 }
 
+// Bulk returns the seed of a node with a vfs store of about the given size, with
+// 50 thousand entries a gigabyte, in eight images of two layers over a base.
+func Bulk(ctx context.Context, release, user string, gigabytes float64) (string, error) {
+	const (
+		imgs = 8
+		// vfs keeps the first layer's files in the folders of both.
+		perImage = 1.0 / 1.5 / imgs
+	)
+	var archives []archive
+	for i := range imgs {
+		img := Filler{
+			Name: fmt.Sprintf("localhost/lab/bulk%d:1", i), Seed: uint64(i + 1), Over: 2,
+			Files: int(gigabytes * 50_000 * perImage), Bytes: int64(gigabytes * 1e9 * perImage),
+		}.Image()
+		archives = append(archives, archive{fmt.Sprintf("bulk%d.tar", i), func(w io.Writer) error { return WriteDocker(w, img) }})
+	}
+	const load = "cd /opt/archives\nfor f in *.tar; do podman load -q -i $f >/dev/null; done\n"
+	root, err := lab.Base(ctx, release)
+	if err != nil {
+		return "", err
+	}
+	key := sha256.Sum256([]byte(root + load + "1")) // raise the number when the images change
+	name := fmt.Sprintf("%s-%s-bulk%g-%s", release, user, gigabytes, hex.EncodeToString(key[:6]))
+	return lab.Seed(ctx, name, lab.Options{Release: release}, func(ctx context.Context, n *lab.Node) error {
+		return fillNode(ctx, n, user, load, archives)
+	})
+}
+
 type archive struct {
 	name  string
 	write func(io.Writer) error
@@ -163,7 +191,7 @@ func standard(busybox []byte) []archive {
 }
 
 func fillNode(ctx context.Context, n *lab.Node, user, script string, archives []archive) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Minute)
 	defer cancel()
 	dir := n.HostPath("/opt/archives")
 	if err := os.Mkdir(dir, 0o755); err != nil {

@@ -1,0 +1,63 @@
+// Command bench measures migrate --to overlay against what people use today, on
+// a real node with a filesystem of its own, cold caches, methods alternating,
+// and how long podman is down for stores of several sizes. It prints tables and
+// writes docs/benchmarks.md and docs/benchmarks.json.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"time"
+)
+
+func main() {
+	rounds := flag.Int("rounds", 5, "runs of each method; the table has the median")
+	size := flag.Float64("size", 2.4, "gigabytes of the store that the methods are compared on")
+	sizes := flag.String("down", "0.2,2,8", "gigabytes of the stores that the time down is measured on; empty: none")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, 4*time.Hour)
+	defer cancel()
+	if err := bench(ctx, *rounds, *size, *sizes); err != nil {
+		fmt.Fprintf(os.Stderr, "error: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func bench(ctx context.Context, rounds int, size float64, sizes string) error {
+	r := report{Machine: machine(), Date: time.Now().UTC().Format("2006-01-02"), Rounds: rounds}
+	var err error
+	if r.Store, r.Methods, err = compare(ctx, rounds, size); err != nil {
+		return err
+	}
+	for s := range strings.SplitSeq(sizes, ",") {
+		if s == "" {
+			continue
+		}
+		gb, err := strconv.ParseFloat(s, 64)
+		if err != nil {
+			return fmt.Errorf("cannot read the sizes: %w", err)
+		}
+		d, err := downtime(ctx, rounds, gb)
+		if err != nil {
+			return err
+		}
+		r.Down = append(r.Down, d)
+	}
+	fmt.Print(r.markdown())
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile("docs/benchmarks.json", append(b, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile("docs/benchmarks.md", []byte(r.markdown()), 0o644)
+}

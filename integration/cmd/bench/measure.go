@@ -1,0 +1,321 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/storagectl/storagectl/integration/lab"
+	"github.com/storagectl/storagectl/integration/lab/images"
+)
+
+// The steps of the job as its JSON names them.
+const (
+	stageStep  = "stage"
+	stopStep   = "stop"
+	verifyStep = "verify"
+)
+
+func downSteps() []string {
+	return []string{stopStep, "stage-rest", "swap", "repoint", "conf", "clear", verifyStep}
+}
+
+// A sample is one run of one method.
+type sample struct {
+	seconds float64
+	written int64
+	peak    int64
+}
+
+func boot(ctx context.Context, gigabytes float64) (*lab.Node, error) {
+	seed, err := images.Bulk(ctx, "bookworm", lab.Owner, gigabytes)
+	if err != nil {
+		return nil, err
+	}
+	return lab.Boot(ctx, lab.Options{Release: "bookworm", Seed: seed, FS: "ext4", Size: "40G"})
+}
+
+func count(ctx context.Context, n *lab.Node) (content, error) {
+	out, err := n.Script(ctx, "root", `cd `+lab.GraphRoot+`; du -sb . | cut -f1; find . | wc -l; ls -d vfs-images/*/ | wc -l`)
+	if err != nil {
+		return content{}, err
+	}
+	var c content
+	_, err = fmt.Sscan(out, &c.Bytes, &c.Entries, &c.Images)
+	return c, err
+}
+
+// compare runs each method on one store, in turns.
+func compare(ctx context.Context, rounds int, gigabytes float64) (c content, all []method, err error) {
+	n, err := boot(ctx, gigabytes)
+	if err != nil {
+		return c, nil, err
+	}
+	defer func() { err = errors.Join(err, n.Close()) }()
+	if c, err = count(ctx, n); err != nil {
+		return c, nil, err
+	}
+	const names = `names=$(podman images --format '{{.Repository}}:{{.Tag}}'); G=` + lab.GraphRoot + `; R=/run/user/2000/containers; `
+	methods := []struct {
+		name string
+		run  func() (sample, error)
+	}{
+		{"storagectl, staging", func() (sample, error) { return staging(ctx, n) }},
+		{"skopeo copy of each image", func() (sample, error) {
+			return script(ctx, n, names+`for i in $names; do skopeo copy -q "containers-storage:[vfs@$G+$R]$i" "containers-storage:[overlay@$PWD/g+$PWD/r]$i"; done`)
+		}},
+		{"podman save -m \\| podman load", func() (sample, error) {
+			return script(ctx, n, names+`podman save -q -m $names | podman --root "$PWD/g" --runroot "$PWD/r" --storage-driver overlay load -q >/dev/null`)
+		}},
+		{"cp -al (no overlay store)", func() (sample, error) { return script(ctx, n, names+`cp -al $G/vfs $G/vfs-layers $G/vfs-images .`) }},
+	}
+	samples := make([][]sample, len(methods))
+	for round := range rounds {
+		for i, m := range methods {
+			s, err := m.run()
+			if err != nil {
+				return c, nil, fmt.Errorf("cannot measure %s: %w", m.name, err)
+			}
+			fmt.Fprintf(os.Stderr, "round %d: %s: %.2f s, %d MB written, peak %d MB\n", round+1, m.name, s.seconds, s.written/1e6, s.peak>>20)
+			samples[i] = append(samples[i], s)
+		}
+	}
+	for i, m := range methods {
+		var runs []float64
+		var written, peak []int64
+		for _, s := range samples[i] {
+			runs, written, peak = append(runs, s.seconds), append(written, s.written), append(peak, s.peak)
+		}
+		all = append(all, method{Name: m.name, Seconds: median(runs), Runs: runs, Written: median(written), Peak: median(peak)})
+	}
+	return c, all, nil
+}
+
+// script measures a shell script of the owner, in a folder of its own on the
+// store's filesystem, in the owner's user namespace.
+func script(ctx context.Context, n *lab.Node, text string) (sample, error) {
+	if err := cold(); err != nil {
+		return sample{}, err
+	}
+	before, err := written(n)
+	if err != nil {
+		return sample{}, err
+	}
+	cmd := n.Cmd(ctx, lab.Owner, "podman", "unshare", "bash", "-euo", "pipefail", "-c", "mkdir ~/bench; cd ~/bench; "+text)
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	start := time.Now()
+	if err := cmd.Run(); err != nil {
+		return sample{}, fmt.Errorf("%w: %s", err, errs.String())
+	}
+	s := sample{seconds: time.Since(start).Seconds()}
+	if u, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		s.peak = u.Maxrss << 10
+	}
+	after, err := written(n)
+	if err != nil {
+		return sample{}, err
+	}
+	s.written = after - before
+	_, err = n.Run(ctx, lab.Owner, "podman", "unshare", "rm", "-rf", lab.Home+"/bench")
+	return s, err
+}
+
+// staging measures the stage step of a migration, which is rolled back after.
+func staging(ctx context.Context, n *lab.Node) (sample, error) {
+	if err := cold(); err != nil {
+		return sample{}, err
+	}
+	var s sample
+	var before int64
+	stop := watchMemory(&s.peak)
+	_, err := migrate(ctx, n, func(e event) error {
+		var err error
+		switch {
+		case e.Step == stageStep && e.Status == "begin":
+			before, err = written(n)
+		case e.Step == stageStep && e.Status == "done":
+			var after int64
+			after, err = written(n)
+			s.seconds, s.written = e.Seconds, after-before
+		}
+		return err
+	})
+	stop()
+	if err == nil {
+		_, err = n.Run(ctx, "root", "storagectl", "rollback", "--yes")
+	}
+	if err == nil && s.seconds == 0 {
+		err = errors.New("the run told of no stage step")
+	}
+	return s, err
+}
+
+// An event is a line of storagectl's JSON output about a step.
+type event struct {
+	Type    string    `json:"message_type"`
+	Time    time.Time `json:"time"`
+	Step    string    `json:"step"`
+	Status  string    `json:"status"`
+	Seconds float64   `json:"seconds"`
+}
+
+func migrate(ctx context.Context, n *lab.Node, each func(event) error) ([]event, error) {
+	cmd := n.Cmd(ctx, "root", "storagectl", "migrate", "--to", "overlay", "--user", lab.Owner, "--yes", "--json")
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	var all []event
+	var failed error
+	sc := bufio.NewScanner(out)
+	sc.Buffer(nil, 16<<20)
+	for sc.Scan() {
+		var e event
+		if err := json.Unmarshal(sc.Bytes(), &e); err != nil || e.Type != "step" {
+			continue
+		}
+		all = append(all, e)
+		failed = errors.Join(failed, each(e))
+	}
+	if err := cmd.Wait(); err != nil {
+		return nil, fmt.Errorf("cannot migrate: %w: %s", err, errs.String())
+	}
+	return all, failed
+}
+
+// downtime migrates a store of a size, again and again.
+func downtime(ctx context.Context, rounds int, gigabytes float64) (d down, err error) {
+	n, err := boot(ctx, gigabytes)
+	if err != nil {
+		return d, err
+	}
+	defer func() { err = errors.Join(err, n.Close()) }()
+	if d.Store, err = count(ctx, n); err != nil {
+		return d, err
+	}
+	d.Gigabytes = gigabytes
+	var totals []float64
+	steps := map[string][]float64{}
+	for range rounds {
+		if err := cold(); err != nil {
+			return d, err
+		}
+		start := time.Now()
+		events, err := migrate(ctx, n, func(event) error { return nil })
+		if err != nil {
+			return d, err
+		}
+		totals = append(totals, time.Since(start).Seconds())
+		var from, to time.Time
+		for _, e := range events {
+			switch {
+			case e.Step == stopStep && e.Status == "begin":
+				from = e.Time
+			case e.Step == verifyStep && e.Status == "done":
+				to = e.Time
+			}
+			if e.Status == "done" {
+				steps[e.Step] = append(steps[e.Step], e.Seconds)
+			}
+		}
+		if from.IsZero() || to.IsZero() {
+			return d, errors.New("cannot see when podman was down")
+		}
+		d.Runs = append(d.Runs, to.Sub(from).Seconds())
+		fmt.Fprintf(os.Stderr, "%g GB: down %.2f s of %.2f s\n", gigabytes, to.Sub(from).Seconds(), totals[len(totals)-1])
+		if _, err := n.Run(ctx, "root", "storagectl", "rollback", "--yes"); err != nil {
+			return d, err
+		}
+	}
+	d.Seconds, d.Total, d.Steps = median(d.Runs), median(totals), map[string]float64{}
+	for name, s := range steps {
+		d.Steps[name] = median(s)
+	}
+	return d, nil
+}
+
+// cold writes out what is dirty and drops the caches of the machine.
+func cold() error {
+	syscall.Sync()
+	return os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0)
+}
+
+// written is how many bytes the device of the node's data has taken since it
+// exists, all that was dirty included.
+func written(n *lab.Node) (int64, error) {
+	syscall.Sync()
+	out, err := exec.Command("findmnt", "-n", "-o", "MAJ:MIN", "-N", strconv.Itoa(n.Pid()), "/opt").Output()
+	if err != nil {
+		return 0, fmt.Errorf("cannot find the device of the node's data: %w", err)
+	}
+	b, err := os.ReadFile(filepath.Join("/sys/dev/block", strings.TrimSpace(string(out)), "stat"))
+	if err != nil {
+		return 0, err
+	}
+	f := strings.Fields(string(b)) // Documentation/block/stat.rst: field 7 is sectors written, of 512 bytes
+	sectors, err := strconv.ParseInt(f[6], 10, 64)
+	return sectors * 512, err
+}
+
+// watchMemory looks at storagectl's processes 50 times a second and keeps the
+// sum of their peaks, until stop is called.
+func watchMemory(peak *int64) (stop func()) {
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+			}
+			var sum int64
+			dirs, _ := filepath.Glob("/proc/[0-9]*") // the pattern is well formed
+			for _, dir := range dirs {
+				exe, err := os.Readlink(dir + "/exe")
+				if err != nil || filepath.Base(exe) != "storagectl" {
+					continue
+				}
+				sum += highWater(dir)
+			}
+			*peak = max(*peak, sum)
+		}
+	})
+	return func() { close(done); wg.Wait() }
+}
+
+// highWater is the peak of a process's resident memory in bytes, 0 if it is gone.
+func highWater(dir string) int64 {
+	b, err := os.ReadFile(dir + "/status")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kb, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			if err != nil {
+				return 0
+			}
+			return kb << 10
+		}
+	}
+	return 0
+}

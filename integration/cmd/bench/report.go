@@ -1,0 +1,102 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+)
+
+type report struct {
+	Date    string   `json:"date"`
+	Machine string   `json:"machine"`
+	Rounds  int      `json:"rounds"`
+	Store   content  `json:"store"`
+	Methods []method `json:"methods"`
+	Down    []down   `json:"down"`
+}
+
+// content is what is in a store.
+type content struct {
+	Bytes   int64 `json:"bytes"`
+	Entries int   `json:"entries"`
+	Images  int   `json:"images"`
+}
+
+// method is one way to an overlay store; the numbers are medians.
+type method struct {
+	Name    string    `json:"name"`
+	Seconds float64   `json:"seconds"`
+	Runs    []float64 `json:"runs"`
+	Written int64     `json:"bytesWritten"` // to the filesystem's device, synced
+	Peak    int64     `json:"peakBytes"`    // resident memory of its processes
+}
+
+// down is how long podman was stopped in a migration.
+type down struct {
+	Gigabytes float64            `json:"gigabytes"`
+	Store     content            `json:"store"`
+	Seconds   float64            `json:"seconds"` // from the stop to verified
+	Total     float64            `json:"total"`   // the whole job
+	Runs      []float64          `json:"runs"`
+	Steps     map[string]float64 `json:"steps"` // medians
+}
+
+func median[T cmp.Ordered](values []T) T {
+	s := slices.Sorted(slices.Values(values))
+	return s[len(s)/2]
+}
+
+func machine() string {
+	model := "unknown processor"
+	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if name, ok := strings.CutPrefix(line, "model name"); ok {
+				model = strings.TrimSpace(strings.TrimLeft(name, "\t :"))
+				break
+			}
+		}
+	}
+	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease") // only for the text
+	return fmt.Sprintf("%d × %s, Linux %s, virtual machine", runtime.NumCPU(), model, strings.TrimSpace(string(kernel)))
+}
+
+func (r report) markdown() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, `# Benchmarks
+
+`+"`make bench-migrate`"+` wrote this on %s. Machine: %s. A Debian bookworm node with podman 4.3.1, rootless;
+the store on an ext4 of its own. Caches dropped before each run, methods alternating, medians of %d.
+
+## Making the overlay store
+
+From a vfs store of %.1f GB, %d thousand entries, %d images. Written: by the filesystem's device, after a sync.
+Peak: resident memory, for storagectl of its processes together, for the others of the largest.
+
+| method | seconds | × storagectl | MB written | peak MB |
+| --- | --- | --- | --- | --- |
+`, r.Date, r.Machine, r.Rounds, float64(r.Store.Bytes)/1e9, r.Store.Entries/1000, r.Store.Images)
+	for _, m := range r.Methods {
+		fmt.Fprintf(&b, "| %s | %.1f | %.1f | %.0f | %.0f |\n", m.Name, m.Seconds, m.Seconds/r.Methods[0].Seconds, float64(m.Written)/1e6, float64(m.Peak)/(1<<20))
+	}
+	b.WriteString(`
+## Seconds down
+
+From podman's stop to podman verified on overlay; the job in all, with staging and its own checks.
+
+| store, GB | entries | seconds down | seconds in all | the steps while down |
+| --- | --- | --- | --- | --- |
+`)
+	for _, d := range r.Down {
+		var steps []string
+		for _, name := range downSteps() {
+			if s, ok := d.Steps[name]; ok {
+				steps = append(steps, fmt.Sprintf("%s %.2f", name, s))
+			}
+		}
+		fmt.Fprintf(&b, "| %.1f | %d | %.1f | %.1f | %s |\n", float64(d.Store.Bytes)/1e9, d.Store.Entries, d.Seconds, d.Total, strings.Join(steps, ", "))
+	}
+	return b.String()
+}
