@@ -254,7 +254,9 @@ func (c *comparison) tree(l *layer) (err error) {
 		return nil // damage that was carried over; there is nothing to compare with
 	}
 	c.mu.Lock()
-	mnt, err := c.driver.Get(l.ID, graphdriver.MountOpts{Options: []string{"ro"}})
+	// The layer's own maps: they say who owns its root, which the driver sets
+	// anew at every mount. The owners in the tree are shifted already.
+	mnt, err := c.driver.Get(l.ID, graphdriver.MountOpts{Options: []string{"ro"}, UidMaps: l.UIDMap, GidMaps: l.GIDMap, DisableShifting: true})
 	c.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("mounting layer %s: %w", short(l.ID), err)
