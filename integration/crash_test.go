@@ -84,7 +84,7 @@ func TestOneRunAtATime(t *testing.T) {
 	before := w.manifest()
 	wait := w.start(w.migrate()...)
 	w.signal("STOP")
-	for _, args := range [][]string{w.migrate(), {"resume"}, {"rollback", "--yes"}} {
+	for _, args := range [][]string{w.migrate(), {"resume"}, {"rollback"}} {
 		if r := w.ctl(args...); r.code != exitHeld {
 			t.Errorf("%v: want exit %d: %s", args, exitHeld, r)
 		}
@@ -146,7 +146,7 @@ func TestPowerCut(t *testing.T) {
 					w.must("resume")
 					w.migrated(before)
 				} else {
-					w.must("rollback", "--yes")
+					w.must("rollback")
 					w.asItWas(before, tree, conf)
 				}
 			}
@@ -169,7 +169,7 @@ func TestDamagedJournal(t *testing.T) {
 		t.Fatal(r)
 	}
 	w.script("root", `cd `+stateDir+`/runs/*/; cp journal* /run/kept; sed -i '3s/^.\{9\}/#########/' journal*`)
-	for _, args := range [][]string{{"resume"}, {"rollback", "--yes"}} {
+	for _, args := range [][]string{{"resume"}, {"rollback"}} {
 		if r := w.ctl(args...); r.code != exitDamaged || !strings.Contains(r.stderr, "line 3") {
 			t.Errorf("%v: want exit %d and the line: %s", args, exitDamaged, r)
 		}

@@ -73,12 +73,12 @@ func TestMigrate(t *testing.T) {
 			}
 			w.migrated(before)
 
-			w.must("commit", "--yes")
+			w.must("commit")
 			w.migrated(before)
 			if left := w.leftovers("vfs*"); left != "" {
 				t.Errorf("commit left %s; migrate said: %s", left, r)
 			}
-			if r := w.ctl("rollback", "--yes"); r.code == exitDone {
+			if r := w.ctl("rollback"); r.code == exitDone {
 				t.Errorf("rollback after commit: %s", r)
 			}
 			w.migrated(before)
@@ -116,7 +116,7 @@ func TestRollback(t *testing.T) {
 			before, tree, conf := w.manifest(), w.store(), w.conf()
 			w.must(w.migrate()...)
 			w.migrated(before)
-			w.must("rollback", "--yes")
+			w.must("rollback")
 			w.asItWas(before, tree, conf)
 			// And once more, to the end.
 			w.must(w.migrate()...)
@@ -156,7 +156,7 @@ func TestOwnStore(t *testing.T) {
 		t.Fatal(r)
 	}
 	w.migrated(before)
-	if r := w.exec(lab.Owner, "storagectl", "rollback", "--yes"); r.code != exitDone {
+	if r := w.exec(lab.Owner, "storagectl", "rollback"); r.code != exitDone {
 		t.Fatal(r)
 	}
 	if d := w.driver(); d != "vfs" {

@@ -24,7 +24,7 @@ type way struct {
 }
 
 func ways() []way {
-	return []way{{"resume", []string{"resume"}}, {"rollback", []string{"rollback", "--yes"}}}
+	return []way{{"resume", []string{"resume"}}, {"rollback", []string{"rollback"}}}
 }
 
 // TestSweep kills a run at its first point, its second, its third, … until

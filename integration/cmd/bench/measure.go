@@ -153,7 +153,7 @@ func staging(ctx context.Context, n *lab.Node) (sample, error) {
 	})
 	stop()
 	if err == nil {
-		_, err = n.Run(ctx, "root", "storagectl", "rollback", "--yes")
+		_, err = n.Run(ctx, "root", "storagectl", "rollback")
 	}
 	if err == nil && s.seconds == 0 {
 		err = errors.New("the run told of no stage step")
@@ -239,7 +239,7 @@ func downtime(ctx context.Context, rounds int, gigabytes float64) (d down, err e
 		}
 		d.Runs = append(d.Runs, to.Sub(from).Seconds())
 		fmt.Fprintf(os.Stderr, "%g GB: down %.2f s of %.2f s\n", gigabytes, to.Sub(from).Seconds(), totals[len(totals)-1])
-		if _, err := n.Run(ctx, "root", "storagectl", "rollback", "--yes"); err != nil {
+		if _, err := n.Run(ctx, "root", "storagectl", "rollback"); err != nil {
 			return d, err
 		}
 	}

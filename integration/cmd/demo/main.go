@@ -64,7 +64,7 @@ func demo(ctx context.Context) (err error) {
 	}
 	after.print("after")
 
-	const commit = "storagectl commit --yes"
+	const commit = "storagectl commit"
 	say("root@node# " + commit)
 	if err := show(ctx, node, commit); err != nil {
 		return err
