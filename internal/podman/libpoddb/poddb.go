@@ -8,8 +8,10 @@
 // 4.5 to 6). Anything else is refused before a byte is changed.
 //
 // Every function works on paths as the calling process sees them and is meant
-// to run as the store's owner while no podman runs, except Find and Driver,
-// which only read and wait for a running podman's lock.
+// to run as the store's owner while no podman runs, except Find, Read, Driver
+// and Preview, which only read and wait for a running podman's lock. Within one
+// process they must not run on one database at the same time: SQLite's locks
+// belong to the process, and closing the file anywhere in it drops them.
 package libpoddb
 
 import (

@@ -266,6 +266,9 @@ func setSQLite(ctx context.Context, path string, m *mover) (err error) {
 		err = sqliteError(errors.Join(err, db.Close()))
 	}()
 	tx, err := db.BeginTx(ctx, nil)
+	if ctx.Err() != nil { // the deadline passed while waiting for the lock
+		return fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
+	}
 	if err != nil {
 		return err
 	}
