@@ -31,6 +31,8 @@ type filler struct {
 	groups map[uint64]*group // inodes with several names
 	copies map[uint64]string // copied inodes with several names -> their first name in the diff
 
+	split []uint64 // inodes of which some names were linked before the others had to be copied
+
 	hidden  string // prefix of attributes that overlay keeps for itself
 	counts  Counts
 	damage  []Damage
@@ -325,39 +327,45 @@ func (f *filler) put(name string) (unix.Stat_t, bool, error) {
 }
 
 func (f *filler) putFile(l *level, name string, st *unix.Stat_t) (bool, error) {
+	if st.Nlink > 1 {
+		if first, ok := f.copies[st.Ino]; ok {
+			isNew, err := f.link(f.levels[0].dst, first, l, name)
+			if !errors.Is(err, unix.EMLINK) {
+				return isNew, err
+			}
+		}
+	}
 	if f.linkOK {
-		err := unix.Linkat(l.src, name, l.dst, name, 0)
+		isNew, err := f.link(l.src, name, l, name)
 		switch {
 		case err == nil:
-			f.counts.Linked++
-			return true, nil
-		case errors.Is(err, unix.EEXIST):
-			return false, nil
+			return isNew, nil
 		case errors.Is(err, unix.EXDEV):
 			f.linkOK, f.method = false, Reflink
 		case errors.Is(err, unix.EMLINK), errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES), errors.Is(err, unix.EOPNOTSUPP):
 			// This file alone: it has as many names as it can have, or is
 			// immutable, or the host protects hard links.
+			if g := f.groups[st.Ino]; g != nil {
+				f.split = append(f.split, st.Ino)
+			}
 		default:
-			return false, f.fail("link", name, err)
-		}
-	}
-	if st.Nlink > 1 {
-		if first, ok := f.copies[st.Ino]; ok {
-			err := unix.Linkat(f.levels[0].dst, first, l.dst, name, 0)
-			if err == nil {
-				f.counts.Linked++
-				return true, nil
-			}
-			if errors.Is(err, unix.EEXIST) {
-				return false, nil
-			}
-			if !errors.Is(err, unix.EMLINK) {
-				return false, f.fail("link copy", name, err)
-			}
+			return false, err
 		}
 	}
 	return f.copyFile(l, name, st)
+}
+
+// link makes one name in the diff. It is false when the name is there already.
+func (f *filler) link(at int, from string, l *level, name string) (bool, error) {
+	err := unix.Linkat(at, from, l.dst, name, 0)
+	if errors.Is(err, unix.EEXIST) {
+		return false, nil
+	}
+	if err != nil {
+		return false, f.fail("link", name, err)
+	}
+	f.counts.Linked++
+	return true, nil
 }
 
 func (f *filler) copyFile(l *level, name string, st *unix.Stat_t) (bool, error) {

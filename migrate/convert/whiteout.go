@@ -73,6 +73,9 @@ func (f *filler) putTree(d string) error {
 // names but not all: a hard link into a lower layer would otherwise show as
 // two files. Names outside the tree (somebody's copy by links) are not ours.
 func (f *filler) regroup() error {
+	if err := f.rejoin(); err != nil {
+		return err
+	}
 	short := map[uint64]bool{}
 	for ino, g := range f.groups {
 		if g.names < g.nlink {
@@ -102,6 +105,46 @@ func (f *filler) regroup() error {
 		if isNew {
 			f.counts.Regroup++
 		}
+	}
+	return nil
+}
+
+// rejoin makes names that were linked before their inode could take no more
+// into names of the copy that the others got.
+func (f *filler) rejoin() error {
+	if len(f.split) == 0 {
+		return nil
+	}
+	split := map[uint64]bool{}
+	for _, ino := range f.split {
+		split[ino] = true
+	}
+	root, err := openDir(f.levels[0].dst, ".")
+	if err != nil {
+		return f.fail("open staged", "", err)
+	}
+	defer unix.Close(root)
+	var found [][2]string
+	if err := findInodes(root, "", split, &found); err != nil {
+		return err
+	}
+	for _, p := range found {
+		if err := f.enter(p[0]); err != nil {
+			return err
+		}
+		l := f.top()
+		var st unix.Stat_t
+		if err := unix.Fstatat(l.dst, p[1], &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return f.fail("stat staged", p[1], err)
+		}
+		if err := unix.Unlinkat(l.dst, p[1], 0); err != nil {
+			return f.fail("remove staged", p[1], err)
+		}
+		f.counts.Linked--
+		if _, err := f.link(f.levels[0].dst, f.copies[st.Ino], l, p[1]); err != nil {
+			return err
+		}
+		l.dirty = true
 	}
 	return nil
 }
