@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -69,4 +70,33 @@ func (s *realStore) podman(args ...string) string {
 		s.t.Fatalf("podman %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 	return out
+}
+
+// TestRealPodmanFollows: podman obeys the database against its configuration,
+// and after SetDriver it uses the new driver without a word, with its
+// containers, pod and volume known as before.
+func TestRealPodmanFollows(t *testing.T) {
+	ctx := context.Background()
+	s := newRealStore(t)
+	// The overlay driver mounts its folder upon itself.
+	t.Cleanup(func() { _ = syscall.Unmount(filepath.Join(s.root, "overlay"), syscall.MNT_DETACH) })
+	objects := func() string {
+		t.Helper()
+		return s.podman("ps", "-a", "--format", "{{.ID}} {{.Names}} {{.Pod}} {{.Labels}}", "--sort", "names") + s.podman("volume", "ls", "-q") + s.podman("pod", "ps", "-q")
+	}
+	before := objects()
+
+	s.driver = "overlay"
+	if out := s.podman("info", "--format", "{{.Store.GraphDriverName}}"); !strings.HasSuffix(out, "vfs") || !strings.Contains(out, "overwritten by graph driver") {
+		t.Errorf("podman did not put the database first: %q", out)
+	}
+	if err := SetDriver(ctx, s.db(), "vfs", "overlay", Moves{}); err != nil {
+		t.Fatal(err)
+	}
+	if out := s.podman("info", "--format", "{{.Store.GraphDriverName}}"); out != "overlay" {
+		t.Errorf("podman says %q", out)
+	}
+	if after := objects(); after != before {
+		t.Errorf("before\n%s\nafter\n%s", before, after)
+	}
 }
