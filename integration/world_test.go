@@ -194,7 +194,7 @@ func (w *world) store() inventory {
 	return inv
 }
 
-// host lists what a command must not write to before it has the operator's
+// untouched lists what a command must not write to before it has the operator's
 // word: the store, the configuration, storagectl's own state, podman's run
 // folder.
 func (w *world) untouched() inventory {

@@ -47,7 +47,7 @@ cat >"$R/etc/containers/containers.conf" <<-EOF
 	crun = ["/usr/local/bin/crun"]
 EOF
 # crun loads a device filter and lifts RLIMIT_MEMLOCK for it; a lab machine may
-# forbid that even to root (no CAP_SYS_RESOURCE). Only then drop the limits.
+# forbid that even to root (no CAP_SYS_RESOURCE). Only then drop all limits.
 cat >"$R/usr/local/bin/crun" <<-'EOF'
 	#!/bin/sh
 	read -r _ _ ids </proc/self/uid_map
@@ -55,7 +55,7 @@ cat >"$R/usr/local/bin/crun" <<-'EOF'
 		prev=
 		for arg in "$@"; do
 			case $prev in --bundle | -b)
-				jq 'del(.linux.resources)' "$arg/config.json" >"$arg/config.json.new"
+				jq 'del(.linux.resources, .process.rlimits)' "$arg/config.json" >"$arg/config.json.new"
 				mv "$arg/config.json.new" "$arg/config.json" ;;
 			esac
 			prev=$arg
