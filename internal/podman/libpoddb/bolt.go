@@ -87,12 +87,12 @@ func viewBolt(ctx context.Context, path string, f func(*bolt.Tx) error) error {
 	} else if info.Size() == 0 {
 		return nil
 	}
-	return guardBolt(func() error {
+	return guardBolt(func() (err error) {
 		db, err := openBolt(ctx, path, true)
 		if err != nil {
 			return err
 		}
-		defer db.Close()
+		defer func() { err = errors.Join(err, db.Close()) }()
 		return db.View(f)
 	})
 }
@@ -256,12 +256,12 @@ func previewBolt(ctx context.Context, path string, m *mover) error {
 }
 
 func setBolt(ctx context.Context, path string, m *mover) error {
-	return guardBolt(func() error {
+	return guardBolt(func() (err error) {
 		db, err := openBolt(ctx, path, false)
 		if err != nil {
 			return err
 		}
-		defer db.Close()
+		defer func() { err = errors.Join(err, db.Close()) }()
 		return db.Update(func(tx *bolt.Tx) error {
 			fresh, err := checkBolt(tx)
 			if err != nil || fresh {

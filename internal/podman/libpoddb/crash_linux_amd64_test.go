@@ -55,8 +55,8 @@ func killBefore(t *testing.T, n int, dir string, cmd *exec.Cmd) (finished bool) 
 			return ws.Exited()
 		}
 		signal := 0
-		switch s := ws.StopSignal(); {
-		case s == syscall.SIGTRAP|0x80:
+		switch s := ws.StopSignal(); s {
+		case syscall.SIGTRAP | 0x80:
 			inCall[tid] = !inCall[tid]
 			var regs syscall.PtraceRegs
 			if inCall[tid] && syscall.PtraceGetRegs(tid, &regs) == nil && changesFile(tid, &regs, dir) {
@@ -67,7 +67,7 @@ func killBefore(t *testing.T, n int, dir string, cmd *exec.Cmd) (finished bool) 
 					}
 				}
 			}
-		case s == syscall.SIGTRAP, s == syscall.SIGSTOP: // a new thread
+		case syscall.SIGTRAP, syscall.SIGSTOP: // a new thread
 		default:
 			signal = int(s)
 		}

@@ -48,7 +48,7 @@ func rewriteJSON(doc []byte, edit func(path []string, value json.Token) ([]byte,
 			break
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w: JSON record: %v", ErrDamaged, err)
+			return nil, fmt.Errorf("%w: JSON record: %w", ErrDamaged, err)
 		}
 		if d, ok := tok.(json.Delim); ok {
 			switch d {

@@ -205,7 +205,7 @@ func kindOf(path string) (Kind, error) {
 		}
 	}
 	if n < len(head) {
-		return None, fmt.Errorf("cannot read libpod database %s: %w: %d bytes long (%v)", path, ErrDamaged, n, err)
+		return None, fmt.Errorf("cannot read libpod database %s: %w: %d bytes long (%w)", path, ErrDamaged, n, err)
 	}
 	switch {
 	case string(head[:16]) == "SQLite format 3\x00":

@@ -166,7 +166,7 @@ func restore(ctx context.Context, dstDir, path string) error {
 			return err
 		}
 		if err == nil {
-			defer db.Close()
+			defer func() { _ = db.Close() }() // opened read-only, for its lock
 		}
 	}
 	staged := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".storagectl")
@@ -261,7 +261,7 @@ func copyBolt(ctx context.Context, path, dst string) error {
 			return err
 		}
 	} else {
-		defer db.Close()
+		defer func() { _ = db.Close() }() // opened read-only, for its lock
 	}
 	return copyFile(path, dst)
 }

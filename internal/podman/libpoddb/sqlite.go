@@ -150,12 +150,12 @@ func checkSQLite(ctx context.Context, q querier, version *int) (fresh bool, err 
 }
 
 // eachRow calls f once for each row of a query.
-func eachRow(ctx context.Context, q querier, query string, f func(scan func(...any) error) error) error {
+func eachRow(ctx context.Context, q querier, query string, f func(scan func(...any) error) error) (err error) {
 	rows, err := q.QueryContext(ctx, query)
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
+	defer func() { err = errors.Join(err, rows.Close()) }()
 	for rows.Next() {
 		if err := f(rows.Scan); err != nil {
 			return err
@@ -314,8 +314,9 @@ func updateOne(ctx context.Context, tx *sql.Tx, query string, args ...any) error
 	if err != nil {
 		return err
 	}
-	if n, err := result.RowsAffected(); err != nil || n != 1 {
-		return fmt.Errorf("%q changed %d rows, not 1 (%v)", query, n, err)
+	n, err := result.RowsAffected()
+	if err == nil && n != 1 {
+		err = fmt.Errorf("%q changed %d rows, not 1", query, n)
 	}
-	return nil
+	return err
 }

@@ -155,7 +155,7 @@ func viewSQLite(ctx context.Context, path string, f func(querier) error) (err er
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { err = errors.Join(err, conn.Close()) }()
 	if !s.sidecars() {
 		if len(s.db) > 20 {
 			// Bytes 18 and 19 say that the file is used with a write-ahead
