@@ -248,7 +248,7 @@ func (a *Assessment) database(ctx context.Context, s *Session) error {
 		return err
 	}
 	a.Inputs.Store.Database, a.Inputs.Store.DBKind = a.Database.Path, a.Database.Kind
-	if a.Inputs.Request.Images == Keep && a.Inputs.Request.Containers == Refuse {
+	if a.Inputs.Request.Containers == Refuse {
 		var r *Refusal
 		if errors.As(refuseContainers(a.Database.Containers), &r) {
 			a.Refusals = append(a.Refusals, *r)

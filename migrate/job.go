@@ -77,9 +77,11 @@ type Facts struct {
 	// Checked are the images whose staged files were compared with the old ones.
 	Checked []string `json:"checked,omitempty"`
 	// Stage is what staging beside the live store did.
-	Stage *convert.Report `json:"stage,omitempty"`
+	Stage *StageFact `json:"stage,omitempty"`
 	// Before names the manifest of the stopped store in the run's folder.
 	Before *FileRef `json:"before,omitempty"`
+	// Sample names the hashes of sampled files of the stopped store.
+	Sample *FileRef `json:"sample,omitempty"`
 	// Conf is storage.conf as it was, and as the run wrote it.
 	Conf *ConfFact `json:"conf,omitempty"`
 	// Dropped are the containers that were given up on the operator's word.
@@ -89,6 +91,14 @@ type Facts struct {
 	// KeptNew says that a rollback left the new store in the run's folder,
 	// because it held what the old one does not.
 	KeptNew []string `json:"keptNew,omitempty"`
+}
+
+// StageFact is what staging beside the live store did.
+type StageFact struct {
+	Layers int `json:"layers"`
+	Images int `json:"images"`
+	convert.Counts
+	Damage []convert.Damage `json:"damage,omitempty"` // carried over as it is
 }
 
 // FileRef names a file in the run's folder and what it must hash to.

@@ -41,7 +41,7 @@ func (s *Session) stage(ctx context.Context) error {
 	}
 	return s.learn(func(f *Facts) {
 		if f.Stage == nil {
-			f.Stage, f.Checked = &r, ids
+			f.Stage, f.Checked = &StageFact{Layers: r.Layers, Images: r.Images, Counts: r.Counts, Damage: r.Damage}, ids
 		}
 	})
 }
@@ -132,11 +132,27 @@ func (s *Session) stageRest(ctx context.Context) error {
 	if s.facts.Before != nil {
 		return nil
 	}
-	ref, err := s.writeManifest("manifest-before.jsonl", m)
+	var files verify.Sample
+	if err := s.worker.Call(ctx, opSample, sampleArgs{Store: s.storeRef(s.Inputs.Store.Driver), Scratch: s.folder()}, &files, nil); err != nil {
+		return err
+	}
+	sample, err := json.Marshal(files)
+	if err != nil {
+		return fmt.Errorf("cannot keep the sample of files: %w", err)
+	}
+	sampleRef, err := s.keepFile("sample-before.json", sample)
 	if err != nil {
 		return err
 	}
-	return s.learn(func(f *Facts) { f.Before = &ref })
+	var b bytes.Buffer
+	if err := m.Encode(&b); err != nil {
+		return err
+	}
+	ref, err := s.keepFile("manifest-before.jsonl", b.Bytes())
+	if err != nil {
+		return err
+	}
+	return s.learn(func(f *Facts) { f.Before, f.Sample = &ref, &sampleRef })
 }
 
 // refuseContainers looks once more, podman being stopped: a container may have
@@ -309,12 +325,11 @@ func (s *Session) verify(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrVerification, err)
 	}
-	if ds := verify.Diff(before, after); len(ds) > 0 {
-		lines := make([]string, 0, 5)
-		for _, d := range ds[:min(5, len(ds))] {
-			lines = append(lines, d.String())
-		}
-		return fmt.Errorf("%w: %d differences to the manifest from before: %s", ErrVerification, len(ds), strings.Join(lines, "; "))
+	if err := unverified("the manifest", verify.Diff(before, after)); err != nil {
+		return err
+	}
+	if err := s.checkSample(ctx); err != nil {
+		return err
 	}
 	return s.smoke(ctx)
 }
@@ -350,30 +365,64 @@ func imageIDs(p verify.StorePart) []string {
 	return ids
 }
 
-func (s *Session) writeManifest(name string, m verify.Manifest) (FileRef, error) {
-	var b bytes.Buffer
-	if err := m.Encode(&b); err != nil {
-		return FileRef{}, err
+// keepFile writes a file in the run's folder of the state directory. A crash
+// before its fact is saved leaves a file that the next try replaces.
+func (s *Session) keepFile(name string, content []byte) (FileRef, error) {
+	if err := renameio.WriteFile(filepath.Join(s.env.Dir.RunPath(s.ID), name), content, 0o600); err != nil {
+		return FileRef{}, fmt.Errorf("cannot keep %s: %w", name, err)
 	}
-	// A crash before the fact is saved leaves a file that the next try replaces.
-	if err := renameio.WriteFile(filepath.Join(s.env.Dir.RunPath(s.ID), name), b.Bytes(), 0o600); err != nil {
-		return FileRef{}, fmt.Errorf("cannot write the manifest: %w", err)
-	}
-	sum := sha256.Sum256(b.Bytes())
+	sum := sha256.Sum256(content)
 	return FileRef{Name: name, SHA256: hex.EncodeToString(sum[:])}, nil
 }
 
-func (s *Session) readManifest() (verify.Manifest, error) {
-	ref := s.facts.Before
+// keptFile reads a file that keepFile wrote, and makes sure that it is the one.
+func (s *Session) keptFile(ref *FileRef) ([]byte, error) {
 	if ref == nil {
-		return verify.Manifest{}, errors.New("cannot verify: the run has no manifest from before")
+		return nil, errors.New("cannot verify: the run took no manifest before")
 	}
 	b, err := os.ReadFile(filepath.Join(s.env.Dir.RunPath(s.ID), ref.Name))
 	if err != nil {
-		return verify.Manifest{}, fmt.Errorf("cannot read the manifest from before: %w", err)
+		return nil, fmt.Errorf("cannot read what the run kept: %w", err)
 	}
 	if sum := sha256.Sum256(b); hex.EncodeToString(sum[:]) != ref.SHA256 {
-		return verify.Manifest{}, fmt.Errorf("cannot verify: the manifest %s was changed since it was taken", ref.Name)
+		return nil, fmt.Errorf("cannot verify: %s was changed since it was taken", ref.Name)
+	}
+	return b, nil
+}
+
+func (s *Session) readManifest() (verify.Manifest, error) {
+	b, err := s.keptFile(s.facts.Before)
+	if err != nil {
+		return verify.Manifest{}, err
 	}
 	return verify.DecodeManifest(bytes.NewReader(b))
+}
+
+// checkSample reads the sampled files again, through the new driver.
+func (s *Session) checkSample(ctx context.Context) error {
+	b, err := s.keptFile(s.facts.Sample)
+	if err != nil {
+		return err
+	}
+	var before, after verify.Sample
+	if err := json.Unmarshal(b, &before); err != nil {
+		return fmt.Errorf("cannot read the sample of files: %w", err)
+	}
+	args := sampleArgs{Store: s.storeRef(s.Inputs.Request.To), Scratch: s.folder(), Again: &before}
+	if err := s.worker.Call(ctx, opSample, args, &after, nil); err != nil {
+		return fmt.Errorf("%w: %w", ErrVerification, err)
+	}
+	return unverified("sampled files", verify.DiffSamples(before, after))
+}
+
+// unverified makes an error of differences, nil of none.
+func unverified(what string, ds []verify.Difference) error {
+	if len(ds) == 0 {
+		return nil
+	}
+	lines := make([]string, 0, 5)
+	for _, d := range ds[:min(5, len(ds))] {
+		lines = append(lines, d.String())
+	}
+	return fmt.Errorf("%w: %d differences in %s: %s", ErrVerification, len(ds), what, strings.Join(lines, "; "))
 }

@@ -30,6 +30,7 @@ const (
 	opStaged     = "staged"
 	opCompare    = "compare"
 	opManifest   = "manifest"
+	opSample     = "sample"
 	opSwapIn     = "swap-in"
 	opPartUsed   = "part-used"
 	opSwapDo     = "swap-do"
@@ -194,6 +195,12 @@ type stagedAnswer struct {
 type compareArgs struct {
 	convert.Options
 	Images []string `json:"images"`
+}
+
+type sampleArgs struct {
+	Store   verify.StoreRef `json:"store"`
+	Scratch string          `json:"scratch"`
+	Again   *verify.Sample  `json:"again,omitempty"` // the same entries once more
 }
 
 type dbFindArgs struct {

@@ -21,7 +21,8 @@ func (s *Session) stop(ctx context.Context) error {
 			return err
 		}
 		if s.facts.Units == nil { // on a second try some are stopped already
-			if err := s.learn(func(f *Facts) { f.Units = &units }); err != nil {
+			were := slices.Clone(units)
+			if err := s.learn(func(f *Facts) { f.Units = &were }); err != nil {
 				return err
 			}
 		}

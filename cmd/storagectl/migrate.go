@@ -13,6 +13,7 @@ import (
 
 	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/migrate"
+	"github.com/storagectl/storagectl/verify"
 )
 
 func newMigrate(a *app) *cobra.Command {
@@ -136,29 +137,32 @@ func (a *app) confirm(plan *migrate.Assessment) error {
 
 // resultMessage is how a run ended.
 type resultMessage struct {
-	Run              string        `json:"run"`
-	Phase            engine.Phase  `json:"phase"`
-	Owner            string        `json:"owner"`
-	GraphRoot        string        `json:"graphRoot"`
-	Driver           string        `json:"driver"` // the store's driver now
-	SecondsDown      float64       `json:"seconds_down,omitempty"`
-	SecondsToStarted float64       `json:"seconds_to_started,omitempty"`
-	Seconds          float64       `json:"seconds"`
-	Reclaimable      uint64        `json:"reclaimable_bytes"`
-	Facts            migrate.Facts `json:"facts"`
+	Run              string              `json:"run"`
+	Phase            engine.Phase        `json:"phase"`
+	Owner            string              `json:"owner"`
+	GraphRoot        string              `json:"graphRoot"`
+	Driver           string              `json:"driver"`                       // the store's driver now
+	SecondsDown      float64             `json:"seconds_down,omitempty"`       // podman stopped to podman verified
+	SecondsToStarted float64             `json:"seconds_to_started,omitempty"` // podman stopped to its units started again
+	Seconds          float64             `json:"seconds"`                      // of this command
+	Reclaimable      uint64              `json:"reclaimable_bytes"`            // what a commit frees
+	Stage            *migrate.StageFact  `json:"stage,omitempty"`
+	Smoke            *verify.SmokeReport `json:"smoke,omitempty"`
+	Kept             []string            `json:"kept,omitempty"` // made after the cutover, kept aside by a rollback
 }
 
 func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) error {
 	st, in := s.State(), s.Inputs
 	verified, started := migrate.Down(st)
 	m := resultMessage{Run: s.ID, Phase: st.Phase, Owner: in.Owner.Name, GraphRoot: in.Store.GraphRoot, Driver: in.Request.To,
-		SecondsDown: verified.Seconds(), SecondsToStarted: started.Seconds(), Seconds: time.Since(began).Seconds(), Facts: s.Facts()}
+		SecondsDown: verified.Seconds(), SecondsToStarted: started.Seconds(), Seconds: time.Since(began).Seconds(),
+		Stage: s.Facts().Stage, Smoke: s.Facts().Smoke, Kept: s.Facts().KeptNew}
 	var b strings.Builder
 	switch st.Phase {
 	case engine.PhaseRolledBack:
 		m.Driver, m.SecondsDown, m.SecondsToStarted = in.Store.Driver, 0, 0
 		fmt.Fprintf(&b, "Run %s is rolled back: the store of %s is on %s again, as it was.\n", s.ID, in.Owner.Name, m.Driver)
-		for _, k := range m.Facts.KeptNew {
+		for _, k := range m.Kept {
 			fmt.Fprintf(&b, "Made after the cutover and kept in %s/.storagectl-%s: %s\n", in.Store.GraphRoot, s.ID, k)
 		}
 	case engine.PhaseFinished:

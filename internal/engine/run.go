@@ -223,7 +223,9 @@ func (r *Run) undo(ctx context.Context, i int) error {
 	if err := r.journal.append(Record{Kind: KindUndone, Step: s.Name}); err != nil {
 		return err
 	}
-	r.tell(EventDone, i, true, nil)
+	if s.Undo != nil {
+		r.tell(EventDone, i, true, nil)
+	}
 	return nil
 }
 
