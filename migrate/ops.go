@@ -140,6 +140,12 @@ func Handlers(uid int) map[string]podman.Handler {
 		opManifest: podman.Handle(func(ctx context.Context, a verify.StoreRef, _ func(any)) (verify.StorePart, error) {
 			return verify.StoreManifest(ctx, a)
 		}),
+		opSample: podman.Handle(func(ctx context.Context, a sampleArgs, _ func(any)) (verify.Sample, error) {
+			if a.Again != nil {
+				return a.Again.Again(ctx, a.Store, a.Scratch)
+			}
+			return verify.TakeSample(ctx, a.Store, a.Scratch, verify.SampleOptions{Seed: a.Store.GraphRoot})
+		}),
 		opSwapIn:   podman.Handle(func(_ context.Context, s swap, _ func(any)) (bool, error) { return s.in() }),
 		opPartUsed: podman.Handle(func(_ context.Context, a pathArg, _ func(any)) (bool, error) { return partUsed(a.Path) }),
 		opSwapDo: podman.Handle(func(_ context.Context, s swap, _ func(any)) (none, error) {
