@@ -58,7 +58,7 @@ func newSQLite(t *testing.T) string {
 		`INSERT INTO ContainerExitCode VALUES ('`+idA+`', 5, 0)`)
 	change(t, path, statements...)
 	db := rawSQLite(t, path)
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	if _, err := db.Exec("PRAGMA synchronous=OFF"); err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func rawSQLite(t *testing.T, path string) *sql.DB {
 func change(t *testing.T, path string, statements ...string) {
 	t.Helper()
 	db := rawSQLite(t, path)
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	for _, s := range statements {
 		if _, err := db.Exec(s); err != nil {
 			t.Fatalf("%s: %v", s, err)
@@ -104,7 +104,7 @@ func change(t *testing.T, path string, statements ...string) {
 func dumpSQLite(t *testing.T, path string) map[string]string {
 	t.Helper()
 	db := rawSQLite(t, path)
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	all := map[string]string{}
 	for table, columns := range sqliteTables() {
 		var parts []string
@@ -311,7 +311,7 @@ func crashed(t *testing.T, wal bool) (path string, before map[string]string) {
 	src := newSQLite(t)
 	before = dumpSQLite(t, src)
 	db := rawSQLite(t, src)
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	steps := []string{"PRAGMA cache_size=2", "BEGIN IMMEDIATE", "UPDATE DBConfig SET GraphDriver='half'", "UPDATE ContainerConfig SET JSON=CAST(JSON AS TEXT)||' '", "UPDATE ContainerState SET JSON=JSON||' '"}
 	if wal {
 		steps = []string{"PRAGMA journal_mode=WAL", "PRAGMA wal_autocheckpoint=0", "UPDATE DBConfig SET OS='after'"}
