@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/internal/host"
 	"github.com/storagectl/storagectl/internal/podman"
 	"github.com/storagectl/storagectl/internal/podman/libpoddb"
@@ -66,6 +67,9 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 	a.roots(env.Dir.Path)
 	if len(a.Refusals) > 0 {
 		return a, nil
+	}
+	if err := a.earlier(env.Dir); err != nil {
+		return a, err
 	}
 	if err := a.database(ctx, s); err != nil {
 		return a, err
@@ -209,9 +213,36 @@ func (a *Assessment) roots(stateDir string) {
 				"the graphroot %s already holds folders of the driver %s", root, d)
 		}
 	}
-	for _, f := range l.Leftover {
-		a.Notes = append(a.Notes, fmt.Sprintf("%s is left from an earlier run: commit or roll back that run, or remove the folder", filepath.Join(root, f)))
+}
+
+// earlier refuses a store that an earlier run is not done with.
+func (a *Assessment) earlier(dir engine.Dir) error {
+	runs, err := dir.List()
+	if err != nil {
+		return err
 	}
+	known := map[string]bool{}
+	for _, run := range runs {
+		st, err := engine.Read(dir.RunPath(run))
+		if err != nil || st.Header.Store != a.Inputs.StoreKey() {
+			continue // a damaged journal of this store shows by its folder
+		}
+		known[filepath.Base(runFolder("", run))] = true
+		if !st.Phase.Over() {
+			a.refuse("unfinished", fmt.Sprintf("storagectl resume %s finishes it, storagectl rollback %s undoes it", run, run),
+				"run %s on this store is not finished", run)
+		}
+	}
+	for _, f := range a.Look.Leftover {
+		path := filepath.Join(a.Inputs.Store.GraphRoot, f)
+		if known[f] {
+			a.Notes = append(a.Notes, path+" is kept from an earlier run")
+		} else {
+			a.refuse("leftover", "go on with that run, with its --state-dir and as the user who began it; or look into the folder and move it away",
+				"%s is left from a run that this state directory does not know", path)
+		}
+	}
+	return nil
 }
 
 // realParent resolves the links of the longest part of path that is there.
@@ -266,7 +297,7 @@ func (a *Assessment) units(ctx context.Context, s *Session) error {
 		a.Notes = append(a.Notes, fmt.Sprintf("%s has no systemd running (no linger, not logged in): steps on units are left out", a.Inputs.Owner.Name))
 		return nil
 	}
-	units, err := ask[[]string](ctx, s, opUnits, none{})
+	units, err := s.activeUnits(ctx)
 	if err != nil {
 		a.refuse("bus", "loginctl enable-linger "+a.Inputs.Owner.Name+"; check that the user's dbus and systemd answer (systemctl --user status)",
 			"the systemd of %s does not answer: %v", a.Inputs.Owner.Name, err)

@@ -92,10 +92,16 @@ func Handlers(uid int) map[string]podman.Handler {
 			return podmanProcesses(a.EndPause)
 		}),
 		opUnits: podman.Handle(func(ctx context.Context, _ none, _ func(any)) (units []string, err error) {
-			err = w.withBus(ctx, func(b *host.Bus) (err error) { units, err = b.PodmanUnits(ctx); return err })
+			if w.noUnits() {
+				return nil, nil
+			}
+			err = w.withBus(ctx, func(b *host.Bus) (err error) { units, err = b.PodmanUnits(ctx, ownUsers(w.uid)...); return err })
 			return units, err
 		}),
 		opUnitActive: podman.Handle(func(ctx context.Context, units []string, _ func(any)) (active []string, err error) {
+			if w.noUnits() {
+				return nil, nil
+			}
 			err = w.withBus(ctx, func(b *host.Bus) error {
 				for _, u := range units {
 					up, err := b.Active(ctx, u)
@@ -226,6 +232,7 @@ type runArgs struct {
 }
 
 // withBus lends f the bus of the systemd manager that has the owner's units.
+// Without a runtime directory the owner has no manager running, and no units.
 func (w *worker) withBus(ctx context.Context, f func(*host.Bus) error) error {
 	var b *host.Bus
 	var err error
@@ -240,6 +247,9 @@ func (w *worker) withBus(ctx context.Context, f func(*host.Bus) error) error {
 	defer b.Close()
 	return f(b)
 }
+
+// noUnits reports whether the owner has no systemd running.
+func (w *worker) noUnits() bool { return w.uid != 0 && os.Getenv("XDG_RUNTIME_DIR") == "" }
 
 // faulty gives an error the kind that it is told by on the other side.
 func faulty(err error) error {

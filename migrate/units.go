@@ -3,9 +3,12 @@ package migrate
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/storagectl/storagectl/internal/host"
 )
 
 // stopDeadline is how long podman's processes may take to end by themselves
@@ -16,7 +19,7 @@ const stopDeadline = 30 * time.Second
 // waits until no process of the owner uses the store.
 func (s *Session) stop(ctx context.Context) error {
 	if s.Inputs.Systemd {
-		units, err := ask[[]string](ctx, s, opUnits, none{})
+		units, err := s.activeUnits(ctx)
 		if err != nil {
 			return err
 		}
@@ -29,12 +32,12 @@ func (s *Session) stop(ctx context.Context) error {
 		// Stopping one may end others, or bring them up: look until none is left.
 		for range 3 {
 			for _, u := range units {
-				if _, err := ask[none](ctx, s, opUnitStop, u); err != nil {
+				if err := s.unit(ctx, opUnitStop, u); err != nil {
 					return &Refusal{ID: "unit", Text: err.Error(),
 						Hint: "see why the unit does not stop (systemctl status), then try again"}
 				}
 			}
-			if units, err = ask[[]string](ctx, s, opUnits, none{}); err != nil {
+			if units, err = s.activeUnits(ctx); err != nil {
 				return err
 			}
 			if len(units) == 0 {
@@ -86,7 +89,7 @@ func (s *Session) busy(ctx context.Context) ([]process, error) {
 // stopped observes that the owner's units are down and nothing uses the store.
 func (s *Session) stopped(ctx context.Context) (bool, error) {
 	if s.Inputs.Systemd {
-		units, err := ask[[]string](ctx, s, opUnits, none{})
+		units, err := s.activeUnits(ctx)
 		if err != nil || len(units) > 0 {
 			return false, err
 		}
@@ -135,7 +138,7 @@ func (s *Session) toStart() []string {
 
 func (s *Session) startUnits(ctx context.Context) error {
 	for _, u := range s.toStart() {
-		if _, err := ask[none](ctx, s, opUnitStart, u); err != nil {
+		if err := s.unit(ctx, opUnitStart, u); err != nil {
 			return err
 		}
 	}
@@ -148,8 +151,80 @@ func (s *Session) started(ctx context.Context) (bool, error) {
 	if len(want) == 0 {
 		return true, nil
 	}
-	up, err := ask[[]string](ctx, s, opUnitActive, want)
-	return len(up) == len(want), err
+	up, err := ask[[]string](ctx, s, opUnitActive, slices.DeleteFunc(slices.Clone(want), isSystem))
+	if err != nil {
+		return false, err
+	}
+	for _, u := range want {
+		if !isSystem(u) {
+			continue
+		}
+		err := s.onSystemBus(ctx, func(b *host.Bus) error {
+			active, err := b.Active(ctx, strings.TrimPrefix(u, systemPrefix))
+			if active {
+				up = append(up, u)
+			}
+			return err
+		})
+		if err != nil {
+			return false, err
+		}
+	}
+	return len(up) == len(want), nil
+}
+
+// systemPrefix marks, in the facts, a unit of the system's manager that runs
+// podman as the owner of a rootless store (User=).
+const systemPrefix = "system:"
+
+func isSystem(unit string) bool { return strings.HasPrefix(unit, systemPrefix) }
+
+// ownUsers are the values of User= that a manager's units of this user have.
+func ownUsers(uid int) []string {
+	if uid == 0 {
+		return []string{"", "root", "0"}
+	}
+	return []string{""} // a user's manager runs all as that user
+}
+
+// activeUnits lists what uses the store now: units of the owner's own manager
+// and, where root looks for another, the system's units that run as the owner.
+func (s *Session) activeUnits(ctx context.Context) ([]string, error) {
+	units, err := ask[[]string](ctx, s, opUnits, none{})
+	if o := s.Inputs.Owner; err == nil && !o.Rootful() && os.Getuid() == 0 {
+		err = s.onSystemBus(ctx, func(b *host.Bus) error {
+			theirs, err := b.PodmanUnits(ctx, o.Name, fmt.Sprint(o.UID))
+			for _, u := range theirs {
+				units = append(units, systemPrefix+u)
+			}
+			return err
+		})
+	}
+	return units, err
+}
+
+// unit starts or stops one unit, wherever it belongs.
+func (s *Session) unit(ctx context.Context, op, unit string) error {
+	name, system := strings.CutPrefix(unit, systemPrefix)
+	if !system {
+		_, err := ask[none](ctx, s, op, unit)
+		return err
+	}
+	return s.onSystemBus(ctx, func(b *host.Bus) error {
+		if op == opUnitStop {
+			return b.Stop(ctx, name)
+		}
+		return b.Start(ctx, name)
+	})
+}
+
+func (s *Session) onSystemBus(ctx context.Context, f func(*host.Bus) error) error {
+	b, err := host.SystemBus(ctx)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	return f(b)
 }
 
 // answers asks podman's API for a sign of life where its socket ran before:

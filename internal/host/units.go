@@ -143,9 +143,11 @@ func (b *Bus) job(ctx context.Context, unit, verb string, want bool,
 
 // PodmanUnits names the active units of this manager that hold podman's store
 // in use: podman's own socket, service and timers, services that run podman or
-// a container monitor, and the timers and sockets that start these. They come
-// in the order in which they are to be stopped: what starts others first.
-func (b *Bus) PodmanUnits(ctx context.Context) ([]string, error) {
+// a container monitor, and the timers and sockets that start these. Only
+// services that run as one of users count (names or numbers; "" is the
+// manager's own user). They come in the order in which they are to be stopped:
+// what starts others first.
+func (b *Bus) PodmanUnits(ctx context.Context, users ...string) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	us, err := b.conn.ListUnitsByPatternsContext(ctx,
@@ -156,7 +158,7 @@ func (b *Bus) PodmanUnits(ctx context.Context) ([]string, error) {
 	var starters, services []string
 	for _, u := range us {
 		if strings.HasSuffix(u.Name, ".service") {
-			uses, err := b.usesPodman(ctx, u.Name)
+			uses, err := b.usesPodman(ctx, u.Name, users)
 			if err != nil {
 				return nil, err
 			}
@@ -177,7 +179,7 @@ func (b *Bus) PodmanUnits(ctx context.Context) ([]string, error) {
 		for _, t := range triggers {
 			uses := slices.Contains(services, t)
 			if !uses {
-				if uses, err = b.usesPodman(ctx, t); err != nil {
+				if uses, err = b.usesPodman(ctx, t, users); err != nil {
 					return nil, err
 				}
 			}
@@ -194,10 +196,13 @@ func (b *Bus) PodmanUnits(ctx context.Context) ([]string, error) {
 
 // usesPodman reports whether a service runs podman or a container monitor: by
 // its command line, and by the processes in its control group.
-func (b *Bus) usesPodman(ctx context.Context, unit string) (bool, error) {
+func (b *Bus) usesPodman(ctx context.Context, unit string, users []string) (bool, error) {
 	props, err := b.conn.GetUnitTypePropertiesContext(ctx, unit, "Service")
 	if err != nil {
 		return false, fmt.Errorf("cannot look at unit %s: %w", unit, err)
+	}
+	if u, _ := props["User"].(string); !slices.Contains(users, u) {
+		return false, nil
 	}
 	if t, _ := props["Type"].(string); t == "oneshot" && props["RemainAfterExit"] != true {
 		// A task under way, such as podman-auto-update: it ends by itself, and

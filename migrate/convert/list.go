@@ -15,7 +15,6 @@ import (
 	"github.com/containers/storage/pkg/unshare"
 	"github.com/vbatts/tar-split/archive/tar"
 	"github.com/vbatts/tar-split/tar/asm"
-	tarstorage "github.com/vbatts/tar-split/tar/storage"
 	"golang.org/x/sys/unix"
 )
 
@@ -38,7 +37,7 @@ func eachHeader(file string, read *atomic.Int64, fn func(*tar.Header) error) err
 	}
 	defer z.Close()
 	var inner error
-	err = asm.IterateHeaders(tarstorage.NewJSONUnpacker(z), func(h *tar.Header) error {
+	err = asm.IterateHeaders(newLineUnpacker(z), func(h *tar.Header) error {
 		inner = fn(h)
 		return inner
 	})
