@@ -49,6 +49,14 @@ func (s *Session) stage(ctx context.Context) error {
 func (s *Session) sync(ctx context.Context, step string, containers bool) (convert.Report, error) {
 	var r convert.Report
 	err := s.worker.Call(ctx, opSync, s.convertOptions(containers), &r, s.progressOf(step))
+	if faultKind(err) == faultNoRoom {
+		free := "what is free is not known"
+		if l, err := ask[storeLook](ctx, s, opLook, pathArg{s.Inputs.Store.GraphRoot}); err == nil {
+			free = fmt.Sprintf("%s and %d inodes are free", Bytes(l.FreeBytes), l.FreeInodes)
+		}
+		return r, &Refusal{ID: "no-room", Text: fmt.Sprintf("the new store finds no room beside the old one (%s): %v", free, err),
+			Hint: "free some space, inodes or quota on the filesystem of " + s.Inputs.Store.GraphRoot}
+	}
 	if faultKind(err) == faultDamaged {
 		return r, &Refusal{ID: "damaged", Text: err.Error(),
 			Hint: "repair or remove the damaged images, or carry them over as they are with --keep-damaged"}

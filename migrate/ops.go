@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/internal/host"
 	"github.com/storagectl/storagectl/internal/podman"
@@ -59,6 +61,7 @@ const (
 	faultBoth     = "two-databases"
 	faultSchema   = "unknown-schema"
 	faultStray    = "stray"
+	faultNoRoom   = "no-room"
 )
 
 // none is the argument or result of a request that has none.
@@ -271,6 +274,8 @@ func faulty(err error) error {
 		f.Kind = faultBoth
 	case errors.Is(err, libpoddb.ErrSchema):
 		f.Kind = faultSchema
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		f.Kind = faultNoRoom
 	case errors.As(err, &stray):
 		f.Kind = faultStray
 	case errors.Is(err, context.Canceled):
