@@ -32,6 +32,7 @@ type output struct {
 
 	bars    *mpb.Progress
 	bar     *mpb.Bar
+	open    bool // the terminal's line says what is being done, without an end
 	phase   string
 	began   time.Time
 	lastLog time.Time
@@ -99,6 +100,12 @@ func (o *output) event(e engine.Event) {
 	if e.Undo {
 		name = fmt.Sprintf("%2d/%d take back: %s", e.Index+1, e.Total, e.Step.Title)
 	}
+	if e.Kind == engine.EventBegin && o.tty {
+		fmt.Fprintf(o.err, "%s …", name)
+		o.open = true
+		return
+	}
+	o.clearLine()
 	switch e.Kind {
 	case engine.EventBegin:
 		fmt.Fprintf(o.err, "%s …\n", name)
@@ -153,6 +160,10 @@ func (o *output) draw(p migrate.Progress) {
 	if o.bar == nil || o.phase != p.Phase {
 		o.endBar()
 		o.phase = p.Phase
+		if o.open { // the bar has the lines below
+			fmt.Fprintln(o.err)
+			o.open = false
+		}
 		o.bars = mpb.New(mpb.WithOutput(o.err), mpb.WithWidth(64), mpb.WithRefreshRate(150*time.Millisecond))
 		counters, speed := decor.CountersNoUnit("%d / %d "+p.Unit), decor.AverageSpeed(0, " %.0f/s")
 		if p.Unit == "bytes" {
@@ -165,6 +176,14 @@ func (o *output) draw(p migrate.Progress) {
 	}
 	o.bar.SetTotal(p.Total, false)
 	o.bar.SetCurrent(p.Done)
+}
+
+// clearLine makes room for a line that says more than the one left open.
+func (o *output) clearLine() {
+	if o.open {
+		fmt.Fprint(o.err, "\r\x1b[K")
+		o.open = false
+	}
 }
 
 func (o *output) endBar() {
@@ -192,6 +211,7 @@ func (o *output) note(text string) {
 		return
 	}
 	if !o.quiet {
+		o.clearLine()
 		fmt.Fprintf(o.err, "note: %s\n", text)
 	}
 }
@@ -209,6 +229,7 @@ func (o *output) fail(text, hint string, code int) {
 		}{text, hint, code})
 		return
 	}
+	o.clearLine()
 	fmt.Fprintf(o.err, "error: %s\n", text)
 	if hint != "" {
 		fmt.Fprintf(o.err, "hint: %s\n", hint)
@@ -221,6 +242,7 @@ func (o *output) result(kind string, v any, text string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.endBar()
+	o.clearLine()
 	if o.json {
 		o.message(kind, v)
 		return
