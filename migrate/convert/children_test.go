@@ -18,8 +18,9 @@ func storageUncompressed() *storage.DiffOptions {
 
 const childVar = "STORAGECTL_CONVERT_TEST_CHILD"
 
-// runChild runs one Sync when this binary was started as a test's child. It
-// answers with the report as JSON, or fails with status 3.
+// runChild runs one Sync (or what a second variable says) when this binary was
+// started as a test's child. It answers with the report as JSON, or fails with
+// status 3. By hand it measures a real store.
 func runChild() bool {
 	spec := os.Getenv(childVar)
 	if spec == "" {
@@ -28,8 +29,16 @@ func runChild() bool {
 	var o Options
 	err := json.Unmarshal([]byte(spec), &o)
 	if err == nil {
-		var r Report
-		if r, err = Sync(context.Background(), o); err == nil {
+		var r any
+		switch os.Getenv(childVar + "_DOES") {
+		case "":
+			r, err = Sync(context.Background(), o)
+		case "survey":
+			r, err = Survey(context.Background(), o)
+		case "compare":
+			r, err = Compare(context.Background(), o, nil, CompareOptions{})
+		}
+		if err == nil {
 			err = json.NewEncoder(os.Stdout).Encode(r)
 		}
 	}
