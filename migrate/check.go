@@ -1,0 +1,122 @@
+package migrate
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/storagectl/storagectl/verify"
+)
+
+// ErrVerification is wrapped by every error that says the result is not what it
+// must be. The node stays down, the run can be rolled back.
+var ErrVerification = errors.New("verification failed")
+
+// verify compares what podman has now with what it had before the cutover, and
+// runs a container.
+func (s *Session) verify(ctx context.Context) error {
+	before, err := s.readManifest()
+	if err != nil {
+		return err
+	}
+	part, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(s.Inputs.Request.To))
+	if err != nil {
+		return err
+	}
+	after, err := verify.Take(ctx, s.cli.Run, part)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrVerification, err)
+	}
+	if err := unverified("the manifest", verify.Diff(before, after)); err != nil {
+		return err
+	}
+	if err := s.checkSample(ctx); err != nil {
+		return err
+	}
+	return s.smoke(ctx)
+}
+
+// smoke runs a container on the new driver.
+func (s *Session) smoke(ctx context.Context) error {
+	r, err := verify.Smoke(ctx, s.cli.Run, verify.SmokeOptions{
+		Driver: s.Inputs.Request.To, Run: s.ID, Image: s.Inputs.Request.SmokeImage,
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrVerification, err)
+	}
+	if s.facts.Smoke != nil {
+		return nil
+	}
+	return s.learn(func(f *Facts) { f.Smoke = &r })
+}
+
+// keepFile writes a file in the run's folder of the state directory. A crash
+// before its fact is saved leaves a file that the next try replaces.
+func (s *Session) keepFile(name string, content []byte) (FileRef, error) {
+	if err := renameio.WriteFile(filepath.Join(s.env.Dir.RunPath(s.ID), name), content, 0o600); err != nil {
+		return FileRef{}, fmt.Errorf("cannot keep %s: %w", name, err)
+	}
+	sum := sha256.Sum256(content)
+	return FileRef{Name: name, SHA256: hex.EncodeToString(sum[:])}, nil
+}
+
+// keptFile reads a file that keepFile wrote, and makes sure that it is the one.
+func (s *Session) keptFile(ref *FileRef) ([]byte, error) {
+	if ref == nil {
+		return nil, errors.New("cannot verify: the run took no manifest before")
+	}
+	b, err := os.ReadFile(filepath.Join(s.env.Dir.RunPath(s.ID), ref.Name))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read what the run kept: %w", err)
+	}
+	if sum := sha256.Sum256(b); hex.EncodeToString(sum[:]) != ref.SHA256 {
+		return nil, fmt.Errorf("cannot verify: %s was changed since it was taken", ref.Name)
+	}
+	return b, nil
+}
+
+func (s *Session) readManifest() (verify.Manifest, error) {
+	b, err := s.keptFile(s.facts.Before)
+	if err != nil {
+		return verify.Manifest{}, err
+	}
+	return verify.DecodeManifest(bytes.NewReader(b))
+}
+
+// checkSample reads the sampled files again, through the new driver.
+func (s *Session) checkSample(ctx context.Context) error {
+	b, err := s.keptFile(s.facts.Sample)
+	if err != nil {
+		return err
+	}
+	var before, after verify.Sample
+	if err := json.Unmarshal(b, &before); err != nil {
+		return fmt.Errorf("cannot read the sample of files: %w", err)
+	}
+	args := sampleArgs{Store: s.storeRef(s.Inputs.Request.To), Scratch: s.folder(), Again: &before}
+	if err := s.worker.Call(ctx, opSample, args, &after, nil); err != nil {
+		return fmt.Errorf("%w: %w", ErrVerification, err)
+	}
+	return unverified("sampled files", verify.DiffSamples(before, after))
+}
+
+// unverified makes an error of differences, nil of none.
+func unverified(what string, ds []verify.Difference) error {
+	if len(ds) == 0 {
+		return nil
+	}
+	lines := make([]string, 0, 5)
+	for _, d := range ds[:min(5, len(ds))] {
+		lines = append(lines, d.String())
+	}
+	return fmt.Errorf("%w: %d differences in %s: %s", ErrVerification, len(ds), what, strings.Join(lines, "; "))
+}
