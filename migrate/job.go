@@ -42,14 +42,17 @@ type Request struct {
 
 // Store is the container store of a job, as podman told it before the run.
 type Store struct {
-	GraphRoot   string        `json:"graphRoot"`
-	RunRoot     string        `json:"runRoot"`
-	Driver      string        `json:"driver"`
-	Options     []string      `json:"options,omitempty"`
-	ImageStores []string      `json:"imageStores,omitempty"`
-	VolumePath  string        `json:"volumePath,omitempty"`
-	Database    string        `json:"database,omitempty"` // path of the libpod database; "" if there is none
-	DBKind      libpoddb.Kind `json:"dbKind"`
+	GraphRoot   string   `json:"graphRoot"`
+	RunRoot     string   `json:"runRoot"`
+	Driver      string   `json:"driver"`
+	Options     []string `json:"options,omitempty"`
+	ImageStores []string `json:"imageStores,omitempty"`
+	// LeftStores are those of ImageStores that hold nothing for the new driver:
+	// they stay where they are, and podman will not see their images.
+	LeftStores []string      `json:"leftStores,omitempty"`
+	VolumePath string        `json:"volumePath,omitempty"`
+	Database   string        `json:"database,omitempty"` // path of the libpod database; "" if there is none
+	DBKind     libpoddb.Kind `json:"dbKind"`
 }
 
 // Inputs are all that a run is built from; they stand in its first record.

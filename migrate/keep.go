@@ -316,10 +316,13 @@ func (s *Session) removeOld(ctx context.Context) error {
 	return err
 }
 
+// imageIDs are the images of the store itself.
 func imageIDs(p verify.StorePart) []string {
 	ids := make([]string, 0, len(p.Images))
 	for _, i := range p.Images {
-		ids = append(ids, i.ID)
+		if i.ReadOnlyStore == "" {
+			ids = append(ids, i.ID)
+		}
 	}
 	return ids
 }
