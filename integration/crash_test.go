@@ -18,7 +18,8 @@ const stateDir = "/var/lib/storagectl"
 // journal. wait gives its result.
 func (w *world) start(args ...string) (wait func() result) {
 	w.t.Helper()
-	cmd := w.node.Cmd(w.ctx, "root", append([]string{"storagectl"}, args...)...)
+	// The shell between keeps nsenter from stopping itself when its child is stopped.
+	cmd := w.node.Cmd(w.ctx, "root", append([]string{"sh", "-c", `"$@"; exit $?`, "sh", "storagectl"}, args...)...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Start(); err != nil {

@@ -174,18 +174,18 @@ func TestOwnStore(t *testing.T) {
 	w.same("the store", before, w.manifest())
 }
 
-// TestNoSystemd is a machine where systemd does not run: its folder in /run,
-// by which sd_booted(3) knows it, the journal and the buses are hidden.
+// TestNoSystemd is a machine where systemd does not run, as a container is: a
+// pid namespace with another first process, and systemd's folders, the journal
+// and the buses hidden.
 func TestNoSystemd(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "bookworm", lab.Owner, images.Small)
 	before := w.manifest()
-	w.script(lab.Owner, "systemctl --user stop podman.socket podman.service")
-	r := w.exec("root", "unshare", "-m", "sh", "-euc", `
-mount -t tmpfs tmpfs /run/systemd
-mount -t tmpfs tmpfs /run/dbus
-mount -t tmpfs tmpfs /run/log
-exec storagectl "$@"`, "sh", "migrate", "--to", "overlay", "--yes", "--user", lab.Owner)
+	w.script(lab.Owner, "systemctl --user stop podman.socket podman.service; podman system migrate")
+	r := w.exec("root", "unshare", "-m", "-p", "-f", "--mount-proc", "sh", "-euc", `
+for d in /run/systemd /run/dbus /run/log /run/user/2000/systemd; do mount -t tmpfs tmpfs $d; done
+mount --bind /dev/null /run/user/2000/bus
+storagectl "$@"; exit $?`, "sh", "migrate", "--to", "overlay", "--yes", "--user", lab.Owner)
 	if r.code != exitDone {
 		t.Fatal(r)
 	}
