@@ -335,9 +335,8 @@ func (a *Assessment) content(ctx context.Context, s *Session) error {
 			"staging needs %s, and %s are free", Bytes(e.BytesNeeded), Bytes(e.BytesFree))
 	}
 	for _, i := range e.ImageStores {
-		if !i.HasOverlay && i.Images > 0 {
-			a.Inputs.Store.LeftStores = append(a.Inputs.Store.LeftStores, i.Path)
-			a.Notes = append(a.Notes, fmt.Sprintf("the additional image store %s has no overlay images: its %d images stay where they are, but podman on overlay will not see them", i.Path, i.Images))
+		if i.Images > 0 {
+			a.Notes = append(a.Notes, fmt.Sprintf("the additional image store %s and its %d vfs images stay where they are: podman on overlay sees only what overlay images it holds", i.Path, i.Images))
 		}
 	}
 	return nil
