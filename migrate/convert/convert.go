@@ -35,17 +35,15 @@ type Options struct {
 
 // Progress is told a few times a second at most, never concurrently.
 type Progress struct {
-	Phase         string `json:"phase"` // "layers", "images", "sync", "compare"
-	LayersDone    int    `json:"layers_done"`
-	LayersTotal   int    `json:"layers_total"`
-	Entries       int64  `json:"entries"`       // entries placed or compared
-	Read          int64  `json:"read"`          // bytes of layer lists read
-	ReadTotal     int64  `json:"read_total"`    // bytes of layer lists to read: the measure for a rate and an ETA
-	BytesCopied   int64  `json:"bytes_copied"`  // file data written, none where files are linked
-	ImagesDone    int    `json:"images_done"`   // records written, or trees compared
-	ImagesTotal   int    `json:"images_total"`  // of so many
-	CurrentLayer  string `json:"current_layer"` // a layer that is being worked on, may be empty
-	CurrentDetail string `json:"current_detail,omitempty"`
+	Phase       string `json:"phase"`        // "layers", "images", "flush" (data to disk), "compare"
+	LayersDone  int    `json:"layers_done"`  // of those that had to be made
+	LayersTotal int    `json:"layers_total"` //
+	Entries     int64  `json:"entries"`      // entries placed or compared
+	Read        int64  `json:"read"`         // bytes of layer lists read
+	ReadTotal   int64  `json:"read_total"`   // bytes of layer lists to read: the measure for a rate and an ETA
+	BytesCopied int64  `json:"bytes_copied"` // file data written, none where files are linked
+	ImagesDone  int    `json:"images_done"`  // diffs and trees compared
+	ImagesTotal int    `json:"images_total"` // of so many
 }
 
 // Method is how a layer's files reach the staged store.
@@ -91,6 +89,8 @@ type Estimate struct {
 	MethodReason    string           `json:"method_reason"`
 	BytesNeeded     int64            `json:"bytes_needed"` // free space that staging needs, rounded up
 	BytesFree       int64            `json:"bytes_free"`
+	InodesNeeded    int64            `json:"inodes_needed"`
+	InodesFree      int64            `json:"inodes_free"` // 0 where the filesystem has no such limit
 	Damage          []Damage         `json:"damage,omitempty"`
 	OtherDrivers    []string         `json:"other_drivers,omitempty"` // other drivers' folders in the graphroot
 	ImageStores     []ImageStoreInfo `json:"image_stores,omitempty"`

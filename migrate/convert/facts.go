@@ -185,7 +185,7 @@ func (c *comparison) diffEntry(path, name string, a, b int) error {
 	if err := c.stats(path, name, a, b, &x, &y); err != nil {
 		return err
 	}
-	if y.Mode&unix.S_IFMT != unix.S_IFDIR {
+	if y.Mode&unix.S_IFMT != unix.S_IFDIR || x.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return c.facts(path, name, a, b, &x, &y)
 	}
 	c.proof.Entries++

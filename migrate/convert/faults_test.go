@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -51,7 +52,7 @@ func TestKilledAnywhere(t *testing.T) {
 	whole := time.Since(start)
 	before := tree(t, f.opts.Source.GraphRoot)
 	killed, finished := 0, 0
-	const steps = 40
+	const steps = 24
 	for i := range steps {
 		if i%4 == 0 { // else go on from what the last kill left
 			must(t, os.RemoveAll(f.opts.Stage))
@@ -332,6 +333,15 @@ func TestBesideALiveStore(t *testing.T) {
 			}
 		}
 	})
+	phases := map[string]bool{}
+	var telling atomic.Bool
+	f.opts.Progress = func(p Progress) {
+		if telling.Swap(true) {
+			t.Error("progress is told concurrently")
+		}
+		phases[p.Phase] = true
+		telling.Store(false)
+	}
 	vanished := 0
 	for end := time.Now().Add(6 * time.Second); time.Now().Before(end); {
 		r, err := Sync(context.Background(), f.opts)
@@ -344,6 +354,9 @@ func TestBesideALiveStore(t *testing.T) {
 	close(stop)
 	wg.Wait()
 	t.Log("vanished while staged:", vanished)
+	if !phases["layers"] || !phases["images"] || !phases["flush"] {
+		t.Errorf("phases told: %v", phases)
+	}
 	f.sync()
 	f.prove()
 }

@@ -143,6 +143,24 @@ func readSnapshot(ctx context.Context, src Store) (*snapshot, error) {
 	}
 }
 
+// readChecked reads the records and looks for damage that shows without reading
+// any tree. What an image misses because it is being removed at this moment is
+// no damage: the records have changed by then, and are read anew.
+func readChecked(ctx context.Context, o *Options) (*snapshot, []Damage, error) {
+	files := recordPaths(o.Source)
+	for try := 0; ; try++ {
+		before := stamp(files)
+		snap, err := readSnapshot(ctx, o.Source)
+		if err != nil {
+			return nil, nil, err
+		}
+		damage := snap.checkStructure(o.Source, o.Containers)
+		if len(damage) == 0 || stamp(files) == before || try == 20 {
+			return snap, damage, nil
+		}
+	}
+}
+
 func recordPaths(src Store) []string {
 	var files []string
 	for _, base := range append([]string{src.GraphRoot}, src.ImageStores...) {

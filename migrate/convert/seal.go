@@ -73,6 +73,7 @@ func (s *stager) unseal(have map[string]bool) error {
 // seal takes over images and containers, flushes everything to disk, and only
 // then writes the records that make it count.
 func (s *stager) seal(ctx context.Context, want []*layer, r *Report) error {
+	s.phase("images")
 	images, err := s.images(ctx, r)
 	if err != nil {
 		return err
@@ -83,6 +84,7 @@ func (s *stager) seal(ctx context.Context, want []*layer, r *Report) error {
 	}
 	// What was only taken away need not reach the disk before the records do.
 	if len(r.NewLayers) > 0 || images || containers {
+		s.phase("flush")
 		if err := syncfs(s.o.Stage); err != nil {
 			return err
 		}
@@ -101,6 +103,12 @@ func (s *stager) seal(ctx context.Context, want []*layer, r *Report) error {
 		r.Containers = len(s.snap.containers)
 	}
 	return nil
+}
+
+func (s *stager) phase(name string) {
+	if s.o.Progress != nil {
+		s.o.Progress(Progress{Phase: name, LayersDone: int(s.done.Load()), Entries: s.seen.Load(), BytesCopied: s.copied.Load()})
+	}
 }
 
 type records struct {

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -27,11 +26,11 @@ func Survey(ctx context.Context, o Options) (Estimate, error) {
 	if err := o.check(); err != nil {
 		return e, err
 	}
-	snap, err := readSnapshot(ctx, o.Source)
+	snap, damage, err := readChecked(ctx, &o)
 	if err != nil {
 		return e, err
 	}
-	e.Damage = snap.checkStructure(o.Source, o.Containers)
+	e.Damage = damage
 	want := snap.wanted(o.Containers)
 	e.Layers, e.Images = len(want), len(snap.images)
 	for _, l := range snap.layers {
@@ -64,21 +63,22 @@ func Survey(ctx context.Context, o Options) (Estimate, error) {
 	if err := e.how(&o); err != nil {
 		return e, fmt.Errorf("cannot look at the filesystem: %w", err)
 	}
-	e.BytesNeeded = e.needed(len(want), imageData)
+	e.needs(len(want), imageData)
 	e.OtherDrivers, e.ImageStores = neighbours(o.Source, snap)
 	return e, nil
 }
 
-// needed is the free space that staging needs. With links, a folder in a diff
-// takes a block; images have one folder in six to twelve entries, so a quarter
-// is on the safe side.
-func (e *Estimate) needed(layers int, imageData int64) int64 {
+// needs tells the free space and inodes that staging needs. With links, a
+// folder in a diff takes a block and an inode; images have one folder in six to
+// twelve entries, so a quarter is on the safe side.
+func (e *Estimate) needs(layers int, imageData int64) {
 	const block = 4096
-	n := e.Entries/4*block + int64(layers)*8*block + imageData + int64(e.Images)*4*block
+	e.InodesNeeded = e.Entries/4 + int64(layers)*8 + int64(e.Images)*4 + 100
+	e.BytesNeeded = e.InodesNeeded*block + imageData + 1<<20
 	if e.Method != Link {
-		n += e.ListBytes + e.Bytes + e.Entries*block/2
+		e.InodesNeeded += e.Entries
+		e.BytesNeeded += e.ListBytes + e.Bytes + e.Entries*block/2
 	}
-	return n + 1<<20
 }
 
 // how finds out whether files can be linked into the stage.
@@ -103,7 +103,10 @@ func (e *Estimate) how(o *Options) error {
 	if err := unix.Statfs(stage, &fs); err != nil {
 		return &pathError{"statfs", stage, err}
 	}
-	e.BytesFree = int64(fs.Bavail) * fs.Bsize
+	e.BytesFree, e.InodesFree = int64(fs.Bavail)*fs.Bsize, int64(fs.Ffree)
+	if fs.Files == 0 {
+		e.InodesFree = 0
+	}
 	sameDev := a.Dev_major == b.Dev_major && a.Dev_minor == b.Dev_minor
 	sameMount := a.Mask&unix.STATX_MNT_ID == 0 || a.Mnt_id == b.Mnt_id
 	switch {
@@ -176,14 +179,11 @@ func countList(file string) int64 {
 	start := true
 	for {
 		line, err := r.ReadSlice('\n')
-		if start && bytes.HasPrefix(line, []byte(`{"type":1,`)) {
+		if start && bytes.HasPrefix(line, filePrefix) {
 			n++
 		}
 		start = err == nil
 		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-			if errors.Is(err, io.EOF) {
-				return n
-			}
 			return n
 		}
 	}

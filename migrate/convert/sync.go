@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -40,13 +41,13 @@ func Sync(ctx context.Context, o Options) (Report, error) {
 }
 
 func syncStage(ctx context.Context, o *Options) (r Report, err error) {
-	snap, err := readSnapshot(ctx, o.Source)
+	snap, damage, err := readChecked(ctx, o)
 	if err != nil {
 		return r, err
 	}
-	r.Damage = snap.checkStructure(o.Source, o.Containers)
-	if len(r.Damage) > 0 && !o.KeepDamaged {
-		return r, &DamageError{r.Damage}
+	if len(damage) > 0 && !o.KeepDamaged {
+		r.Damage = damage
+		return r, &DamageError{damage}
 	}
 	for _, dir := range []string{o.Stage, o.newRoot(), o.receipts(), o.tmp(),
 		filepath.Join(o.newRoot(), "overlay-layers"), filepath.Join(o.newRoot(), "overlay-images"), filepath.Join(o.newRoot(), "overlay-containers")} {
@@ -71,15 +72,18 @@ func syncStage(ctx context.Context, o *Options) (r Report, err error) {
 	// An image may go or come while its layers are staged: then the records
 	// are read anew, and only what differs is done again.
 	for try := 0; ; try++ {
+		if r.Damage = damage; len(damage) > 0 && !o.KeepDamaged {
+			return r, &DamageError{damage}
+		}
 		s := &stager{o: o, snap: snap, driver: driver, boot: boot}
 		gone, err := s.sync(ctx, &r)
 		if err != nil || !gone {
 			return r, err
 		}
 		if try == 20 {
-			return r, errors.New("layers kept vanishing while they were staged")
+			return r, errors.New("images kept vanishing while they were staged")
 		}
-		if snap, err = readSnapshot(ctx, o.Source); err != nil {
+		if snap, damage, err = readChecked(ctx, o); err != nil {
 			return r, err
 		}
 	}
@@ -110,7 +114,8 @@ func lockStage(ctx context.Context, o *Options) (func() error, error) {
 	}
 }
 
-// sync does one pass. It answers true when a layer vanished under it.
+// sync does one pass. It answers true when a layer or an image vanished under
+// it.
 func (s *stager) sync(ctx context.Context, r *Report) (bool, error) {
 	want := s.snap.wanted(s.o.Containers)
 	have, todo, err := s.believed(want)
@@ -133,7 +138,7 @@ func (s *stager) sync(ctx context.Context, r *Report) (bool, error) {
 			return false, err
 		}
 	}
-	stop := s.report(len(todo))
+	stop := s.report(todo)
 	res := s.fillAll(ctx, todo)
 	stop()
 	r.Counts.add(res.counts)
@@ -160,7 +165,20 @@ func (s *stager) sync(ctx context.Context, r *Report) (bool, error) {
 		return false, &DamageError{damage}
 	}
 	r.Damage = damage
-	return false, s.seal(ctx, want, r)
+	err = s.seal(ctx, want, r)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	now, readErr := readSnapshot(ctx, s.o.Source)
+	if readErr != nil {
+		return false, errors.Join(err, readErr)
+	}
+	for _, i := range s.snap.images {
+		if !slices.ContainsFunc(now.images, func(n *image) bool { return n.dataKey() == i.dataKey() }) {
+			return true, nil
+		}
+	}
+	return false, err
 }
 
 // believed splits the wanted layers into those that are staged already and
@@ -306,8 +324,8 @@ func (s *stager) fillAll(ctx context.Context, todo []*layer) filled {
 	return out
 }
 
-// vanished looks which of the failed layers the source no longer has: their
-// failure means nothing.
+// vanished looks which of the failed layers the source no longer has, or has
+// come to record as a container's: their failure means nothing.
 func (s *stager) vanished(ctx context.Context, failed []*layer) ([]string, error) {
 	now, err := readSnapshot(ctx, s.o.Source)
 	if err != nil {
@@ -315,7 +333,7 @@ func (s *stager) vanished(ctx context.Context, failed []*layer) ([]string, error
 	}
 	var out []string
 	for _, l := range failed {
-		if n := now.byID[l.ID]; n == nil || n.identity() != l.identity() {
+		if n := now.byID[l.ID]; n == nil || n.identity() != l.identity() || n.container && !s.o.Containers {
 			out = append(out, l.ID)
 		}
 	}
@@ -324,19 +342,19 @@ func (s *stager) vanished(ctx context.Context, failed []*layer) ([]string, error
 
 // report tells progress a few times a second until the returned function is
 // called.
-func (s *stager) report(layers int) func() {
+func (s *stager) report(todo []*layer) func() {
 	if s.o.Progress == nil {
 		return func() {}
 	}
 	var total int64
-	for _, l := range s.snap.wanted(s.o.Containers) {
+	for _, l := range todo {
 		if fi, err := os.Stat(l.list()); err == nil {
 			total += fi.Size()
 		}
 	}
 	tell := func() {
 		s.o.Progress(Progress{
-			Phase: "layers", LayersDone: int(s.done.Load()), LayersTotal: layers, Entries: s.seen.Load(),
+			Phase: "layers", LayersDone: int(s.done.Load()), LayersTotal: len(todo), Entries: s.seen.Load(),
 			Read: s.read.Load(), ReadTotal: total, BytesCopied: s.copied.Load(),
 		})
 	}
