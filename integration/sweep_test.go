@@ -59,12 +59,19 @@ func TestSweep(t *testing.T) {
 					step = max(1, points/stridePoints)
 					first = 1 + i*step/2
 				}
-				done := 0
+				done, failed := 0, 0
 				for n := first; n <= points; n += step {
-					w.crashAt(n, way)
+					ok := t.Run(fmt.Sprintf("point-%d-of-%d", n, points), func(t *testing.T) {
+						at := *w
+						at.t = t
+						at.crashAt(n, way)
+					})
 					done++
-					if t.Failed() {
-						t.Fatalf("at point %d of %d", n, points)
+					if !ok {
+						failed++
+					}
+					if failed == 8 {
+						t.Fatal("enough failures to look at")
 					}
 				}
 				report.add(fmt.Sprintf("| %s | %s | %s | %d | %d | %.0f |", c.release, c.user, way.name, points, done, time.Since(start).Seconds()))

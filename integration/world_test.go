@@ -208,7 +208,7 @@ func (w *world) untouched() inventory {
 	return inv
 }
 
-// diff lists what differs, at most 40 lines of it; "" if nothing does.
+// diff lists what differs, at most 16 lines of it; "" if nothing does.
 func diff(before, after inventory) string {
 	var lines []string
 	for _, k := range slices.Sorted(maps.Keys(before)) {
@@ -224,8 +224,8 @@ func diff(before, after inventory) string {
 			lines = append(lines, "+ "+k+": "+after[k])
 		}
 	}
-	if n := len(lines); n > 40 {
-		lines = append(lines[:40], fmt.Sprintf("… and %d more", n-40))
+	if n := len(lines); n > 16 {
+		lines = append(lines[:16], fmt.Sprintf("… and %d more", n-16))
 	}
 	return strings.Join(lines, "\n")
 }
