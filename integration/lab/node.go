@@ -176,7 +176,7 @@ func (n *Node) Start(ctx context.Context) error {
 	defer func() { _ = console.Close() }()
 
 	// Not bound to ctx: the node outlives this call, and the program that made it.
-	cmd := exec.Command("unshare", append([]string{"-m", "--propagation", "private", "sh", "-euc", `
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), "unshare", append([]string{"-m", "--propagation", "private", "sh", "-euc", `
 mount -t overlay overlay -o "lowerdir=$BASE,upperdir=$N/upper,workdir=$N/work" "$N/root"
 if test -e "$N/disk"; then mount -o loop "$N/disk" "$N/data"; fi
 exec systemd-nspawn "$@"`, "sh"}, n.nspawnArgs()...)...)

@@ -107,7 +107,7 @@ func script(ctx context.Context, n *lab.Node, text string) (sample, error) {
 	if err := cold(); err != nil {
 		return sample{}, err
 	}
-	before, err := written(n)
+	before, err := written(ctx, n)
 	if err != nil {
 		return sample{}, err
 	}
@@ -122,7 +122,7 @@ func script(ctx context.Context, n *lab.Node, text string) (sample, error) {
 	if u, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
 		s.peak = u.Maxrss << 10
 	}
-	after, err := written(n)
+	after, err := written(ctx, n)
 	if err != nil {
 		return sample{}, err
 	}
@@ -143,10 +143,10 @@ func staging(ctx context.Context, n *lab.Node) (sample, error) {
 		var err error
 		switch {
 		case e.Step == stageStep && e.Status == "begin":
-			before, err = written(n)
+			before, err = written(ctx, n)
 		case e.Step == stageStep && e.Status == "done":
 			var after int64
-			after, err = written(n)
+			after, err = written(ctx, n)
 			s.seconds, s.written = e.Seconds, after-before
 		}
 		return err
@@ -258,9 +258,9 @@ func cold() error {
 
 // written is how many bytes the device of the node's data has taken since it
 // exists, all that was dirty included.
-func written(n *lab.Node) (int64, error) {
+func written(ctx context.Context, n *lab.Node) (int64, error) {
 	syscall.Sync()
-	out, err := exec.Command("findmnt", "-n", "-o", "MAJ:MIN", "-N", strconv.Itoa(n.Pid()), "/opt").Output()
+	out, err := exec.CommandContext(ctx, "findmnt", "-n", "-o", "MAJ:MIN", "-N", strconv.Itoa(n.Pid()), "/opt").Output()
 	if err != nil {
 		return 0, fmt.Errorf("cannot find the device of the node's data: %w", err)
 	}
