@@ -72,12 +72,12 @@ func compare(ctx context.Context, rounds int, gigabytes float64) (c content, all
 	}{
 		{"storagectl, staging", func() (sample, error) { return staging(ctx, n) }},
 		{"skopeo copy of each image", func() (sample, error) {
-			return script(ctx, n, names+`for i in $names; do skopeo copy -q "containers-storage:[vfs@$G+$R]$i" "containers-storage:[overlay@$PWD/g+$PWD/r]$i"; done`)
+			return script(ctx, n, "skopeo", names+`for i in $names; do skopeo copy -q "containers-storage:[vfs@$G+$R]$i" "containers-storage:[overlay@$PWD/g+$PWD/r]$i"; done`)
 		}},
 		{"podman save -m \\| podman load", func() (sample, error) {
-			return script(ctx, n, names+`podman save -q -m $names | podman --root "$PWD/g" --runroot "$PWD/r" --storage-driver overlay load -q >/dev/null`)
+			return script(ctx, n, "podman", names+`podman save -q -m $names | podman --root "$PWD/g" --runroot "$PWD/r" --storage-driver overlay load -q >/dev/null`)
 		}},
-		{"cp -al (no overlay store)", func() (sample, error) { return script(ctx, n, names+`cp -al $G/vfs $G/vfs-layers $G/vfs-images .`) }},
+		{"cp -al (no overlay store)", func() (sample, error) { return script(ctx, n, "cp", names+`cp -al $G/vfs $G/vfs-layers $G/vfs-images .`) }},
 	}
 	samples := make([][]sample, len(methods))
 	for round := range rounds {
@@ -103,7 +103,7 @@ func compare(ctx context.Context, rounds int, gigabytes float64) (c content, all
 
 // script measures a shell script of the owner, in a folder of its own on the
 // store's filesystem, in the owner's user namespace.
-func script(ctx context.Context, n *lab.Node, text string) (sample, error) {
+func script(ctx context.Context, n *lab.Node, program, text string) (sample, error) {
 	if err := cold(); err != nil {
 		return sample{}, err
 	}
@@ -114,20 +114,24 @@ func script(ctx context.Context, n *lab.Node, text string) (sample, error) {
 	cmd := n.Cmd(ctx, lab.Owner, "podman", "unshare", "bash", "-euo", "pipefail", "-c", "mkdir ~/bench; cd ~/bench; "+text)
 	var errs strings.Builder
 	cmd.Stderr = &errs
+	var s sample
+	stop := watchMemory(n, program, &s.peak)
 	start := time.Now()
 	if err := cmd.Run(); err != nil {
+		stop()
 		return sample{}, fmt.Errorf("%w: %s", err, errs.String())
 	}
-	s := sample{seconds: time.Since(start).Seconds()}
-	if u, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		s.peak = u.Maxrss << 10
-	}
+	s.seconds = time.Since(start).Seconds()
+	stop()
 	after, err := written(ctx, n)
 	if err != nil {
 		return sample{}, err
 	}
 	s.written = after - before
-	_, err = n.Run(ctx, lab.Owner, "podman", "unshare", "rm", "-rf", lab.Home+"/bench")
+	// The overlay driver mounts its folder on itself, and podman's pause process
+	// keeps the mount namespace.
+	_, err = n.Run(ctx, lab.Owner, "podman", "unshare", "sh", "-c",
+		`if mountpoint -q "$1/g/overlay"; then umount "$1/g/overlay"; fi; rm -rf "$1"`, "sh", lab.Home+"/bench")
 	return s, err
 }
 
@@ -138,7 +142,7 @@ func staging(ctx context.Context, n *lab.Node) (sample, error) {
 	}
 	var s sample
 	var before int64
-	stop := watchMemory(&s.peak)
+	stop := watchMemory(n, "storagectl", &s.peak)
 	_, err := migrate(ctx, n, func(e event) error {
 		var err error
 		switch {
@@ -273,9 +277,10 @@ func written(ctx context.Context, n *lab.Node) (int64, error) {
 	return sectors * 512, err
 }
 
-// watchMemory looks at storagectl's processes 50 times a second and keeps the
-// sum of their peaks, until stop is called.
-func watchMemory(peak *int64) (stop func()) {
+// watchMemory looks at the node's processes of a program 50 times a second and
+// keeps the sum of their peaks, until stop is called.
+func watchMemory(n *lab.Node, program string, peak *int64) (stop func()) {
+	names, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/uts", n.Pid())) // tells the node's processes from others
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -291,7 +296,10 @@ func watchMemory(peak *int64) (stop func()) {
 			dirs, _ := filepath.Glob("/proc/[0-9]*") // the pattern is well formed
 			for _, dir := range dirs {
 				exe, err := os.Readlink(dir + "/exe")
-				if err != nil || filepath.Base(exe) != "storagectl" {
+				if err != nil || filepath.Base(exe) != program {
+					continue
+				}
+				if uts, err := os.Readlink(dir + "/ns/uts"); err != nil || uts != names {
 					continue
 				}
 				sum += highWater(dir)

@@ -73,7 +73,7 @@ the store on an ext4 of its own. Caches dropped before each run, methods alterna
 ## Making the overlay store
 
 From a vfs store of %.1f GB, %d thousand entries, %d images. Written: by the filesystem's device, after a sync.
-Peak: resident memory, for storagectl of its processes together, for the others of the largest.
+Peak: resident memory of the program's processes together (podman: with the one that holds the namespace).
 
 | method | seconds | × storagectl | MB written | peak MB |
 | --- | --- | --- | --- | --- |
