@@ -77,7 +77,9 @@ func compare(ctx context.Context, rounds int, gigabytes float64) (c content, all
 		{"podman save -m \\| podman load", func() (sample, error) {
 			return script(ctx, n, "podman", names+`podman save -q -m $names | podman --root "$PWD/g" --runroot "$PWD/r" --storage-driver overlay load -q >/dev/null`)
 		}},
-		{"cp -al (no overlay store)", func() (sample, error) { return script(ctx, n, "cp", names+`cp -al $G/vfs $G/vfs-layers $G/vfs-images .`) }},
+		{"cp -al (no overlay store)", func() (sample, error) {
+			return script(ctx, n, "cp", names+`cp -al $G/vfs $G/vfs-layers $G/vfs-images .`)
+		}},
 	}
 	samples := make([][]sample, len(methods))
 	for round := range rounds {
