@@ -29,8 +29,9 @@
 //	survey.go    Survey           staged.go    Staged
 //	sync.go      Sync: which layers are to be made, workers
 //	stage.go     one layer        seal.go      images, containers, records
-//	filler.go    putting entries into a diff by folder descriptors
-//	list.go      from a list      walk.go      from two trees
+//	overlay.go   containers/storage's driver on the staged store
+//	filler.go, put.go  putting entries into a diff by folder descriptors
+//	list.go, unpack.go  from a list      walk.go  from two trees
 //	whiteout.go  hiding, and keeping hard-link groups whole
 //	copyfile.go  where linking cannot be
 //	compare.go, facts.go  Compare, the proof by a mounted overlay

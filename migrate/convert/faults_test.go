@@ -374,3 +374,23 @@ func TestOneAtATime(t *testing.T) {
 	}
 	must(t, unlock())
 }
+
+// Where overlay cannot be mounted nothing is staged, and nothing is left that
+// would make podman believe in a mount program.
+func TestNoNativeOverlay(t *testing.T) {
+	base, merged := mount(t, "tmpfs", 64), t.TempDir()
+	for _, d := range []string{"lower", "upper", "work"} {
+		must(t, os.Mkdir(filepath.Join(base, d), 0o755))
+	}
+	must(t, unix.Mount("overlay", merged, "overlay", 0, fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", base)))
+	t.Cleanup(func() { must(t, unix.Unmount(merged, 0)) })
+	f := newFixture(t)
+	f.image(f.layer("", file("f", "x")))
+	f.opts.Stage = filepath.Join(merged, "stage")
+	if _, err := Sync(t.Context(), f.opts); !errors.Is(err, ErrNoNativeOverlay) {
+		t.Errorf("not told: %v", err)
+	}
+	if exists(filepath.Join(f.opts.overlayHome(), mountProgramFlag)) {
+		t.Error("a sign of a mount program is left")
+	}
+}

@@ -48,6 +48,9 @@ func openDriver(o *Options) (*stagedDriver, error) {
 	driver, err := graphdriver.GetDriver("overlay", graphdriver.Options{
 		Root: o.newRoot(), RunRoot: run, DriverOptions: []string{"overlay.skip_mount_home=true"},
 	})
+	if errors.Is(err, graphdriver.ErrIncompatibleFS) || errors.Is(err, graphdriver.ErrNotSupported) || errors.Is(err, graphdriver.ErrPrerequisites) {
+		return nil, errors.Join(ErrNoNativeOverlay, err, d.Close())
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the overlay driver: %w", err), d.Close())
 	}
