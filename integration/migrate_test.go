@@ -84,7 +84,9 @@ func TestMigrate(t *testing.T) {
 			if r := w.ctl("rollback"); r.code == exitDone {
 				t.Errorf("rollback after commit: %s", r)
 			}
-			w.migrated(before)
+			if d := w.driver(); d != "overlay" {
+				t.Errorf("podman is on %s after a rollback that was refused", d)
+			}
 		})
 	}
 }
