@@ -51,6 +51,12 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 	}
 	a.Inputs.Owner = owner
 	a.Inputs.ConfEnv = confEnv(owner)
+	// First of all, before podman itself is run: in the middle of a cutover it
+	// would make itself a new store.
+	known, err := a.unfinished(env.Dir)
+	if err != nil || len(a.Refusals) > 0 {
+		return a, err
+	}
 	cli := podman.CLI{Owner: owner, Runner: env.Runner, Extra: a.Inputs.ConfEnv}
 	if ok, err := a.podman(ctx, cli); err != nil || !ok {
 		return a, err
@@ -64,12 +70,12 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 	if a.Look, err = ask[storeLook](ctx, s, opLook, pathArg{a.Inputs.Store.GraphRoot}); err != nil {
 		return a, err
 	}
-	a.roots(env.Dir.Path)
+	a.leftovers(known)
+	if len(a.Refusals) == 0 {
+		a.roots(env.Dir.Path)
+	}
 	if len(a.Refusals) > 0 {
 		return a, nil
-	}
-	if err := a.earlier(env.Dir); err != nil {
-		return a, err
 	}
 	if err := a.database(ctx, s); err != nil {
 		return a, err
@@ -82,6 +88,11 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 		a.refuse("driver", "re-create the store, or wait for a release that converts from it",
 			"the store is on the driver %q; only vfs can be converted to overlay", a.Info.Store.Driver)
 		return a, nil
+	}
+	if img := req.SmokeImage; img != "" && req.Images == Keep {
+		if _, err := cli.Run(ctx, nil, "image", "inspect", img); err != nil {
+			a.refuse("smoke-image", "give an image of the store, or leave --smoke-image out", "the smoke image %s is not in the store: %v", img, err)
+		}
 	}
 	if err := a.units(ctx, s); err != nil {
 		return a, err
@@ -215,24 +226,35 @@ func (a *Assessment) roots(stateDir string) {
 	}
 }
 
-// earlier refuses a store that an earlier run is not done with.
-func (a *Assessment) earlier(dir engine.Dir) error {
+// unfinished refuses an owner whose earlier run is neither finished nor rolled
+// back. It returns the folders in the store that runs known here may have left.
+func (a *Assessment) unfinished(dir engine.Dir) (known map[string]bool, err error) {
 	runs, err := dir.List()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	known := map[string]bool{}
+	known = map[string]bool{}
 	for _, run := range runs {
 		st, err := engine.Read(dir.RunPath(run))
-		if err != nil || st.Header.Store != a.Inputs.StoreKey() {
+		if err != nil {
 			continue // a damaged journal of this store shows by its folder
 		}
-		known[filepath.Base(runFolder("", run))] = true
+		in, err := DecodeInputs(st)
+		if err != nil || in.Owner.UID != a.Inputs.Owner.UID {
+			continue
+		}
+		folder := filepath.Base(runFolder("/", run))
+		known[folder], known[folder+straySuffix] = true, true
 		if !st.Phase.Over() {
 			a.refuse("unfinished", fmt.Sprintf("storagectl resume %s finishes it, storagectl rollback %s undoes it", run, run),
-				"run %s on this store is not finished", run)
+				"run %s on the store of %s is not finished", run, in.Owner.Name)
 		}
 	}
+	return known, nil
+}
+
+// leftovers refuses a store that holds the folder of a run that is not known.
+func (a *Assessment) leftovers(known map[string]bool) {
 	for _, f := range a.Look.Leftover {
 		path := filepath.Join(a.Inputs.Store.GraphRoot, f)
 		if known[f] {
@@ -242,7 +264,6 @@ func (a *Assessment) earlier(dir engine.Dir) error {
 				"%s is left from a run that this state directory does not know", path)
 		}
 	}
-	return nil
 }
 
 // realParent resolves the links of the longest part of path that is there.
@@ -277,6 +298,9 @@ func (a *Assessment) database(ctx context.Context, s *Session) error {
 		a.refuse("database", "find out which of them podman uses (podman info --format '{{.Host.DatabaseBackend}}') and move the other away", "%v", err)
 	case err != nil:
 		return err
+	case a.Database.Kind == libpoddb.None:
+		// podman info has just opened, and so made, one: it is somewhere else.
+		a.refuse("database", "see where podman keeps it (static_dir in containers.conf)", "podman's database is not in the graphroot %s", a.Inputs.Store.GraphRoot)
 	}
 	a.Inputs.Store.Database, a.Inputs.Store.DBKind = a.Database.Path, a.Database.Kind
 	if a.Inputs.Request.Containers == Refuse {

@@ -65,9 +65,6 @@ func (s *Session) dropContainers(ctx context.Context) error {
 }
 
 func (s *Session) containersDropped(ctx context.Context) (bool, error) {
-	if s.Inputs.Store.Database == "" {
-		return true, nil
-	}
 	db, err := s.database(ctx)
 	return len(db.Containers) == 0 && len(db.Pods) == 0, err
 }
@@ -76,6 +73,9 @@ func (s *Session) containersDropped(ctx context.Context) (bool, error) {
 func (s *Session) reset(ctx context.Context) error {
 	_, err := s.cli.Run(ctx, nil, "system", "reset", "--force")
 	if err != nil {
+		return err
+	}
+	if _, err := ask[none](ctx, s, opDropEmpty, dropArgs{s.Inputs.Store.GraphRoot, s.Inputs.Store.Driver}); err != nil {
 		return err
 	}
 	if ok, err := s.isReset(ctx); err != nil || ok {
@@ -87,8 +87,8 @@ func (s *Session) reset(ctx context.Context) error {
 // isReset observes that the old driver's store and the database's objects are gone.
 func (s *Session) isReset(ctx context.Context) (bool, error) {
 	for _, part := range storeParts(s.Inputs.Store.Driver) {
-		used, err := ask[bool](ctx, s, opPartUsed, pathArg{s.swap().live(part)})
-		if err != nil || used {
+		gone, err := ask[bool](ctx, s, opGone, pathArg{s.swap().live(part)})
+		if err != nil || !gone {
 			return false, err
 		}
 	}
@@ -102,7 +102,7 @@ func (s *Session) isReset(ctx context.Context) (bool, error) {
 func (s *Session) leftAfterReset(ctx context.Context) []string {
 	var left []string
 	for _, part := range storeParts(s.Inputs.Store.Driver) {
-		if used, err := ask[bool](ctx, s, opPartUsed, pathArg{s.swap().live(part)}); err != nil || used {
+		if gone, err := ask[bool](ctx, s, opGone, pathArg{s.swap().live(part)}); err != nil || !gone {
 			left = append(left, part)
 		}
 	}

@@ -51,7 +51,7 @@ type Store struct {
 	// they stay where they are, and podman will not see their images.
 	LeftStores []string      `json:"leftStores,omitempty"`
 	VolumePath string        `json:"volumePath,omitempty"`
-	Database   string        `json:"database,omitempty"` // path of the libpod database; "" if there is none
+	Database   string        `json:"database,omitempty"` // path of the libpod database
 	DBKind     libpoddb.Kind `json:"dbKind"`
 }
 
@@ -278,6 +278,13 @@ func (s *Session) Forward(ctx context.Context, commit bool) error {
 
 // Rollback puts everything back as it was before the run.
 func (s *Session) Rollback(ctx context.Context) error { return s.run.Rollback(ctx) }
+
+// Stopped reports whether the run has stopped podman and not started it again.
+func (s *Session) Stopped() bool {
+	st := s.journal.State()
+	stop, start := st.Steps[stepStop].Mark, st.Steps[stepStart].Mark
+	return (stop == engine.MarkBegun || stop == engine.MarkDone) && start != engine.MarkDone
+}
 
 // Reclaimable is how many bytes a commit frees now.
 func (s *Session) Reclaimable(ctx context.Context) (uint64, error) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -52,7 +53,7 @@ func (s *Session) sync(ctx context.Context, step string, containers bool) (conve
 	}
 	if faultKind(err) == faultNoNative {
 		return r, &Refusal{ID: "no-native-overlay", Text: err.Error(),
-			Hint: "overlay needs Linux 5.13 or later for a rootless owner and a local ext4, xfs or btrfs filesystem below; storagectl doctor tells what is missing here"}
+			Hint: "overlay needs Linux 5.13 or later for a rootless owner and a local ext4, xfs or btrfs filesystem below"}
 	}
 	return r, err
 }
@@ -155,7 +156,7 @@ func (s *Session) stageRest(ctx context.Context) error {
 // refuseContainers looks once more, podman being stopped: a container may have
 // come since the plan was made.
 func (s *Session) refuseContainers(ctx context.Context) error {
-	if s.Inputs.Request.Containers != Refuse || s.Inputs.Store.Database == "" {
+	if s.Inputs.Request.Containers != Refuse {
 		return nil
 	}
 	db, err := s.database(ctx)
@@ -174,7 +175,7 @@ func refuseContainers(cs []libpoddb.Container) error {
 		names[i] = c.Name
 	}
 	slices.Sort(names)
-	return &Refusal{ID: "containers", Text: fmt.Sprintf("the store holds %d containers: %s", len(cs), strings.Join(names, ", ")),
+	return &Refusal{ID: "containers", Text: "the store holds containers: " + strings.Join(names, ", "),
 		Hint: "remove them, or say --containers discard to have them removed; images, volumes, secrets and networks stay"}
 }
 
@@ -208,38 +209,38 @@ func (s *Session) swapIn(ctx context.Context) error {
 	if err := s.quiet(ctx); err != nil {
 		return err
 	}
-	_, err := ask[none](ctx, s, opSwapDo, s.swap())
-	return err
+	return s.shift(ctx, opSwapDo)
 }
 
-// swapBack takes the cutover back. What was made in the new store since stays
-// in the run's folder, and is told.
+// shift renames, and tells of what podman made while its store was away.
+func (s *Session) shift(ctx context.Context, op string) error {
+	strays, err := ask[string](ctx, s, op, s.swap())
+	if err != nil || strays == "" {
+		return err
+	}
+	return s.note("podman was used while its store was moved aside; what it made then is kept in %s", strays)
+}
+
+// swapBack takes the cutover back.
 func (s *Session) swapBack(ctx context.Context) error {
 	if err := s.quiet(ctx); err != nil {
 		return err
 	}
-	in, err := s.swapped(ctx)
-	if err != nil {
+	if err := s.shift(ctx, opSwapUndo); err != nil {
 		return err
 	}
-	if in && s.facts.KeptNew == nil {
-		fresh, err := s.madeSince(ctx)
-		if err != nil {
-			return err
-		}
-		if err := s.learn(func(f *Facts) { f.KeptNew = fresh }); err != nil {
-			return err
-		}
+	out, err := ask[bool](ctx, s, opSwapOut, s.swap())
+	if err == nil && !out {
+		err = errors.New("the renames reported success, but the old store is not whole in its place")
 	}
-	_, err = ask[none](ctx, s, opSwapUndo, s.swap())
 	return err
 }
 
 // smokeName begins the names of all that a smoke test makes.
 const smokeName = "storagectl-smoke"
 
-// madeSince names the images and containers of the live new store that the
-// manifest from before does not have.
+// madeSince names the images, containers and volumes of the live new store that
+// the manifest from before does not have.
 func (s *Session) madeSince(ctx context.Context) ([]string, error) {
 	before, err := s.readManifest()
 	if err != nil {
@@ -251,27 +252,35 @@ func (s *Session) madeSince(ctx context.Context) ([]string, error) {
 	}
 	fresh := []string{}
 	for _, d := range verify.Diff(verify.Manifest{Store: before.Store}, verify.Manifest{Store: part}) {
-		// What a smoke test left behind when it was killed is ours to throw away.
-		if d.Added() && !strings.Contains(d.Name, smokeName) {
-			fresh = append(fresh, strings.TrimSpace(d.Kind+" "+d.Name+" "+d.ID))
+		// What a smoke test left behind when it was killed is ours to throw
+		// away; a layer goes with its image or container.
+		if d.Added() && d.Kind != "layer" && !strings.Contains(d.Name, smokeName) {
+			fresh = append(fresh, strings.Join(strings.Fields(d.Kind+" "+d.Name+" "+d.ID), " "))
+		}
+	}
+	had := map[string]bool{}
+	for _, o := range before.Podman.Objects {
+		had[o.Kind+o.Name] = true
+	}
+	db, err := s.database(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range db.Volumes {
+		if !had["volume"+v] {
+			fresh = append(fresh, fmt.Sprintf("volume %s (its files stay where they are: podman volume create %s takes them up)", v, v))
 		}
 	}
 	return fresh, nil
 }
 
 func (s *Session) repointed(ctx context.Context) (bool, error) {
-	if s.Inputs.Store.Database == "" {
-		return true, nil
-	}
 	db, err := s.database(ctx)
 	// A database that records no driver takes it from the configuration.
 	return db.GraphDriver == s.Inputs.Request.To || db.GraphDriver == "", err
 }
 
 func (s *Session) repoint(ctx context.Context) error {
-	if s.Inputs.Store.Database == "" {
-		return nil
-	}
 	if _, err := ask[none](ctx, s, opDBSave, s.db()); err != nil {
 		return err
 	}
@@ -279,13 +288,27 @@ func (s *Session) repoint(ctx context.Context) error {
 	return err
 }
 
+// restoreDB puts the saved database back. Before that it notes what was made in
+// the new store since the cutover: the run's folder is kept for it.
 func (s *Session) restoreDB(ctx context.Context) error {
-	if s.Inputs.Store.Database == "" {
-		return nil
-	}
 	saved, err := ask[bool](ctx, s, opDBSaved, s.db())
 	if err != nil || !saved { // not saved: not touched either
 		return err
+	}
+	in, err := s.swapped(ctx)
+	if err != nil {
+		return err
+	}
+	if repointed, err := s.repointed(ctx); err != nil {
+		return err
+	} else if in && repointed && s.facts.KeptNew == nil {
+		fresh, err := s.madeSince(ctx)
+		if err != nil {
+			return err
+		}
+		if err := s.learn(func(f *Facts) { f.KeptNew = fresh }); err != nil {
+			return err
+		}
 	}
 	_, err = ask[none](ctx, s, opDBRestore, s.db())
 	return err

@@ -34,9 +34,10 @@ const (
 	opManifest   = "manifest"
 	opSample     = "sample"
 	opSwapIn     = "swap-in"
-	opPartUsed   = "part-used"
+	opSwapOut    = "swap-out"
 	opSwapDo     = "swap-do"
 	opSwapUndo   = "swap-undo"
+	opDropEmpty  = "drop-empty"
 	opDBFind     = "db-find"
 	opDBSave     = "db-save"
 	opDBSaved    = "db-saved"
@@ -60,7 +61,6 @@ const (
 	faultNoNative = "no-native-overlay"
 	faultBoth     = "two-databases"
 	faultSchema   = "unknown-schema"
-	faultStray    = "stray"
 	faultNoRoom   = "no-room"
 )
 
@@ -155,13 +155,18 @@ func Handlers(uid int) map[string]podman.Handler {
 			}
 			return verify.TakeSample(ctx, a.Store, a.Scratch, verify.SampleOptions{Seed: a.Store.GraphRoot})
 		}),
-		opSwapIn:   podman.Handle(func(_ context.Context, s swap, _ func(any)) (bool, error) { return s.in() }),
-		opPartUsed: podman.Handle(func(_ context.Context, a pathArg, _ func(any)) (bool, error) { return partUsed(a.Path) }),
-		opSwapDo: podman.Handle(func(_ context.Context, s swap, _ func(any)) (none, error) {
-			return none{}, faulty(s.do())
+		opSwapIn:  podman.Handle(func(_ context.Context, s swap, _ func(any)) (bool, error) { return s.in() }),
+		opSwapOut: podman.Handle(func(_ context.Context, s swap, _ func(any)) (bool, error) { return s.out() }),
+		opSwapDo: podman.Handle(func(_ context.Context, s swap, _ func(any)) (string, error) {
+			strays, err := s.do()
+			return strays, faulty(err)
 		}),
-		opSwapUndo: podman.Handle(func(_ context.Context, s swap, _ func(any)) (none, error) {
-			return none{}, faulty(s.undo())
+		opSwapUndo: podman.Handle(func(_ context.Context, s swap, _ func(any)) (string, error) {
+			strays, err := s.undo()
+			return strays, faulty(err)
+		}),
+		opDropEmpty: podman.Handle(func(_ context.Context, a dropArgs, _ func(any)) (none, error) {
+			return none{}, dropEmpty(a.GraphRoot, a.Driver)
 		}),
 		opDBFind: podman.Handle(func(ctx context.Context, a dbFindArgs, _ func(any)) ([]libpoddb.Facts, error) {
 			f, err := libpoddb.Find(ctx, a.GraphRoot, "")
@@ -218,6 +223,11 @@ type sampleArgs struct {
 	Again   *verify.Sample  `json:"again,omitempty"` // the same entries once more
 }
 
+type dropArgs struct {
+	GraphRoot string `json:"graphRoot"`
+	Driver    string `json:"driver"`
+}
+
 type dbFindArgs struct {
 	GraphRoot string `json:"graphRoot"`
 }
@@ -261,7 +271,6 @@ func faulty(err error) error {
 	}
 	f := &podman.Fault{Text: err.Error()}
 	var damage *convert.DamageError
-	var stray *strayError
 	switch {
 	case errors.Is(err, engine.ErrLocked), errors.Is(err, convert.ErrBusy):
 		f.Kind = faultLocked
@@ -276,8 +285,6 @@ func faulty(err error) error {
 		f.Kind = faultSchema
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		f.Kind = faultNoRoom
-	case errors.As(err, &stray):
-		f.Kind = faultStray
 	case errors.Is(err, context.Canceled):
 		f.Kind = podman.KindCanceled
 	}

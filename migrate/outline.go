@@ -36,12 +36,9 @@ func (a *Assessment) what() map[string]string {
 	} else if !a.Inputs.Systemd {
 		units = "no systemd to ask: waits until no podman process is left"
 	}
-	db := "podman has no database yet"
-	if st.Database != "" {
-		db = fmt.Sprintf("%s: graph driver %s becomes %s", st.Database, st.Driver, a.Inputs.Request.To)
-	}
+	db := fmt.Sprintf("%s: graph driver %s becomes %s", st.Database, st.Driver, a.Inputs.Request.To)
 	return map[string]string{
-		stepStage: fmt.Sprintf("%d images, %d layers, %d entries, %s in %s; files by %s (%s); needs %s of %s free",
+		stepStage: fmt.Sprintf("%d images, %d layers, %d entries, %s in %s; files by %s (%s); needs %s of %s free; each file is looked at only then",
 			e.Images, e.Layers, e.Entries, Bytes(e.Bytes), runFolder(st.GraphRoot, "RUN"), e.Method, e.MethodReason, Bytes(e.BytesNeeded), Bytes(e.BytesFree)),
 		stepStop:      units,
 		stepStageRest: "images that came or went meanwhile, and the layers of buildah's working containers",

@@ -37,9 +37,9 @@ type storeLook struct {
 	FreeBytes  uint64   `json:"freeBytes"`
 	FreeInodes uint64   `json:"freeInodes"`
 	ReadOnly   bool     `json:"readOnly"`
-	Drivers    []string `json:"drivers"`  // drivers with folders here
-	Leftover   []string `json:"leftover"` // folders of runs
-	Foreign    []string `json:"foreign"`  // what is not podman's
+	Drivers    []string `json:"drivers,omitempty"`  // drivers with folders here
+	Leftover   []string `json:"leftover,omitempty"` // folders of runs
+	Foreign    []string `json:"foreign,omitempty"`  // what is not podman's
 }
 
 var fsNames = map[int64]string{
@@ -180,6 +180,22 @@ func runStateCleared(runRoot, driver string) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// dropEmpty removes the folders of a driver that hold nothing: podman 5's system
+// reset makes them anew on its way out, and two drivers' folders must never be
+// visible in one graphroot.
+func dropEmpty(graphRoot, driver string) error {
+	for _, n := range storeParts(driver) {
+		p := filepath.Join(graphRoot, n)
+		if used, err := partUsed(p); err != nil || used {
+			return err
+		}
+		if err := os.RemoveAll(p); err != nil {
+			return fmt.Errorf("cannot remove an empty store's folder: %w", err)
+		}
+	}
+	return nil
 }
 
 // removeFolder deletes a run's folder and all in it. It refuses while anything

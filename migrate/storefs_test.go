@@ -70,7 +70,7 @@ func TestSwapFromEveryState(t *testing.T) {
 	total := len(moves(swap{From: "vfs", To: "overlay"}))
 	whole := storeOf(t)
 	before := tree(t, whole.GraphRoot)
-	if err := whole.do(); err != nil {
+	if _, err := whole.do(); err != nil {
 		t.Fatal(err)
 	}
 	after := tree(t, whole.GraphRoot)
@@ -93,7 +93,7 @@ func TestSwapFromEveryState(t *testing.T) {
 				do, want = s.undo, before
 			}
 			for range 2 { // and again, as if the crash came before the record
-				if err := do(); err != nil {
+				if _, err := do(); err != nil {
 					t.Fatalf("%d renames, %s: %v", n, way, err)
 				}
 				if got := tree(t, s.GraphRoot); !slices.Equal(got, want) {
@@ -108,49 +108,51 @@ func TestSwapFromEveryState(t *testing.T) {
 }
 
 // TestStrays shows what becomes of a store that podman made while its own was
-// away: empty it is put aside, used it stops the run, and is never lost.
+// away, whichever way the run goes on: empty it is put aside, used it is kept
+// whole where no step removes it, and the rightful stores are never taken for it.
 func TestStrays(t *testing.T) {
 	for _, used := range []bool{false, true} {
-		s := storeOf(t)
-		if err := s.do(); err != nil {
-			t.Fatal(err)
-		}
-		recs := "[]"
-		if used {
-			recs = `[{"id":"new"}]`
-		}
-		for _, kind := range []string{"images", "layers", "containers"} {
-			write(t, filepath.Join(s.GraphRoot, "vfs-"+kind, kind+".json"), recs)
-		}
-		if err := os.MkdirAll(filepath.Join(s.GraphRoot, "vfs/dir"), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if in, err := s.in(); err != nil || in {
-			t.Fatalf("in=%v %v", in, err)
-		}
-		for name, do := range map[string]func() error{"do": s.do, "undo": s.undo} {
-			if name == "undo" && !used {
-				continue // do has cleared the stray away
-			}
-			err := do()
-			var stray *strayError
-			if used != errors.As(err, &stray) {
-				t.Fatalf("used=%v %s: %v", used, name, err)
-			}
-		}
-		kept := strings.Join(tree(t, s.GraphRoot), "\n")
-		if used && !strings.Contains(kept, `[{"id":"new"}]`) {
-			t.Fatal("a stray that was used is gone")
-		}
-		if !strings.Contains(kept, `[{"id":"vfs"}]`) || !strings.Contains(kept, `[{"id":"overlay"}]`) {
-			t.Fatal("a store is gone")
-		}
-		if !used {
-			if err := s.undo(); err != nil {
+		for _, way := range []string{"do", "undo"} {
+			s := storeOf(t)
+			before := tree(t, s.GraphRoot)
+			if _, err := s.do(); err != nil {
 				t.Fatal(err)
 			}
-			if b, _ := os.ReadFile(filepath.Join(s.GraphRoot, "vfs-images/images.json")); string(b) != `[{"id":"vfs"}]` {
-				t.Fatalf("not the old store: %s", b)
+			after := tree(t, s.GraphRoot)
+			recs := "[]"
+			if used {
+				recs = `[{"id":"new"}]`
+				write(t, filepath.Join(s.GraphRoot, "vfs/dir", strings.Repeat("b", 64), "file"), "new")
+			}
+			for _, kind := range []string{"images", "layers", "containers"} {
+				write(t, filepath.Join(s.GraphRoot, "vfs-"+kind, kind+".json"), recs)
+			}
+			if err := os.MkdirAll(filepath.Join(s.GraphRoot, "vfs/dir"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if in, err := s.in(); err != nil || in {
+				t.Fatalf("in=%v %v", in, err)
+			}
+			do, want, look := s.do, after, s.in
+			if way == "undo" {
+				do, want, look = s.undo, before, s.out
+			}
+			strays, err := do()
+			if err != nil || (strays != "") != used {
+				t.Fatalf("used=%v %s: strays %q, %v", used, way, strays, err)
+			}
+			if ok, err := look(); err != nil || !ok {
+				t.Fatalf("used=%v %s: not seen to be done: %v", used, way, err)
+			}
+			if used {
+				kept := strings.Join(tree(t, s.strayFolder()), "\n")
+				if strings.Count(kept, `[{"id":"new"}]`) != 3 || !strings.Contains(kept, "/file=new") {
+					t.Fatalf("%s: not all of the stray is kept:\n%s", way, kept)
+				}
+			}
+			got := slices.DeleteFunc(tree(t, s.GraphRoot), func(l string) bool { return strings.Contains(l, "stray/") })
+			if !slices.Equal(got, want) {
+				t.Fatalf("used=%v %s:\n%v\nwant\n%v", used, way, got, want)
 			}
 		}
 	}

@@ -45,44 +45,56 @@ func (s swap) in() (bool, error) {
 	return exists(s.old(s.From + "-layers"))
 }
 
-// do makes the cutover, from any state that a crash can have left.
-func (s swap) do() error {
+// out reports whether the old store is live again, whole.
+func (s swap) out() (bool, error) {
+	for _, n := range storeParts(s.From) {
+		if kept, err := exists(s.old(n)); err != nil || kept {
+			return false, err
+		}
+	}
+	return exists(s.live(s.From + "-layers"))
+}
+
+// do makes the cutover, from any state that a crash can have left. It returns
+// the folder of strays, "" if there were none worth keeping.
+func (s swap) do() (strays string, err error) {
 	if err := os.MkdirAll(filepath.Join(s.Folder, "old"), 0o700); err != nil {
-		return fmt.Errorf("cannot make room for the old store: %w", err)
+		return "", fmt.Errorf("cannot make room for the old store: %w", err)
 	}
 	for _, n := range storeParts(s.From) {
-		if err := s.shift(n, s.live(n), s.old(n)); err != nil {
-			return err
+		if err := s.shift(n, s.live(n), s.old(n), &strays); err != nil {
+			return strays, err
 		}
 	}
 	for _, n := range storeParts(s.To) {
-		if err := s.shift(n, s.new(n), s.live(n)); err != nil {
-			return err
+		if err := s.shift(n, s.new(n), s.live(n), &strays); err != nil {
+			return strays, err
 		}
 	}
-	return s.sync()
+	return strays, s.sync()
 }
 
 // undo takes the cutover back, from any state that a crash can have left. What
-// was made in the new store since is in new/ then.
-func (s swap) undo() error {
+// was made in the new store since is in new/ then. It returns strays as do does.
+func (s swap) undo() (strays string, err error) {
 	for _, n := range storeParts(s.To) {
-		if err := s.shift(n, s.live(n), s.new(n)); err != nil {
-			return err
+		if err := s.shift(n, s.live(n), s.new(n), &strays); err != nil {
+			return strays, err
 		}
 	}
 	for _, n := range storeParts(s.From) {
-		if err := s.shift(n, s.old(n), s.live(n)); err != nil {
-			return err
+		if err := s.shift(n, s.old(n), s.live(n), &strays); err != nil {
+			return strays, err
 		}
 	}
-	return s.sync()
+	return strays, s.sync()
 }
 
 // shift renames one part of a store. Where both ends are there, podman was
-// started while the part was away and made a new one in the graphroot: if that
-// is empty it goes among the strays, if it holds anything there is no going on.
-func (s swap) shift(name, from, to string) error {
+// started while the part was away and made a new one in the graphroot. That one
+// gives way: empty it goes with the run's folder, with content it is kept in a
+// folder of its own, which nothing of ours ever removes.
+func (s swap) shift(name, from, to string, strays *string) error {
 	src, err1 := exists(from)
 	dst, err2 := exists(to)
 	if err := errors.Join(err1, err2); err != nil || !src {
@@ -99,19 +111,29 @@ func (s swap) shift(name, from, to string) error {
 	if err != nil {
 		return err
 	}
-	if used {
-		return &strayError{Path: stray}
-	}
 	dir := filepath.Join(s.Folder, "stray")
+	if used {
+		dir = s.strayFolder()
+		*strays = dir
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("cannot make room for %s: %w", name, err)
 	}
-	// A name of its own: this can happen more than once in a run.
-	aside, err := os.MkdirTemp(dir, name+".")
-	if err != nil {
-		return fmt.Errorf("cannot make room for %s: %w", name, err)
+	aside := filepath.Join(dir, name)
+	for i := 2; ; i++ { // it can happen more than once in a run
+		there, err := exists(aside)
+		if err != nil {
+			return err
+		}
+		if !there {
+			break
+		}
+		aside = filepath.Join(dir, fmt.Sprintf("%s.%d", name, i))
 	}
-	if err := move(stray, filepath.Join(aside, name)); err != nil {
+	if err := move(stray, aside); err != nil {
+		return err
+	}
+	if err := syncDirs(dir, s.GraphRoot); err != nil {
 		return err
 	}
 	if stray == to {
@@ -119,6 +141,11 @@ func (s swap) shift(name, from, to string) error {
 	}
 	return nil
 }
+
+// strayFolder keeps what podman made in the store's place while it was away.
+func (s swap) strayFolder() string { return s.Folder + straySuffix }
+
+const straySuffix = "-stray"
 
 func (s swap) sync() error {
 	dirs := []string{s.GraphRoot, s.Folder}
@@ -130,13 +157,6 @@ func (s swap) sync() error {
 		}
 	}
 	return syncDirs(dirs...)
-}
-
-// strayError reports that somebody used podman while the store was away.
-type strayError struct{ Path string }
-
-func (e *strayError) Error() string {
-	return fmt.Sprintf("cannot go on: podman was used while its store was moved aside, and made %s, which is not empty; move it away, then resume", e.Path)
 }
 
 // partUsed reports whether a part of a store holds anything: records, or the

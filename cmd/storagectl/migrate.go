@@ -78,15 +78,15 @@ func (a *app) migrate(ctx context.Context, req migrate.Request, dryRun bool) err
 	if err != nil {
 		return fmt.Errorf("cannot look at the store: %w", err)
 	}
+	if len(plan.Refusals) > 0 {
+		for _, r := range plan.Refusals {
+			a.out.fail("cannot migrate: "+r.Text, r.Hint, exitRefused, r.ID)
+		}
+		return told(&plan.Refusals[0])
+	}
 	if plan.Already {
 		a.out.result("already", plan, fmt.Sprintf("The store of %s is on %s already; nothing to do.\n", plan.Inputs.Owner.Name, req.To))
 		return nil
-	}
-	if len(plan.Refusals) > 0 {
-		for _, r := range plan.Refusals {
-			a.out.fail("cannot migrate: "+r.Text, r.Hint, exitRefused)
-		}
-		return told(&plan.Refusals[0])
 	}
 	if dryRun {
 		a.out.result("plan", plan, planText(plan))
@@ -114,6 +114,8 @@ func (a *app) goOn(ctx context.Context, s *migrate.Session, began time.Time, run
 	}
 	if err == nil {
 		err = a.tellEnd(ctx, s, began)
+	} else if s.Stopped() {
+		a.out.note(fmt.Sprintf("podman of %s stays stopped until the run is resumed or rolled back", s.Inputs.Owner.Name))
 	}
 	return errors.Join(err, s.Close())
 }
@@ -175,7 +177,7 @@ func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) 
 		fmt.Fprintf(&b, "The old store is kept. \"storagectl commit %s\" removes it and frees %s; \"storagectl rollback %s\" returns to it.\n", s.ID, migrate.Bytes(m.Reclaimable), s.ID)
 	case engine.PhaseCommitted:
 		fmt.Fprintf(&b, "The store of %s is on %s, and the old one is removed.\n", in.Owner.Name, m.Driver)
-		if verified > 0 {
+		if verified > 0 && !began.After(st.Started()) {
 			fmt.Fprintf(&b, "Podman was down for %s (until verified; %s until its units ran again).\n", seconds(verified), seconds(started))
 		}
 	}

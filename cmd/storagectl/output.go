@@ -217,7 +217,7 @@ func (o *output) note(text string) {
 }
 
 // fail tells an error and what can be done about it.
-func (o *output) fail(text, hint string, code int) {
+func (o *output) fail(text, hint string, code int, id string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.endBar()
@@ -226,7 +226,8 @@ func (o *output) fail(text, hint string, code int) {
 			Error string `json:"error"`
 			Hint  string `json:"hint,omitempty"`
 			Code  int    `json:"code"`
-		}{text, hint, code})
+			ID    string `json:"id,omitempty"` // of a refusal
+		}{text, hint, code, id})
 		return
 	}
 	o.clearLine()

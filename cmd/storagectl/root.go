@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -125,7 +126,12 @@ func (a *app) tellError(err error, code int) {
 		fmt.Fprintf(a.stderr, "error: %s\nhint: %s\n", text, h)
 		return
 	}
-	a.out.fail(text, h, code)
+	id := ""
+	var r *migrate.Refusal
+	if errors.As(err, &r) {
+		id = r.ID
+	}
+	a.out.fail(text, h, code, id)
 }
 
 func newWorker(a *app) *cobra.Command {

@@ -37,7 +37,7 @@ that was on its way back goes on back. RUN left out is the latest run.
 				a.out.result("nothing", struct {
 					Run   string       `json:"run"`
 					Phase engine.Phase `json:"phase"`
-				}{run, st.Phase}, fmt.Sprintf("Run %s is %s; there is nothing to resume.\n", run, st.Phase))
+				}{run, st.Phase}, fmt.Sprintf("Run %s is %s; there is nothing to resume.\n", run, phaseWord(st.Phase)))
 				return nil
 			}
 			return a.with(cmd.Context(), run, func(s *migrate.Session) error {
@@ -97,6 +97,9 @@ way back. RUN left out is the latest run.
 		},
 	}
 }
+
+// phaseWord is a phase in words.
+func phaseWord(p engine.Phase) string { return strings.ReplaceAll(string(p), "-", " ") }
 
 // committing reports whether a run was cut off inside its commit.
 func committing(st engine.State) bool {

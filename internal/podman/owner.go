@@ -73,13 +73,43 @@ func LookupOwner(ctx context.Context, r *host.Runner, name string) (Owner, error
 		return o, nil
 	}
 	o.RuntimeDir = runtimeDir(o.UID)
-	if o.SubUIDs, err = subIDs("/etc/subuid", o); err != nil {
+	if o.SubUIDs, err = subIDs(ctx, r, o, "/etc/subuid"); err != nil {
 		return Owner{}, err
 	}
-	if o.SubGIDs, err = subIDs("/etc/subgid", o); err != nil {
+	if o.SubGIDs, err = subIDs(ctx, r, o, "/etc/subgid", "-g"); err != nil {
 		return Owner{}, err
 	}
 	return o, nil
+}
+
+// subIDs asks getsubids, which knows the name service, and reads the file where
+// there is no such tool (before shadow 4.10) or it knows nothing.
+func subIDs(ctx context.Context, r *host.Runner, o Owner, file string, flags ...string) ([]IDRange, error) {
+	argv := append(append([]string{"getsubids"}, flags...), o.Name)
+	out, err := r.Run(ctx, host.Cmd{Argv: argv, Env: basePath(), Timeout: 20 * time.Second})
+	if err == nil {
+		if rs := parseSubIDs(string(out)); len(rs) > 0 {
+			return rs, nil
+		}
+	}
+	return fileSubIDs(file, o)
+}
+
+// parseSubIDs reads lines like "0: hashi 100000 65536".
+func parseSubIDs(text string) []IDRange {
+	var rs []IDRange
+	for l := range strings.Lines(text) {
+		f := strings.Fields(l)
+		if len(f) != 4 {
+			continue
+		}
+		start, err1 := strconv.ParseUint(f[2], 10, 32)
+		count, err2 := strconv.ParseUint(f[3], 10, 32)
+		if err1 == nil && err2 == nil && count > 0 {
+			rs = append(rs, IDRange{uint32(start), uint32(count)})
+		}
+	}
+	return rs
 }
 
 // runtimeDir is the user's runtime directory as logind makes it, "" where there
@@ -101,7 +131,7 @@ func runtimeDir(uid uint32) string {
 	return dir
 }
 
-func subIDs(path string, o Owner) ([]IDRange, error) {
+func fileSubIDs(path string, o Owner) ([]IDRange, error) {
 	b, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("cannot read subordinate ids: %w", err)
