@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/internal/host"
@@ -335,7 +336,9 @@ func (s *Session) convertOptions(containers bool) convert.Options {
 }
 
 func (s *Session) swap() swap {
-	return swap{GraphRoot: s.Inputs.Store.GraphRoot, Folder: s.folder(), From: s.Inputs.Store.Driver, To: s.Inputs.Request.To}
+	major, _, _ := strings.Cut(s.Inputs.Podman, ".")
+	return swap{GraphRoot: s.Inputs.Store.GraphRoot, Folder: s.folder(), From: s.Inputs.Store.Driver, To: s.Inputs.Request.To,
+		Native: s.Inputs.Request.To == "overlay" && major != "3"}
 }
 
 func (s *Session) db() dbArgs {

@@ -19,6 +19,12 @@ type swap struct {
 	Folder    string `json:"folder"`
 	From      string `json:"from"`
 	To        string `json:"to"`
+	// Native has the new store say that it never had a mount program. Podman
+	// from 4.0 on otherwise walks the whole store to find out, when it first
+	// opens it and everybody waits; before 4.0 it took the file itself, whatever
+	// it said, as a yes (containers/storage 1.38 and 1.30,
+	// drivers/overlay/overlay.go, SupportsNativeOverlay).
+	Native bool `json:"native"`
 }
 
 func (s swap) old(name string) string { return filepath.Join(s.Folder, "old", name) }
@@ -66,12 +72,26 @@ func (s swap) do() (strays string, err error) {
 			return strays, err
 		}
 	}
+	if err := s.sayNative(); err != nil {
+		return strays, err
+	}
 	for _, n := range storeParts(s.To) {
 		if err := s.shift(n, s.new(n), s.live(n), &strays); err != nil {
 			return strays, err
 		}
 	}
 	return strays, s.sync()
+}
+
+func (s swap) sayNative() error {
+	staged, err := exists(s.new("overlay"))
+	if err != nil || !s.Native || !staged {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(s.new("overlay"), ".has-mount-program"), []byte("false"), 0o600); err != nil {
+		return fmt.Errorf("cannot mark the new store as native: %w", err)
+	}
+	return syncDirs(s.new("overlay"))
 }
 
 // undo takes the cutover back, from any state that a crash can have left. What
