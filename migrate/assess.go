@@ -358,6 +358,10 @@ func (a *Assessment) content(ctx context.Context, s *Session) error {
 		a.refuse("no-room", "free some space on the filesystem of "+a.Inputs.Store.GraphRoot,
 			"staging needs %s, and %s are free", Bytes(e.BytesNeeded), Bytes(e.BytesFree))
 	}
+	if e.InodesFree > 0 && e.InodesNeeded > e.InodesFree {
+		a.refuse("no-room", "remove some files on the filesystem of "+a.Inputs.Store.GraphRoot,
+			"staging needs %d inodes, and %d are free", e.InodesNeeded, e.InodesFree)
+	}
 	for _, i := range e.ImageStores {
 		if i.Images > 0 {
 			a.Notes = append(a.Notes, fmt.Sprintf("the additional image store %s and its %d vfs images stay where they are: podman on overlay sees only what overlay images it holds", i.Path, i.Images))
