@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -14,7 +15,8 @@ import (
 )
 
 // In a plain test run the sweep takes a stride of the points, another one in
-// each way on; STORAGECTL_SWEEP=full takes them all, both ways.
+// each way on; STORAGECTL_SWEEP=full takes them all, both ways, and
+// STORAGECTL_SWEEP=183,189 these.
 const stridePoints = 16
 
 // A way is what the operator does after the crash.
@@ -60,11 +62,25 @@ func TestSweep(t *testing.T) {
 					first = 1 + i*step/2
 				}
 				done, failed := 0, 0
+				var at []int
 				for n := first; n <= points; n += step {
+					at = append(at, n)
+				}
+				if only := os.Getenv("STORAGECTL_SWEEP"); !full && only != "" {
+					at = nil
+					for field := range strings.SplitSeq(only, ",") {
+						n, err := strconv.Atoi(field)
+						if err != nil {
+							t.Fatalf("cannot read STORAGECTL_SWEEP: %v", err)
+						}
+						at = append(at, n)
+					}
+				}
+				for _, n := range at {
 					ok := t.Run(fmt.Sprintf("point-%d-of-%d", n, points), func(t *testing.T) {
-						at := *w
-						at.t = t
-						at.crashAt(n, way)
+						here := *w
+						here.t = t
+						here.crashAt(n, way)
 					})
 					done++
 					if !ok {
