@@ -245,6 +245,11 @@ func (a *Assessment) unfinished(dir engine.Dir) (known map[string]bool, err erro
 		}
 		folder := filepath.Base(runFolder("/", run))
 		known[folder], known[folder+straySuffix] = true, true
+		if held, err := dir.Locked(st.Header.Store); err != nil {
+			return nil, err
+		} else if held {
+			return nil, fmt.Errorf("run %s is at work on the store of %s: %w", run, in.Owner.Name, engine.ErrLocked)
+		}
 		if !st.Phase.Over() {
 			a.refuse("unfinished", fmt.Sprintf("storagectl resume %s finishes it, storagectl rollback %s undoes it", run, run),
 				"run %s on the store of %s is not finished", run, in.Owner.Name)

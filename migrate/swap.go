@@ -195,8 +195,8 @@ func partUsed(part string) (bool, error) {
 			return false, fmt.Errorf("cannot see whether %s is in use: %w", part, err)
 		}
 		var recs []json.RawMessage
-		// Records that cannot be read may be somebody's.
-		return json.Unmarshal(b, &recs) != nil || len(recs) > 0, nil
+		unreadable := json.Unmarshal(b, &recs) != nil // and perhaps somebody's
+		return unreadable || len(recs) > 0, nil
 	}
 	for _, dir := range []string{part, filepath.Join(part, "dir")} { // overlay/<layer>, vfs/dir/<layer>
 		es, err := os.ReadDir(dir)

@@ -51,7 +51,6 @@ rootful store.
 	f.BoolVar(&req.KeepDamaged, "keep-damaged", false, "carry damaged images over as they are")
 	f.StringVar(&req.SmokeImage, "smoke-image", "", "an image of the store to run as a test (default: a tiny one that comes with storagectl)")
 	f.BoolVar(&req.Commit, "commit", false, "remove the old store at the end; there is no rollback then")
-	f.BoolVar(&a.yes, "yes", false, "do not ask")
 	f.BoolVar(&dryRun, "dry-run", false, "show the plan and write nothing at all")
 	return cmd
 }
@@ -125,8 +124,13 @@ func (a *app) confirm(plan *migrate.Assessment) error {
 	if a.json || !term.IsTerminal(int(a.stdin.Fd())) {
 		return usagef("cannot go on without a word: say --yes, or --dry-run to see the plan")
 	}
-	fmt.Fprint(a.stdout, planText(plan))
-	fmt.Fprint(a.stdout, "\nGo on? [y/N] ")
+	fmt.Fprint(a.stdout, planText(plan), "\n")
+	return a.askWord()
+}
+
+// askWord asks a person at the terminal whether to go on.
+func (a *app) askWord() error {
+	fmt.Fprint(a.stdout, "Go on? [y/N] ")
 	line, err := bufio.NewReader(a.stdin).ReadString('\n')
 	if err != nil {
 		return fmt.Errorf("cannot read the answer: %w", err)
