@@ -195,8 +195,10 @@ func partUsed(part string) (bool, error) {
 			return false, fmt.Errorf("cannot see whether %s is in use: %w", part, err)
 		}
 		var recs []json.RawMessage
-		unreadable := json.Unmarshal(b, &recs) != nil // and perhaps somebody's
-		return unreadable || len(recs) > 0, nil
+		if json.Unmarshal(b, &recs) != nil {
+			return true, nil // perhaps somebody's
+		}
+		return len(recs) > 0, nil
 	}
 	for _, dir := range []string{part, filepath.Join(part, "dir")} { // overlay/<layer>, vfs/dir/<layer>
 		es, err := os.ReadDir(dir)
