@@ -196,7 +196,7 @@ func partUsed(part string) (bool, error) {
 		}
 		var recs []json.RawMessage
 		if json.Unmarshal(b, &recs) != nil {
-			return true, nil // perhaps somebody's
+			return true, nil //nolint:nilerr // perhaps somebody's
 		}
 		return len(recs) > 0, nil
 	}
