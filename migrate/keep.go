@@ -21,19 +21,42 @@ func (s *Session) stage(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	live, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(s.Inputs.Store.Driver))
+	if s.facts.Stage != nil {
+		return nil
+	}
+	return s.learn(func(f *Facts) {
+		f.Stage = &StageFact{Layers: r.Layers, Images: r.Images, Counts: r.Counts, Damage: r.Damage}
+	})
+}
+
+// prove compares each staged image, as the overlay driver shows it, with what
+// vfs shows.
+func (s *Session) prove(ctx context.Context) error {
+	part, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(s.Inputs.Store.Driver))
 	if err != nil {
 		return err
 	}
-	ids := imageIDs(live)
-	if err := s.compare(ctx, stepStage, false, ids); err != nil {
+	staged, err := s.stagedImages(ctx)
+	if err != nil {
 		return err
 	}
-	return s.learn(func(f *Facts) {
-		if f.Stage == nil {
-			f.Stage, f.Checked = &StageFact{Layers: r.Layers, Images: r.Images, Counts: r.Counts, Damage: r.Damage}, ids
-		}
-	})
+	// One that came since it was staged has its turn once podman is stopped.
+	ids := slices.DeleteFunc(imageIDs(part), func(id string) bool { return !slices.Contains(staged, id) })
+	if err := s.compare(ctx, stepProve, false, ids); err != nil {
+		return err
+	}
+	if s.facts.Checked != nil {
+		return nil
+	}
+	return s.learn(func(f *Facts) { f.Checked = ids })
+}
+
+// stagedImages are the images that the staged store holds.
+func (s *Session) stagedImages(ctx context.Context) ([]string, error) {
+	ref := s.storeRef(s.Inputs.Request.To)
+	ref.GraphRoot, ref.ImageStores = s.swap().new(""), nil
+	part, err := ask[verify.StorePart](ctx, s, opManifest, ref)
+	return imageIDs(part), err
 }
 
 func (s *Session) sync(ctx context.Context, step string, containers bool) (convert.Report, error) {

@@ -40,6 +40,7 @@ func (a *Assessment) what() map[string]string {
 	return map[string]string{
 		stepStage: fmt.Sprintf("%d images, %d layers, %d entries, %s in %s; files by %s (%s); needs %s of %s free; each file is looked at only then",
 			e.Images, e.Layers, e.Entries, Bytes(e.Bytes), runFolder(st.GraphRoot, "RUN"), e.Method, e.MethodReason, Bytes(e.BytesNeeded), Bytes(e.BytesFree)),
+		stepProve:     "every entry of every image, as overlay shows it and as vfs does",
 		stepStop:      units,
 		stepStageRest: "images that came or went meanwhile, and the layers of buildah's working containers",
 		stepSwap:      fmt.Sprintf("renames %s* into the run's folder, %s* out of it", st.Driver, a.Inputs.Request.To),
