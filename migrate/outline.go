@@ -2,7 +2,6 @@ package migrate
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/storagectl/storagectl/internal/engine"
@@ -31,8 +30,8 @@ func outline(steps []engine.Step) []PlannedStep {
 func (a *Assessment) what() map[string]string {
 	st, e := a.Inputs.Store, a.Estimate
 	units := "no units to stop"
-	if len(a.Units) > 0 {
-		units = strings.Join(a.Units, ", ")
+	if !a.Units.none() {
+		units = a.Units.names()
 	} else if !a.Inputs.Systemd {
 		units = "no systemd to ask: waits until no podman process is left"
 	}

@@ -39,6 +39,7 @@ type storeLook struct {
 	ReadOnly   bool     `json:"readOnly"`
 	Drivers    []string `json:"drivers,omitempty"`  // drivers with folders here
 	Leftover   []string `json:"leftover,omitempty"` // folders of runs
+	Mounts     []string `json:"mounts,omitempty"`   // mount points below it
 	Foreign    []string `json:"foreign,omitempty"`  // what is not podman's
 }
 
@@ -78,6 +79,11 @@ func lookAtStore(graphRoot string) (storeLook, error) {
 	l.FSType = fsName(sf.Type)
 	l.FreeBytes, l.FreeInodes = sf.Bavail*uint64(sf.Bsize), sf.Ffree
 	l.ReadOnly = sf.Flags&unix.ST_RDONLY != 0
+	mounts, err := mountsBelow(l.RealPath)
+	if err != nil {
+		return l, err
+	}
+	l.Mounts = slices.DeleteFunc(mounts, func(m string) bool { return m == l.RealPath })
 	es, err := os.ReadDir(l.RealPath)
 	if err != nil {
 		return l, err

@@ -51,6 +51,15 @@ func (s swap) in() (bool, error) {
 	return exists(s.old(s.From + "-layers"))
 }
 
+// newLive reports whether the new store is in use, whatever strays lie beside it.
+func (s swap) newLive() (bool, error) {
+	live, err := exists(s.live(s.To + "-layers"))
+	if err != nil || !live {
+		return false, err
+	}
+	return exists(s.old(s.From + "-layers"))
+}
+
 // out reports whether the old store is live again, whole.
 func (s swap) out() (bool, error) {
 	for _, n := range storeParts(s.From) {

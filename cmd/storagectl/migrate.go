@@ -107,8 +107,9 @@ func (a *app) migrate(ctx context.Context, req migrate.Request, dryRun bool) err
 // goOn runs a session and tells how it ended.
 func (a *app) goOn(ctx context.Context, s *migrate.Session, began time.Time, run func() error) error {
 	err := run()
-	var r *migrate.Refusal
-	if errors.As(err, &r) && s.State().Phase == engine.PhaseRolledBack {
+	if err != nil && s.State().Phase == engine.PhaseRolledBack {
+		r := &migrate.Refusal{ID: "failed", Text: err.Error(), Hint: "mend the cause, then begin anew"}
+		errors.As(err, &r)
 		err = fmt.Errorf("cannot migrate: %w; all is as it was before", r)
 	}
 	if err == nil {

@@ -45,7 +45,7 @@ that was on its way back goes on back. RUN left out is the latest run.
 				if st.Phase == engine.PhaseRollingBack {
 					return s.Rollback(cmd.Context())
 				}
-				return s.Forward(cmd.Context(), s.Inputs.Request.Commit)
+				return s.Forward(cmd.Context(), s.Inputs.Request.Commit || committing(st))
 			})
 		},
 	}
