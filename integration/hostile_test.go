@@ -89,7 +89,7 @@ func TestCommitCutOff(t *testing.T) {
 	if r := w.ctl("rollback"); r.code != exitRefused {
 		t.Errorf("rollback: %s", r)
 	}
-	w.script("root", "chattr -R -i "+lab.GraphRoot)
+	w.script("root", "chattr -R -i "+lab.GraphRoot+" 2>/dev/null || true") // it complains of symlinks
 	w.must("resume")
 	w.migrated(before)
 	if left := w.leftovers("vfs*"); left != "" {
