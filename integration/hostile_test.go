@@ -120,6 +120,27 @@ podman run -d --rm --name gone --network none localhost/lab/base:1 /bin/busybox 
 	if back[0] != "1" || back[1] != "1" || back[2] != after[2] {
 		t.Errorf("after rollback: containers, files, volumes: %v", back)
 	}
+	// And it starts, though podman has not been through a boot since.
+	w.script(lab.Owner, `podman start anon; test "$(podman wait anon)" = 0; podman create --name other -v /x localhost/lab/base:1 /bin/busybox true; podman start other; podman rm -f anon other`)
+}
+
+// TestRollbackUnderRunningContainers is refused before podman is stopped.
+func TestRollbackUnderRunningContainers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "bookworm", lab.Owner, images.Small)
+	w.must(w.migrate()...)
+	w.script(lab.Owner, "podman run -d --name day --network none localhost/lab/base:1 /bin/busybox sleep 1000")
+	if r := w.ctl("rollback"); r.code != exitRefused || !strings.Contains(r.stderr, "podman stop day") {
+		t.Errorf("rollback: %s", r)
+	}
+	if got := w.script(lab.Owner, "systemctl --user is-active podman.socket; podman inspect --format '{{.State.Status}}' day"); got != "active\nrunning\n" {
+		t.Errorf("socket, container: %q", got)
+	}
+	w.script(lab.Owner, "podman stop -t 0 day")
+	w.must("rollback")
+	if d := w.driver(); d != "vfs" {
+		t.Errorf("podman is on %s", d)
+	}
 }
 
 // TestMountInTheStore: a reset must not reach what is mounted in the store.

@@ -135,7 +135,7 @@ func (a *Assessment) owner(ctx context.Context, r *host.Runner) (podman.Owner, b
 		return o, false, nil
 	}
 	if !o.Rootful() && (len(o.SubUIDs) == 0 || len(o.SubGIDs) == 0) {
-		a.refuse("no-subids", fmt.Sprintf("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s (a range that no other user has)", o.Name),
+		a.refuse("no-subids", fmt.Sprintf("usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST %s, with 65536 ids that /etc/subuid and /etc/subgid give to nobody yet", o.Name),
 			"user %s has no subordinate ids in /etc/subuid and /etc/subgid, so podman cannot run for them", o.Name)
 		return o, false, nil
 	}
@@ -213,6 +213,7 @@ func (a *Assessment) roots(stateDir string) {
 		switch {
 		case a.Inputs.Request.Images == Discard:
 			a.refuse("mount", "unmount it first", "%s is mounted in the store, and podman system reset would delete what is on it", m)
+		case strings.HasSuffix(m, "/userdata/shm"): // podman's own, of a running container
 		case slices.Contains(storeParts(a.Info.Store.Driver), part):
 			a.refuse("mount", "unmount it, or move the whole graphroot onto that filesystem", "%s is mounted in the store, so that it cannot be renamed with it", m)
 		}
@@ -260,12 +261,12 @@ func (a *Assessment) unfinished(dir engine.Dir) (known map[string]bool, err erro
 		}
 		folder := filepath.Base(runFolder("/", run))
 		known[folder], known[folder+straySuffix] = true, true
-		if held, err := dir.Locked(st.Header.Store); err != nil {
-			return nil, err
-		} else if held {
-			return nil, fmt.Errorf("run %s is at work on the store of %s: %w", run, in.Owner.Name, engine.ErrLocked)
-		}
 		if !st.Phase.Over() {
+			if held, err := dir.Locked(st.Header.Store); err != nil {
+				return nil, err
+			} else if held {
+				return nil, fmt.Errorf("run %s is at work on the store of %s: %w", run, in.Owner.Name, engine.ErrLocked)
+			}
 			a.refuse("unfinished", fmt.Sprintf("storagectl resume %s finishes it, storagectl rollback %s undoes it", run, run),
 				"run %s on the store of %s is not finished", run, in.Owner.Name)
 		}
@@ -277,10 +278,10 @@ func (a *Assessment) unfinished(dir engine.Dir) (known map[string]bool, err erro
 func (a *Assessment) leftovers(known map[string]bool) {
 	for _, f := range a.Look.Leftover {
 		path := filepath.Join(a.Inputs.Store.GraphRoot, f)
-		if known[f] {
+		if known[f] || a.Info.Store.Driver == a.Inputs.Request.To {
 			a.Notes = append(a.Notes, path+" is kept from an earlier run")
 		} else {
-			a.refuse("leftover", "go on with that run, with its --state-dir and as the user who began it; or look into the folder and move it away",
+			a.refuse("leftover", "go on with that run, with its --state-dir or as the user who began it (storagectl history); the folder may hold the only copy of a store, so do not delete it",
 				"%s is left from a run that this state directory does not know", path)
 		}
 	}

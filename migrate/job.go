@@ -294,8 +294,28 @@ func (s *Session) Forward(ctx context.Context, commit bool) error {
 	return err
 }
 
-// Rollback puts everything back as it was before the run.
-func (s *Session) Rollback(ctx context.Context) error { return s.run.Rollback(ctx) }
+// Rollback puts everything back as it was before the run. While containers run
+// that no unit of the run stops, it is refused before anything is touched.
+func (s *Session) Rollback(ctx context.Context) error {
+	st := s.journal.State()
+	if st.Phase == engine.PhaseFinished {
+		cs, err := s.cli.Containers(ctx)
+		if err != nil {
+			return err
+		}
+		var names []string
+		for _, c := range cs {
+			if (c.State == "running" || c.State == "paused") && c.Labels["PODMAN_SYSTEMD_UNIT"] == "" {
+				names = append(names, c.Name())
+			}
+		}
+		if len(names) > 0 {
+			return &Refusal{ID: "running", Text: "containers run on the new store: " + strings.Join(names, ", "),
+				Hint: "podman stop " + strings.Join(names, " ") + ", then roll back"}
+		}
+	}
+	return s.run.Rollback(ctx)
+}
 
 // Stopped reports whether the run has stopped podman and not started it again.
 func (s *Session) Stopped() bool {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -168,6 +169,9 @@ func (s *Session) unstage(ctx context.Context) error {
 		}
 	}
 	if len(kept) == 0 {
+		if _, err := ask[none](ctx, s, opRunForget, s.runState("")); err != nil {
+			return err
+		}
 		_, err := ask[none](ctx, s, opRemove, pathArg{s.folder()})
 		return err
 	}
@@ -410,20 +414,53 @@ func (s *Session) restoreDB(ctx context.Context) error {
 	return err
 }
 
-func (s *Session) cleared(driver string) func(context.Context) (bool, error) {
-	return func(ctx context.Context) (bool, error) {
-		return ask[bool](ctx, s, opRunCleared, runArgs{s.Inputs.Store.RunRoot, driver})
-	}
+func (s *Session) runState(driver string) runArgs {
+	root := s.Inputs.Store.RunRoot
+	return runArgs{RunRoot: root, Driver: driver, Aside: filepath.Join(root, ".storagectl-"+s.ID)}
 }
 
-func (s *Session) clear(driver string) func(context.Context) error {
-	return func(ctx context.Context) error {
-		if err := s.quiet(ctx); err != nil {
-			return err
-		}
-		_, err := ask[none](ctx, s, opRunClear, runArgs{s.Inputs.Store.RunRoot, driver})
+func (s *Session) cleared(ctx context.Context) (bool, error) {
+	return ask[bool](ctx, s, opRunCleared, s.runState(s.Inputs.Store.Driver))
+}
+
+func (s *Session) clear(ctx context.Context) error {
+	if err := s.quiet(ctx); err != nil {
 		return err
 	}
+	if _, err := ask[none](ctx, s, opRunClear, s.runState(s.Inputs.Store.Driver)); err != nil {
+		return err
+	}
+	if s.Inputs.Request.Images != Discard {
+		return nil
+	}
+	_, err := ask[none](ctx, s, opRunForget, s.runState("")) // there is no way back
+	return err
+}
+
+// unclear brings the old driver's run state back; the new one's goes aside, and
+// with the folder.
+func (s *Session) unclear(ctx context.Context) error {
+	if err := s.quiet(ctx); err != nil {
+		return err
+	}
+	if _, err := ask[none](ctx, s, opRunClear, s.runState(s.Inputs.Request.To)); err != nil {
+		return err
+	}
+	_, err := ask[none](ctx, s, opRunRestore, s.runState(s.Inputs.Store.Driver))
+	return err
+}
+
+// putBack starts what ran before a run that is rolled back. Containers that were
+// given up had freed their locks, which the restored database takes for theirs.
+func (s *Session) putBack(ctx context.Context) error {
+	if s.facts.Dropped != nil {
+		if _, err := s.cli.Run(ctx, nil, "system", "renumber"); err != nil {
+			if err := s.note("podman system renumber failed: run it when no container runs: %v", err); err != nil {
+				return err
+			}
+		}
+	}
+	return s.startUnits(ctx)
 }
 
 func (s *Session) folderGone(ctx context.Context) (bool, error) {
@@ -431,6 +468,9 @@ func (s *Session) folderGone(ctx context.Context) (bool, error) {
 }
 
 func (s *Session) removeOld(ctx context.Context) error {
+	if _, err := ask[none](ctx, s, opRunForget, s.runState("")); err != nil {
+		return err
+	}
 	_, err := ask[none](ctx, s, opRemove, pathArg{s.folder()})
 	return err
 }

@@ -50,6 +50,8 @@ const (
 	opConfPlan   = "conf-plan"
 	opRunCleared = "run-cleared"
 	opRunClear   = "run-clear"
+	opRunRestore = "run-restore"
+	opRunForget  = "run-forget"
 	opReclaim    = "reclaim"
 	opRemove     = "remove"
 	opGone       = "gone"
@@ -194,7 +196,13 @@ func Handlers(uid int) map[string]podman.Handler {
 			return runStateCleared(a.RunRoot, a.Driver)
 		}),
 		opRunClear: podman.Handle(func(_ context.Context, a runArgs, _ func(any)) (none, error) {
-			return none{}, clearRunState(a.RunRoot, a.Driver)
+			return none{}, clearRunState(a.RunRoot, a.Driver, a.Aside)
+		}),
+		opRunRestore: podman.Handle(func(_ context.Context, a runArgs, _ func(any)) (none, error) {
+			return none{}, restoreRunState(a.RunRoot, a.Driver, a.Aside)
+		}),
+		opRunForget: podman.Handle(func(_ context.Context, a runArgs, _ func(any)) (none, error) {
+			return none{}, forgetRunState(a.Aside)
 		}),
 		opReclaim: podman.Handle(func(ctx context.Context, a pathArg, _ func(any)) (uint64, error) {
 			return reclaimable(ctx, a.Path)
@@ -245,6 +253,7 @@ type dbArgs struct {
 type runArgs struct {
 	RunRoot string `json:"runRoot"`
 	Driver  string `json:"driver"`
+	Aside   string `json:"aside"` // where run state is put
 }
 
 // withBus lends f the bus of the systemd manager that has the owner's units.

@@ -161,20 +161,73 @@ func lockStore(ctx context.Context, graphRoot string) (*os.File, error) {
 	}
 }
 
-// clearRunState removes what a driver left in the runroot: mount counts and
-// locks, which describe mounts that are no more. Nothing else in the runroot is
+// clearRunState moves what a driver has in the runroot into a folder beside it:
+// mount counts, locks and the run folders of containers, without which podman
+// does not start them again before the next boot. Nothing else in the runroot is
 // podman's alone to lose (auth.json lies there), so nothing else is touched.
-func clearRunState(runRoot, driver string) error {
+func clearRunState(runRoot, driver, aside string) error {
 	for _, n := range runParts(driver) {
-		p := filepath.Join(runRoot, n)
-		if mounted, err := mountsBelow(p); err != nil {
+		from := filepath.Join(runRoot, n)
+		there, err := exists(from)
+		if err != nil {
+			return err
+		}
+		if !there {
+			continue
+		}
+		if mounted, err := mountsBelow(from); err != nil {
 			return err
 		} else if len(mounted) > 0 {
-			return fmt.Errorf("cannot clear %s: %s is mounted in it", p, strings.Join(mounted, ", "))
+			return fmt.Errorf("cannot clear %s: %s is mounted in it", from, strings.Join(mounted, ", "))
 		}
-		if err := os.RemoveAll(p); err != nil {
+		to := filepath.Join(aside, n)
+		if there, err := exists(to); err != nil {
+			return err
+		} else if there { // of an earlier try; podman has made these anew since
+			if err := os.RemoveAll(from); err != nil {
+				return fmt.Errorf("cannot clear run state: %w", err)
+			}
+			continue
+		}
+		if err := os.MkdirAll(aside, 0o700); err != nil {
 			return fmt.Errorf("cannot clear run state: %w", err)
 		}
+		if err := move(from, to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restoreRunState puts back what clearRunState moved aside, if no reboot has
+// taken it: podman makes it anew then.
+func restoreRunState(runRoot, driver, aside string) error {
+	for _, n := range runParts(driver) {
+		from, to := filepath.Join(aside, n), filepath.Join(runRoot, n)
+		there, err := exists(from)
+		if err != nil {
+			return err
+		}
+		if !there {
+			continue
+		}
+		if err := os.RemoveAll(to); err != nil {
+			return fmt.Errorf("cannot restore run state: %w", err)
+		}
+		if err := move(from, to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forgetRunState removes run state that nobody will want back.
+func forgetRunState(aside string) error {
+	if !strings.HasPrefix(filepath.Base(aside), ".storagectl-") {
+		return fmt.Errorf("cannot remove %s: it is not a run's folder", aside)
+	}
+	if err := os.RemoveAll(aside); err != nil {
+		return fmt.Errorf("cannot remove run state: %w", err)
 	}
 	return nil
 }

@@ -190,15 +190,32 @@ func TestSelfMount(t *testing.T) {
 
 func TestClearRunStateLeavesTheRest(t *testing.T) {
 	root := t.TempDir()
+	aside := filepath.Join(root, ".storagectl-1")
 	for _, f := range []string{"auth.json", "networks/x", "vfs-layers/mountpoints.json", "vfs-locks/1", "vfs-containers/c/userdata/x", "vfs-other", "overlay-layers/y"} {
 		write(t, filepath.Join(root, f), "")
 	}
-	if err := clearRunState(root, "vfs"); err != nil {
+	before := tree(t, root)
+	for range 2 {
+		if err := clearRunState(root, "vfs", aside); err != nil {
+			t.Fatal(err)
+		}
+		got := slices.DeleteFunc(tree(t, root), func(l string) bool { return strings.HasPrefix(l, ".storagectl-1/") })
+		if want := []string{"auth.json=", "networks/x=", "overlay-layers/y=", "vfs-other="}; !slices.Equal(got, want) {
+			t.Fatalf("left %v, want %v", got, want)
+		}
+		write(t, filepath.Join(root, "vfs-layers/mountpoints.json"), "made anew")
+	}
+	if err := restoreRunState(root, "vfs", aside); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"auth.json=", "networks/x=", "overlay-layers/y=", "vfs-other="}
-	if got := tree(t, root); !slices.Equal(got, want) {
-		t.Fatalf("left %v, want %v", got, want)
+	if got := tree(t, root); !slices.Equal(got, before) {
+		t.Fatalf("restored %v, want %v", got, before)
+	}
+	if err := forgetRunState(aside); err != nil {
+		t.Fatal(err)
+	}
+	if err := forgetRunState(root); err == nil {
+		t.Fatal("removed a folder that is not a run's")
 	}
 }
 

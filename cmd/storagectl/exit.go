@@ -85,7 +85,7 @@ func hint(err error, code int) string {
 	case exitUsage:
 		return "see --help"
 	case exitNoRun:
-		return "storagectl history lists the runs; those that a user began are in that user's ~/.local/state/storagectl (--state-dir)"
+		return "storagectl history lists the runs; those that root began are in /var/lib/storagectl, a user's own in ~/.local/state/storagectl (--state-dir)"
 	case exitLocked:
 		return "wait for the other run to end; storagectl status shows it"
 	case exitJournal:

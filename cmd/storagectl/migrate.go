@@ -75,7 +75,11 @@ func (a *app) migrate(ctx context.Context, req migrate.Request, dryRun bool) err
 	began := time.Now()
 	plan, err := migrate.Assess(ctx, a.env(), req)
 	if err != nil {
-		return fmt.Errorf("cannot look at the store: %w", err)
+		if errors.Is(err, engine.ErrLocked) {
+			return err
+		}
+		return fmt.Errorf("cannot migrate: %w", &migrate.Refusal{ID: "look", Text: "the store cannot be looked at: " + err.Error(),
+			Hint: "nothing was changed; see first that podman info works for that user (and, without a login, loginctl enable-linger)"})
 	}
 	if len(plan.Refusals) > 0 {
 		for _, r := range plan.Refusals {
@@ -92,7 +96,7 @@ func (a *app) migrate(ctx context.Context, req migrate.Request, dryRun bool) err
 		return nil
 	}
 	if !a.yes {
-		if err := a.confirm(plan); err != nil {
+		if err := a.confirm(ctx, plan); err != nil {
 			return err
 		}
 	}
@@ -121,22 +125,29 @@ func (a *app) goOn(ctx context.Context, s *migrate.Session, began time.Time, run
 }
 
 // confirm shows the plan and asks for a word.
-func (a *app) confirm(plan *migrate.Assessment) error {
+func (a *app) confirm(ctx context.Context, plan *migrate.Assessment) error {
 	if a.json || !term.IsTerminal(int(a.stdin.Fd())) {
 		return usagef("cannot go on without a word: say --yes, or --dry-run to see the plan")
 	}
 	fmt.Fprint(a.stdout, planText(plan), "\n")
-	return a.askWord()
+	return a.askWord(ctx)
 }
 
 // askWord asks a person at the terminal whether to go on.
-func (a *app) askWord() error {
+func (a *app) askWord(ctx context.Context) error {
 	fmt.Fprint(a.stdout, "Go on? [y/N] ")
-	line, err := bufio.NewReader(a.stdin).ReadString('\n')
-	if err != nil {
-		return fmt.Errorf("cannot read the answer: %w", err)
+	answer := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(a.stdin).ReadString('\n') // no answer is no
+		answer <- line
+	}()
+	var line string
+	select {
+	case line = <-answer:
+	case <-ctx.Done():
+		fmt.Fprintln(a.stdout)
 	}
-	if w := strings.ToLower(strings.TrimSpace(line)); w != "y" && w != "yes" {
+	if w := strings.ToLower(strings.TrimSpace(line)); ctx.Err() != nil || w != "y" && w != "yes" {
 		return &migrate.Refusal{ID: "not-confirmed", Text: "not confirmed; nothing was changed", Hint: "answer y to go on"}
 	}
 	return nil

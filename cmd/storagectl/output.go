@@ -172,7 +172,7 @@ func (o *output) draw(p migrate.Progress) {
 		o.bars = mpb.New(mpb.WithOutput(o.err), mpb.WithWidth(64), mpb.WithRefreshRate(150*time.Millisecond))
 		counters, speed := decor.CountersNoUnit("%d / %d "+p.Unit), decor.AverageSpeed(0, " %.0f/s")
 		if p.Unit == "bytes" {
-			counters, speed = decor.CountersKiloByte("% .1f / % .1f"), decor.AverageSpeed(decor.SizeB1000(0), " % .1f/s")
+			counters, speed = decor.CountersKiloByte("% .1f / % .1f"), decor.AverageSpeed(decor.SizeB1000(0), " % .1f")
 		}
 		o.bar = o.bars.AddBar(p.Total,
 			mpb.BarRemoveOnComplete(),

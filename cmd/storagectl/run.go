@@ -66,9 +66,19 @@ until the old store is removed. RUN left out is the latest run.
 		Example: "  storagectl rollback\n  storagectl rollback 0003-migrate-9f2c",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			run, _, err := a.find(runArg(args))
+			run, st, err := a.find(runArg(args))
 			if err != nil {
 				return err
+			}
+			switch st.Phase {
+			case engine.PhaseRolledBack:
+				a.out.result("nothing", struct {
+					Run   string       `json:"run"`
+					Phase engine.Phase `json:"phase"`
+				}{run, st.Phase}, fmt.Sprintf("Run %s was rolled back before; there is nothing to do.\n", run))
+				return nil
+			case engine.PhaseCommitted:
+				return &migrate.Refusal{ID: "committed", Text: fmt.Sprintf("cannot roll back: run %s is committed, its old store is removed", run)}
 			}
 			return a.with(cmd.Context(), run, func(s *migrate.Session) error { return s.Rollback(cmd.Context()) })
 		},
@@ -94,9 +104,12 @@ way back; at a terminal it asks first. RUN left out is the latest run.
 				return &migrate.Refusal{ID: "not-finished", Text: fmt.Sprintf("cannot commit: run %s is not finished", run),
 					Hint: "storagectl resume finishes it first"}
 			}
+			if st.Phase == engine.PhaseRolledBack || st.Phase == engine.PhaseRollingBack {
+				return &migrate.Refusal{ID: "rolled-back", Text: fmt.Sprintf("cannot commit: run %s is %s", run, phaseWord(st.Phase))}
+			}
 			if !a.yes && !a.json && st.Phase == engine.PhaseFinished && term.IsTerminal(int(a.stdin.Fd())) {
 				fmt.Fprintf(a.stdout, "This removes the old store of run %s. There is no rollback after it.\n", run)
-				if err := a.askWord(); err != nil {
+				if err := a.askWord(cmd.Context()); err != nil {
 					return err
 				}
 			}
