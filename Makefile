@@ -14,7 +14,7 @@ LINT    := go tool -modfile=tools/go.mod golangci-lint
 
 # What the lab and the tests start on the host itself.
 PACKAGES := acl attr buildah busybox-static ca-certificates crun debian-archive-keyring e2fsprogs \
-	fuse-overlayfs git libcap2-bin mmdebstrap netavark aardvark-dns podman procps skopeo slirp4netns \
+	fuse-overlayfs git iproute2 libcap2-bin mmdebstrap netavark aardvark-dns podman procps skopeo slirp4netns \
 	systemd-container uidmap util-linux xfsprogs
 
 .PHONY: build deps generate lint test demo sweep bench-migrate clean
