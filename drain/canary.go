@@ -81,7 +81,8 @@ func canaryJob(id string, n Node, o CanaryOptions, v Variant) *api.Job {
 	maps.Copy(config, v.Config)
 	zero, small, size, off := 0, 32, 10, false
 	task := &api.Task{Name: "canary", Driver: driver, Config: config,
-		Resources: &api.Resources{CPU: new(20), MemoryMB: &small}}
+		Resources: &api.Resources{CPU: new(20), MemoryMB: &small},
+		LogConfig: &api.LogConfig{MaxFiles: new(1), MaxFileSizeMB: new(1)}}
 	group := &api.TaskGroup{Name: new("canary"), Count: new(1), Tasks: []*api.Task{task},
 		EphemeralDisk:    &api.EphemeralDisk{SizeMB: &size},
 		RestartPolicy:    &api.RestartPolicy{Attempts: &zero, Mode: new("fail")},

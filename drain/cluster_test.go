@@ -64,8 +64,12 @@ func ports(t testing.TB, n int) []int {
 
 func newAgent(t testing.TB) *agent {
 	p := ports(t, 3)
-	a := &agent{t: t, dir: t.TempDir(), http: p[0], rpc: p[1], serf: p[2]}
-	t.Cleanup(a.stop)
+	dir, err := os.MkdirTemp("", "storagectl-drain-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &agent{t: t, dir: dir, http: p[0], rpc: p[1], serf: p[2]}
+	t.Cleanup(a.remove)
 	return a
 }
 
@@ -74,6 +78,11 @@ func (a *agent) start(config string) {
 	text := fmt.Sprintf(`
 data_dir = %q
 bind_addr = "127.0.0.1"
+advertise {
+  http = "127.0.0.1"
+  rpc  = "127.0.0.1"
+  serf = "127.0.0.1"
+}
 ports {
   http = %d
   rpc  = %d
@@ -122,6 +131,29 @@ func (a *agent) stop() {
 	a.cmd = nil
 }
 
+// remove ends the agent and what it started, and removes its folder.
+func (a *agent) remove() {
+	a.stop()
+	procs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range procs {
+		if cwd, _ := os.Readlink(p + "/cwd"); strings.HasPrefix(cwd, a.dir+"/") {
+			var pid int
+			if _, err := fmt.Sscanf(p, "/proc/%d", &pid); err == nil {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+	}
+	mounts, _ := os.ReadFile("/proc/self/mounts")
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); strings.HasPrefix(f[1], a.dir+"/") {
+			_ = syscall.Unmount(f[1], syscall.MNT_DETACH)
+		}
+	}
+	if err := os.RemoveAll(a.dir); err != nil {
+		a.t.Error(err)
+	}
+}
+
 func (a *agent) addr() string { return fmt.Sprintf("http://127.0.0.1:%d", a.http) }
 
 // A cluster is servers and clients.
@@ -130,11 +162,12 @@ type cluster struct {
 	servers []*agent
 	clients []*agent
 	token   string
+	apis    map[string]*api.Client // an agent takes a hundred connections at most
 }
 
 func newCluster(t testing.TB, servers int) *cluster {
 	t.Helper()
-	c := &cluster{t: t}
+	c := &cluster{t: t, apis: map[string]*api.Client{}}
 	for range servers {
 		c.servers = append(c.servers, newAgent(t))
 	}
@@ -156,6 +189,10 @@ func newCluster(t testing.TB, servers int) *cluster {
 		}
 		return err == nil
 	})
+	eventually(t, 30*time.Second, "the keyring", func() bool {
+		_, _, err := c.admin().Variables().Create(&api.Variable{Path: "lab/ready", Items: api.VariableItems{"a": "b"}}, nil)
+		return err == nil
+	})
 	return c
 }
 
@@ -175,10 +212,15 @@ server {
 }
 
 func (c *cluster) api(i int, token string) *api.Client {
+	key := c.servers[i].addr() + token
+	if cl := c.apis[key]; cl != nil {
+		return cl
+	}
 	cl, err := api.NewClient(&api.Config{Address: c.servers[i].addr(), SecretID: token})
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	c.apis[key] = cl
 	return cl
 }
 
@@ -197,7 +239,7 @@ client {
   servers = [%s]
   network_interface = "lo"
   options = {
-    "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean,cni,bridge,cpu,network"
+    "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
     "driver.allowlist" = "raw_exec"
   }
   cpu_total_compute = 4000
@@ -259,11 +301,12 @@ func (c *cluster) tokenFor(policy string) *api.ACLToken {
 }
 
 // run registers a job of sleepers and waits until count of them run.
-func (c *cluster) run(id, kind string, count int, node string) []*api.AllocationListStub {
-	c.t.Helper()
+func (c *cluster) run(t testing.TB, id, kind string, count int, node string) []*api.AllocationListStub {
+	t.Helper()
 	task := api.NewTask("main", testDriver).SetConfig("command", "/bin/sleep").SetConfig("args", []string{"10000"})
 	task.KillTimeout = new(time.Second)
 	task.Resources = &api.Resources{CPU: new(10), MemoryMB: new(10)}
+	task.LogConfig = &api.LogConfig{MaxFiles: new(1), MaxFileSizeMB: new(1)}
 	g := api.NewTaskGroup("g", count).AddTask(task)
 	g.EphemeralDisk = &api.EphemeralDisk{SizeMB: new(10)}
 	g.Migrate = &api.MigrateStrategy{MaxParallel: new(1), HealthCheck: new("task_states"), MinHealthyTime: new(500 * time.Millisecond), HealthyDeadline: new(time.Minute)}
@@ -275,15 +318,38 @@ func (c *cluster) run(id, kind string, count int, node string) []*api.Allocation
 		job.Constrain(api.NewConstraint("${node.unique.id}", "=", node))
 	}
 	if _, _, err := c.admin().Jobs().Register(job, nil); err != nil {
-		c.t.Fatal(err)
+		t.Fatal(err)
 	}
-	c.t.Cleanup(func() { _, _, _ = c.admin().Jobs().Deregister(id, true, nil) })
+	t.Cleanup(func() { _, _, _ = c.admin().Jobs().Deregister(id, true, nil) })
 	var list []*api.AllocationListStub
-	eventually(c.t, 40*time.Second, id+" running", func() bool {
+	t.Cleanup(func() {
+		if t.Failed() {
+			c.why(id)
+		}
+	})
+	eventually(t, 40*time.Second, id+" running", func() bool {
 		list = c.running(id)
 		return len(list) >= count
 	})
 	return list
+}
+
+// why logs what became of a job's tasks.
+func (c *cluster) why(id string) {
+	all, _, _ := c.admin().Jobs().Allocations(id, true, nil)
+	for _, a := range all {
+		for _, t := range a.TaskStates {
+			for _, e := range t.Events {
+				c.t.Logf("%s %s on %s: %s %s", id, a.ID[:8], a.NodeName, e.Type, e.DisplayMessage)
+			}
+		}
+	}
+	evals, _, _ := c.admin().Jobs().Evaluations(id, nil)
+	for _, e := range evals {
+		for g, m := range e.FailedTGAllocs {
+			c.t.Logf("%s: group %s not placed: %+v", id, g, m)
+		}
+	}
 }
 
 func (c *cluster) running(id string) []*api.AllocationListStub {

@@ -49,7 +49,7 @@ func TestDrain(t *testing.T) {
 
 	t.Run("drain and return", func(t *testing.T) {
 		ctx := bounded(t)
-		c.run("web", "service", 2, "")
+		c.run(t, "web", "service", 2, "")
 		o := opts("r1")
 		if err := cl.Drain(ctx, a, o); err != nil {
 			t.Fatal(err)
@@ -76,9 +76,7 @@ func TestDrain(t *testing.T) {
 		if n := c.node(a); n.SchedulingEligibility != "eligible" {
 			t.Error("not eligible again")
 		}
-		if len(c.running("web")) != 2 {
-			t.Error("the job lost a container")
-		}
+		eventually(t, 20*time.Second, "both of the job's containers", func() bool { return len(c.running("web")) == 2 })
 		var e *EligibleError
 		if err := cl.StillOut(ctx, a, o); !errors.As(err, &e) {
 			t.Errorf("eligible again: %v", err)
@@ -108,7 +106,7 @@ func TestDrain(t *testing.T) {
 	t.Run("cancelled by somebody else", func(t *testing.T) {
 		ctx := bounded(t)
 		other := c.tokenFor("node {\n policy = \"write\"\n}")
-		c.run("slow", "service", 1, a.ID) // it has no other place
+		c.run(t, "slow", "service", 1, a.ID) // it has no other place
 		o := opts("r3")
 		if err := cl.Drain(ctx, a, o); err != nil {
 			t.Fatal(err)
@@ -132,7 +130,7 @@ func TestDrain(t *testing.T) {
 
 	t.Run("drained for somebody else", func(t *testing.T) {
 		ctx := bounded(t)
-		c.run("slow", "service", 1, a.ID)
+		c.run(t, "slow", "service", 1, a.ID)
 		_, err := c.admin().Nodes().UpdateDrainOpts(a.ID, &api.DrainOptions{DrainSpec: &api.DrainSpec{}, Meta: map[string]string{"reason": "kernel"}}, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -197,8 +195,8 @@ func TestDrain(t *testing.T) {
 
 	t.Run("own allocation", func(t *testing.T) {
 		ctx := bounded(t)
-		own := c.run("own", "batch", 1, a.ID)[0]
-		c.run("guest", "service", 1, "")
+		own := c.run(t, "own", "batch", 1, a.ID)[0]
+		c.run(t, "guest", "service", 1, "")
 		o := opts("r8")
 		o.OwnAlloc = own.ID
 		if err := errors.Join(cl.Drain(ctx, a, o), cl.Wait(ctx, a, o, wait(time.Minute))); err != nil {
@@ -230,7 +228,7 @@ func TestDrain(t *testing.T) {
 
 	t.Run("deadline passed while the client is silent", func(t *testing.T) {
 		ctx := bounded(t)
-		c.run("stuck", "service", 1, b.ID)
+		c.run(t, "stuck", "service", 1, b.ID)
 		// What a podman that is down does: nobody can stop the allocation.
 		if err := agentB.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
@@ -287,7 +285,7 @@ func TestServersGone(t *testing.T) {
 	c := newCluster(t, 3)
 	a, _ := c.addClient("alpha")
 	c.addClient("beta")
-	c.run("web", "service", 2, "")
+	c.run(t, "web", "service", 2, "")
 	cl := c.client(c.token)
 	ctx := bounded(t)
 	o := opts("r1")

@@ -69,7 +69,9 @@ func (c *Client) CheckRights(ctx context.Context, nodes []Node, r Rights) error 
 			blind = append(blind, ns)
 		}
 	}
-	if unseen, err := c.unseen(ctx, nodes, r.Allocs); err != nil {
+	if unseen, err := c.unseen(ctx, nodes, r.Allocs); status(err) == http.StatusForbidden {
+		missing = append(missing, "node:read") // which node:write has
+	} else if err != nil {
 		return err
 	} else if len(unseen) > 0 && len(blind) == 0 {
 		missing = append(missing, "read-job in the namespace of the allocations "+strings.Join(unseen, ", "))

@@ -13,7 +13,7 @@ func TestRights(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
 	a, _ := c.addClient("alpha")
-	alloc := c.run("web", "service", 1, "")[0]
+	alloc := c.run(t, "web", "service", 1, "")[0]
 	ctx := bounded(t)
 	rights := Rights{Allocs: []string{alloc.ID}, SlotPath: DefaultSlotPath, Canary: "default"}
 	for name, policy := range map[string]string{

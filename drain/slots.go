@@ -149,8 +149,25 @@ func (c *Client) tryLock(ctx context.Context, path string, o SlotOptions) (SlotR
 	if out == nil || out.LockID() == "" {
 		return SlotRef{}, errors.New("Nomad gave a lock without an id") //nolint:staticcheck // a name
 	}
-	return SlotRef{Path: path, Lock: out.LockID()}, nil
+	ref := SlotRef{Path: path, Lock: out.LockID()}
+	// Only a management token sees whether a variable is locked. But both the
+	// release and the expiry of a lock change the variable's index: whoever
+	// knows the index of the acquisition knows whether the lock is still held.
+	v.Items["index"] = strconv.FormatUint(out.ModifyIndex, 10)
+	v.Items["ttl"] = o.TTL.String()
+	note := &api.Variable{Namespace: slotSpace, Path: path + holder, Items: v.Items}
+	err = c.few(ctx, func(ctx context.Context) error {
+		_, _, err := c.api.Variables().Update(note, c.slotWrite(ctx))
+		return err
+	})
+	if err != nil {
+		return SlotRef{}, errors.Join(err, c.ReleaseSlot(ctx, ref))
+	}
+	return ref, nil
 }
+
+// holder is where a slot's last holder is written down, below the slot itself.
+const holder = "/holder"
 
 func (c *Client) renew(ctx context.Context, ref SlotRef, ttl time.Duration) error {
 	v := &api.Variable{Namespace: slotSpace, Path: ref.Path, Lock: &api.VariableLock{ID: ref.Lock, TTL: ttl.String()}}
@@ -244,18 +261,15 @@ func (c *Client) Slots(ctx context.Context, path string) ([]Slot, error) {
 		err := c.few(ctx, func(ctx context.Context) (err error) {
 			q := query(ctx)
 			q.Namespace = slotSpace
-			v, _, err = c.api.Variables().Peek(m.Path, q)
+			v, _, err = c.api.Variables().Peek(m.Path+holder, q)
 			return err
 		})
 		if err != nil {
 			return nil, c.slotError(err, SlotOptions{Path: path})
 		}
-		if v == nil {
-			continue
-		}
-		s := Slot{Path: m.Path, Held: m.Lock != nil}
+		s := Slot{Path: m.Path, Held: v != nil && v.Items["index"] == strconv.FormatUint(m.ModifyIndex, 10)}
 		if s.Held {
-			s.Owner, s.Run, s.TTL = v.Items["owner"], v.Items["run"], m.Lock.TTL
+			s.Owner, s.Run, s.TTL = v.Items["owner"], v.Items["run"], v.Items["ttl"]
 			s.Since, _ = time.Parse(time.RFC3339, v.Items["since"]) // zero: not known
 		}
 		slots = append(slots, s)

@@ -3,6 +3,7 @@ package drain
 import (
 	"context"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
@@ -41,7 +42,7 @@ func (c *Client) Look(ctx context.Context, n Node, driver string) (State, error)
 func stateOf(n *api.Node, driver string) State {
 	s := State{Node: nodeOf(n), Status: n.Status, Draining: n.DrainStrategy != nil}
 	if l := n.LastDrain; l != nil {
-		s.LastStatus, s.LastMeta, s.LastAccessorID, s.LastUpdated = string(l.Status), l.Meta, l.AccessorID, l.UpdatedAt
+		s.LastStatus, s.LastMeta, s.LastAccessorID, s.LastUpdated = string(l.Status), l.Meta, strings.TrimPrefix(l.AccessorID, "token:"), l.UpdatedAt
 	}
 	if d := n.Drivers[driver]; d != nil {
 		s.DriverDetected, s.DriverHealthy, s.DriverSays = d.Detected, d.Healthy, d.HealthDescription

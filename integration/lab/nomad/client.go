@@ -30,11 +30,15 @@ cat >/usr/local/bin/crun <<-'EOF'
 	exec /usr/bin/crun "$@"
 EOF
 chmod 0755 /usr/local/bin/crun
-mkdir -p /etc/nomad.d /var/lib/nomad
+# A client that is root makes folders and log pipes that a rootless podman
+# cannot open: the client runs as the store's owner.
+mkdir -p /etc/nomad.d /var/lib/nomad /etc/nomad-tls
+chown -R hashi: /etc/nomad.d /var/lib/nomad /etc/nomad-tls
 cat >/etc/systemd/system/nomad.service <<-EOF
 	[Unit]
 	Description=Nomad client
 	[Service]
+	User=hashi
 	ExecStartPre=/bin/sh -c 'until test -S /run/user/2000/podman/podman.sock; do sleep 0.2; done'
 	ExecStart=/usr/local/lib/nomad/nomad agent -config /etc/nomad.d
 	KillMode=process
@@ -94,7 +98,7 @@ client {
   network_interface = "eth0"
   options = {
     "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
-    "driver.allowlist"     = "podman,raw_exec"
+    "driver.allowlist"     = "podman"
   }
 }
 acl { enabled = %v }
@@ -105,9 +109,6 @@ plugin "nomad-driver-podman" {
     gc { container = true }
     volumes { enabled = true }
   }
-}
-plugin "raw_exec" {
-  config { enabled = true }
 }
 `, i, cl.IP, strings.Join(servers, ", "), c.opts.ACL) + c.tlsConfig("/etc/nomad-tls", "client")
 	files := map[string]string{"/etc/nomad.d/client.hcl": config}
@@ -173,19 +174,18 @@ func ServiceJob(id, image string, count int) *api.Job {
 	task := api.NewTask("main", "podman").SetConfig("image", image).
 		SetConfig("command", "/bin/busybox").SetConfig("args", []string{"sleep", "100000"}).
 		SetConfig("network_mode", "none").SetConfig("init", false)
-	task.KillTimeout = ptr(2 * time.Second)
-	task.Resources = &api.Resources{CPU: ptr(20), MemoryMB: ptr(32)}
+	task.KillTimeout = new(2 * time.Second)
+	task.Resources = &api.Resources{CPU: new(20), MemoryMB: new(32)}
+	task.LogConfig = &api.LogConfig{MaxFiles: new(1), MaxFileSizeMB: new(1)}
 	group := api.NewTaskGroup("group", count).AddTask(task)
-	group.EphemeralDisk = &api.EphemeralDisk{SizeMB: ptr(10)}
-	group.Migrate = &api.MigrateStrategy{MaxParallel: ptr(1), HealthCheck: ptr("task_states"),
-		MinHealthyTime: ptr(time.Second), HealthyDeadline: ptr(time.Minute)}
-	group.Update = &api.UpdateStrategy{HealthCheck: ptr("task_states"), MinHealthyTime: ptr(time.Second)}
+	group.EphemeralDisk = &api.EphemeralDisk{SizeMB: new(10)}
+	group.Migrate = &api.MigrateStrategy{MaxParallel: new(1), HealthCheck: new("task_states"),
+		MinHealthyTime: new(time.Second), HealthyDeadline: new(time.Minute)}
+	group.Update = &api.UpdateStrategy{HealthCheck: new("task_states"), MinHealthyTime: new(time.Second)}
 	job := api.NewServiceJob(id, id, "global", 50).AddTaskGroup(group).AddDatacenter("dc1")
-	job.Spreads = []*api.Spread{{Attribute: "${node.unique.id}", Weight: ptr(int8(100))}}
+	job.Spreads = []*api.Spread{{Attribute: "${node.unique.id}", Weight: new(int8(100))}}
 	return job
 }
-
-func ptr[T any](v T) *T { return &v }
 
 // RunJob registers a job and waits until count allocations of it run.
 func (c *Cluster) RunJob(ctx context.Context, job *api.Job, count int) error {
@@ -203,13 +203,14 @@ func (c *Cluster) RunJob(ctx context.Context, job *api.Job, count int) error {
 			return false, err
 		}
 		running := 0
+		why = ""
 		for _, a := range allocs {
 			if a.ClientStatus == api.AllocClientStatusRunning {
 				running++
 			}
 			for _, t := range a.TaskStates {
 				for _, e := range t.Events {
-					why = e.DisplayMessage
+					why += "\n" + e.Type + ": " + e.DisplayMessage
 				}
 			}
 		}

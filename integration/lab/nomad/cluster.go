@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -41,6 +42,9 @@ type Cluster struct {
 	servers []*exec.Cmd // nil where stopped
 	ended   []chan struct{}
 	nets    []string
+
+	mu   sync.Mutex
+	apis map[string]*api.Client // an agent takes a hundred connections at most
 }
 
 // A Client is a node of the lab with a Nomad client on it.
@@ -94,9 +98,24 @@ func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
 		return c, err
 	}
 	if opts.ACL {
-		return c, c.bootstrap(ctx)
+		if err := c.bootstrap(ctx); err != nil {
+			return c, err
+		}
 	}
-	return c, nil
+	return c, c.waitKeyring(ctx)
+}
+
+// waitKeyring waits until the leader can encrypt: before that nodes cannot
+// register, and try again only much later.
+func (c *Cluster) waitKeyring(ctx context.Context) error {
+	client, err := c.API(c.Token)
+	if err != nil {
+		return err
+	}
+	return poll(ctx, 30*time.Second, "the keyring", func() (bool, error) {
+		_, _, err := client.Variables().Create(&api.Variable{Path: "lab/ready", Items: api.VariableItems{"a": "b"}}, nil)
+		return err == nil, nil //nolint:nilerr // not yet
+	})
 }
 
 func (c *Cluster) certificates(ctx context.Context) error {
@@ -238,6 +257,12 @@ func (c *Cluster) API(token string) (*api.Client, error) {
 	for i < len(c.servers)-1 && c.servers[i] == nil {
 		i++
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := c.Addr(i) + " " + token
+	if known := c.apis[key]; known != nil {
+		return known, nil
+	}
 	tr := &http.Transport{DialContext: c.Dial}
 	if c.opts.TLS {
 		ca, err := os.ReadFile(filepath.Join(c.dir, "nomad-agent-ca.pem"))
@@ -253,7 +278,15 @@ func (c *Cluster) API(token string) (*api.Client, error) {
 		tr.TLSClientConfig = &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}}
 	}
 	// The environment of the tests must not matter.
-	return api.NewClient(&api.Config{Address: c.Addr(i), SecretID: token, Namespace: "default", Region: "global", HttpClient: &http.Client{Transport: tr}})
+	client, err := api.NewClient(&api.Config{Address: c.Addr(i), SecretID: token, Namespace: "default", Region: "global", HttpClient: &http.Client{Transport: tr}})
+	if err != nil {
+		return nil, err
+	}
+	if c.apis == nil {
+		c.apis = map[string]*api.Client{}
+	}
+	c.apis[key] = client
+	return client, nil
 }
 
 func (c *Cluster) waitLeader(ctx context.Context) error {
