@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -14,24 +15,32 @@ import (
 )
 
 // In a plain test run the sweep takes a stride of the points, another one in
-// each way on; STORAGECTL_SWEEP=full takes them all, both ways.
-const stridePoints = 16
+// each way on; STORAGECTL_SWEEP=full takes them all, each way.
+const stridePoints = 12
 
-// A way is what the operator does after the crash.
+// A way is what is killed, and what the operator does after that.
 type way struct {
-	name string
-	args []string
+	name   string
+	killed []string // nil: the migration; else what is run, and killed, after one
+	then   string
+	back   bool // the vfs store must be there again
 }
 
 func ways() []way {
-	return []way{{"resume", []string{"resume"}}, {"rollback", []string{"rollback"}}}
+	return []way{
+		{name: "resume", then: "resume"},
+		{name: "rollback", then: "rollback", back: true},
+		{name: "rollback killed, resume", killed: []string{"rollback"}, then: "resume", back: true},
+		{name: "commit killed, resume", killed: []string{"commit"}, then: "resume"},
+	}
 }
 
 // TestSweep kills a run at its first point, its second, its third, … until
-// there is none left to be killed at. A point is before and after each journal
-// record, each command on the host and each request to the owner worker. After
+// there is none left to be killed at. Points lie between any two of its acts:
+// journal records, commands on the host, requests to the owner worker. After
 // each, `resume` must end as if nothing had happened and `rollback` must give
-// the store back as it was.
+// the store back as it was; a rollback and a commit that are killed themselves
+// are finished by `resume`.
 func TestSweep(t *testing.T) {
 	full := os.Getenv("STORAGECTL_SWEEP") == "full"
 	report := &sweepReport{}
@@ -45,28 +54,23 @@ func TestSweep(t *testing.T) {
 	type cell struct{ release, user string }
 	cells := []cell{{"bookworm", lab.Owner}}
 	if full {
-		cells = append(cells, cell{"trixie", lab.Owner})
+		cells = append(cells, cell{"bookworm", "root"}, cell{"trixie", lab.Owner})
 	}
 	for _, c := range cells {
 		for i, way := range ways() {
-			t.Run(c.release+"/"+way.name, func(t *testing.T) {
+			t.Run(c.release+"/"+c.user+"/"+strings.ReplaceAll(way.name, " ", "-"), func(t *testing.T) {
 				t.Parallel()
-				w := newWorld(t, c.release, c.user, images.Small)
+				s := &sweep{world: newWorld(t, c.release, c.user, images.Small), way: way}
 				start := time.Now()
-				points := w.points(w.migrate()...)
-				step, first := 1, 1
-				if !full {
-					step = max(1, points/stridePoints)
-					first = 1 + i*step/2
-				}
-				done, failed := 0, 0
-				for n := first; n <= points; n += step {
+				points := s.count()
+				failed := 0
+				at := chosen(t, points, i, full)
+				for _, n := range at {
 					ok := t.Run(fmt.Sprintf("point-%d-of-%d", n, points), func(t *testing.T) {
-						at := *w
-						at.t = t
-						at.crashAt(n, way)
+						w := *s.world
+						w.t = t
+						(&sweep{world: &w, way: way, before: s.before, tree: s.tree, config: s.config}).at(n)
 					})
-					done++
 					if !ok {
 						failed++
 					}
@@ -74,49 +78,115 @@ func TestSweep(t *testing.T) {
 						t.Fatal("enough failures to look at")
 					}
 				}
-				report.add(fmt.Sprintf("| %s | %s | %s | %d | %d | %.0f |", c.release, c.user, way.name, points, done, time.Since(start).Seconds()))
+				report.add(fmt.Sprintf("| %s | %s | %s | %d | %d | %.0f |", c.release, c.user, way.name, points, len(at), time.Since(start).Seconds()))
 			})
 		}
 	}
 }
 
-// crashAt restores the store, kills a run at its n-th point, takes the way on
-// and judges the end. Points after the last fsync may lie behind the run's end;
-// points before the journal exists leave nothing to go on with.
-func (w *world) crashAt(n int, way way) {
-	w.t.Helper()
-	if err := w.node.Reset(w.ctx); err != nil {
-		w.t.Fatal(err)
+// chosen are the points to be killed at: all, or those of STORAGECTL_SWEEP, or
+// a stride that begins elsewhere in each way.
+func chosen(t *testing.T, points, way int, full bool) []int {
+	t.Helper()
+	var at []int
+	if only := os.Getenv("STORAGECTL_SWEEP"); !full && only != "" {
+		for field := range strings.SplitSeq(only, ",") {
+			n, err := strconv.Atoi(field)
+			if err != nil {
+				t.Fatalf("cannot read STORAGECTL_SWEEP: %v", err)
+			}
+			at = append(at, n)
+		}
+		return at
 	}
-	w.podman("ps")
-	before, tree, conf := w.manifest(), w.store(), w.conf()
-	hit, r := w.killed(n, w.migrate()...)
+	step, first := 1, 1
+	if !full {
+		step = max(1, points/stridePoints)
+		first = 1 + way*step/4
+	}
+	for n := first; n <= points; n += step {
+		at = append(at, n)
+	}
+	return at
+}
+
+// sweep is one node that is killed again and again in one way. What the store
+// is like before is listed once: Reset brings the same back each time.
+type sweep struct {
+	*world
+	way
+	before       inventory
+	tree, config inventory
+}
+
+// count lists the store as it is before, and counts the points.
+func (s *sweep) count() int {
+	s.t.Helper()
+	s.reset()
+	s.before, s.tree, s.config = s.manifest(), s.store(), s.conf()
+	if s.way.killed == nil {
+		return s.points(s.migrate()...)
+	}
+	s.must(s.migrate()...)
+	return s.points(s.way.killed...)
+}
+
+func (s *sweep) reset() {
+	s.t.Helper()
+	if err := s.node.Reset(s.ctx); err != nil {
+		s.t.Fatal(err)
+	}
+	s.podman("ps")
+}
+
+// at restores the store, kills at the n-th point, takes the way on and judges
+// the end. A point before the journal exists leaves nothing to go on with.
+func (s *sweep) at(n int) {
+	s.t.Helper()
+	s.reset()
+	args := s.migrate()
+	if s.way.killed != nil {
+		s.must(args...)
+		args = s.way.killed
+	}
+	hit, r := s.world.killed(n, args...)
 	if !hit {
 		// The number of points may differ by a few from run to run (a poll more or less).
 		if r.code != exitDone {
-			w.t.Fatalf("point %d: not killed, but: %s", n, r)
+			s.t.Fatalf("point %d: not killed, but: %s", n, r)
 		}
-		w.t.Logf("point %d was not reached", n)
+		s.t.Logf("point %d was not reached", n)
 	}
-	on := w.ctl(way.args...)
+	on := s.ctl(s.then)
+	if on.code == exitDone && s.way.killed != nil && hit && s.stillFinished() {
+		// Killed before its first record: the run stands as it was, finished.
+		on = s.ctl(s.way.killed...)
+	}
 	switch {
 	case on.code == exitNoRun && hit:
-		w.asItWas(before, tree, conf)
+		s.asItWas(s.before, s.tree, s.config)
 	case on.code != exitDone:
-		w.t.Fatalf("%s after a kill at point %d: %s", way.name, n, on)
-	case way.name == "resume":
-		w.migrated(before)
+		s.t.Fatalf("%s after a kill at point %d: %s", s.then, n, on)
+	case s.back:
+		s.asItWas(s.before, s.tree, s.config)
 	default:
-		w.asItWas(before, tree, conf)
+		s.migrated(s.before)
 	}
-	if left := strings.TrimSpace(w.script("root", "pgrep -a storagectl || true")); left != "" {
-		w.t.Errorf("processes are left after point %d: %s", n, left)
+	if left := strings.TrimSpace(s.script("root", "pgrep -a storagectl || true")); left != "" {
+		s.t.Errorf("processes are left after point %d: %s", n, left)
 	}
-	if way.name == "rollback" && hit {
-		if left := w.leftovers("overlay*"); left != "" {
-			w.t.Errorf("rollback after point %d left %s", n, left)
+	if s.back && hit {
+		if left := s.leftovers("overlay*"); left != "" {
+			s.t.Errorf("after point %d there are still %s", n, left)
 		}
 	}
+}
+
+// stillFinished says whether a killed rollback or commit left the run finished.
+func (s *sweep) stillFinished() bool {
+	s.t.Helper()
+	r := s.must("status", "--json")
+	return strings.Contains(r.stdout, `"phase":"finished"`)
 }
 
 // sweepReport collects the table of docs/sweep.md.
@@ -137,10 +207,11 @@ func (r *sweepReport) write(path string) error {
 	text := `# The crash sweep
 
 ` + "`make sweep`" + ` wrote this on ` + time.Now().UTC().Format("2006-01-02") + `. A run of ` + "`migrate --to overlay`" + ` on a
-real node is killed (SIGKILL) at its first point, at its second, and so on to its last; a point is before
-and after each journal record, each command on the host and each request to the owner worker. After each,
+real node is killed (SIGKILL) at its first point, at its second, and so on to its last; points lie between
+any two of its acts: journal records, commands on the host, requests to the owner worker. After each,
 ` + "`resume`" + ` must end with all images, volumes, secrets and networks on native overlay, as if nothing had
-happened; ` + "`rollback`" + ` must give back every file of the vfs store and the configuration. All did.
+happened; ` + "`rollback`" + ` must give back every file of the vfs store and the configuration. A rollback and a commit
+that are themselves killed are finished by ` + "`resume`" + `. All did.
 
 | release | store of | way on | points in a run | killed at | seconds |
 | --- | --- | --- | --- | --- | --- |

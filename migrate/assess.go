@@ -25,7 +25,7 @@ type Assessment struct {
 	Estimate convert.Estimate `json:"estimate"`
 	Database libpoddb.Facts   `json:"database"`
 	Conf     ConfPlan         `json:"conf"`
-	Units    []string         `json:"units"`
+	Units    units            `json:"units"`
 	Plan     []PlannedStep    `json:"plan"`
 	Notes    []string         `json:"notes,omitempty"`
 	Refusals []Refusal        `json:"refusals,omitempty"`
@@ -70,6 +70,7 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 	if a.Look, err = ask[storeLook](ctx, s, opLook, pathArg{a.Inputs.Store.GraphRoot}); err != nil {
 		return a, err
 	}
+	a.Inputs.HadTo = slices.Contains(a.Look.Drivers, req.To)
 	a.leftovers(known)
 	if len(a.Refusals) == 0 {
 		a.roots(env.Dir.Path)
@@ -88,6 +89,11 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 		a.refuse("driver", "re-create the store, or wait for a release that converts from it",
 			"the store is on the driver %q; only vfs can be converted to overlay", a.Info.Store.Driver)
 		return a, nil
+	}
+	if req.Containers == Discard {
+		if err := a.autoRemoved(ctx, cli); err != nil {
+			return a, err
+		}
 	}
 	if img := req.SmokeImage; img != "" && req.Images == Keep {
 		if _, err := cli.Run(ctx, nil, "image", "inspect", img); err != nil {
@@ -202,6 +208,15 @@ func (a *Assessment) roots(stateDir string) {
 	case l.ReadOnly:
 		a.refuse("graphroot", "remount it for writing", "the filesystem of %s is mounted read-only", root)
 	}
+	for _, m := range l.Mounts {
+		part, _, _ := strings.Cut(strings.TrimPrefix(m, l.RealPath+"/"), "/")
+		switch {
+		case a.Inputs.Request.Images == Discard:
+			a.refuse("mount", "unmount it first", "%s is mounted in the store, and podman system reset would delete what is on it", m)
+		case slices.Contains(storeParts(a.Info.Store.Driver), part):
+			a.refuse("mount", "unmount it, or move the whole graphroot onto that filesystem", "%s is mounted in the store, so that it cannot be renamed with it", m)
+		}
+	}
 	if len(l.Foreign) > 0 {
 		what := strings.Join(l.Foreign[:min(5, len(l.Foreign))], ", ")
 		// Where podman's files lie among others' on a mount, it is not clear
@@ -245,6 +260,11 @@ func (a *Assessment) unfinished(dir engine.Dir) (known map[string]bool, err erro
 		}
 		folder := filepath.Base(runFolder("/", run))
 		known[folder], known[folder+straySuffix] = true, true
+		if held, err := dir.Locked(st.Header.Store); err != nil {
+			return nil, err
+		} else if held {
+			return nil, fmt.Errorf("run %s is at work on the store of %s: %w", run, in.Owner.Name, engine.ErrLocked)
+		}
 		if !st.Phase.Over() {
 			a.refuse("unfinished", fmt.Sprintf("storagectl resume %s finishes it, storagectl rollback %s undoes it", run, run),
 				"run %s on the store of %s is not finished", run, in.Owner.Name)
@@ -312,6 +332,33 @@ func (a *Assessment) database(ctx context.Context, s *Session) error {
 	return nil
 }
 
+// autoRemoved refuses running containers that podman deletes when they stop,
+// with their anonymous volumes: a rollback could not bring these back.
+func (a *Assessment) autoRemoved(ctx context.Context, cli podman.CLI) error {
+	cs, err := cli.Containers(ctx)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, c := range cs {
+		if c.State != "running" && c.State != "paused" {
+			continue
+		}
+		out, err := cli.Run(ctx, nil, "container", "inspect", "--format", "{{.HostConfig.AutoRemove}}", c.ID)
+		if err != nil {
+			return err
+		}
+		if strings.TrimSpace(string(out)) == "true" {
+			names = append(names, c.Name())
+		}
+	}
+	if len(names) > 0 {
+		a.refuse("auto-remove", "stop these yourself first, if they and their anonymous volumes may go",
+			"podman deletes these running containers (--rm) with their anonymous volumes as soon as they stop: %s", strings.Join(names, ", "))
+	}
+	return nil
+}
+
 func (a *Assessment) units(ctx context.Context, s *Session) error {
 	if !host.HasSystemd() {
 		a.Notes = append(a.Notes, "no systemd here: steps on units are left out")
@@ -321,13 +368,13 @@ func (a *Assessment) units(ctx context.Context, s *Session) error {
 		a.Notes = append(a.Notes, fmt.Sprintf("%s has no systemd running (no linger, not logged in): steps on units are left out", a.Inputs.Owner.Name))
 		return nil
 	}
-	units, err := s.activeUnits(ctx)
+	u, err := s.activeUnits(ctx)
 	if err != nil {
 		a.refuse("bus", "loginctl enable-linger "+a.Inputs.Owner.Name+"; check that the user's dbus and systemd answer (systemctl --user status)",
 			"the systemd of %s does not answer: %v", a.Inputs.Owner.Name, err)
 		return nil
 	}
-	a.Inputs.Systemd, a.Units = true, units
+	a.Inputs.Systemd, a.Units = true, u
 	return nil
 }
 

@@ -25,6 +25,14 @@ var ErrVerification = errors.New("verification failed")
 // verify compares what podman has now with what it had before the cutover, and
 // runs a container.
 func (s *Session) verify(ctx context.Context) error {
+	// Podman may have been used since the cutover, if the run was cut off.
+	if in, err := s.swapped(ctx); err != nil {
+		return err
+	} else if !in {
+		if err := s.swapIn(ctx); err != nil {
+			return err
+		}
+	}
 	before, err := s.readManifest()
 	if err != nil {
 		return err

@@ -194,7 +194,7 @@ type confRemove struct {
 
 func readConf(_ context.Context, a pathArg, _ func(any)) (confFile, error) {
 	f := confFile{Mode: 0o644}
-	b, err := os.ReadFile(a.Path)
+	b, err := storageconf.ReadFile(a.Path)
 	if errors.Is(err, fs.ErrNotExist) {
 		for dir := filepath.Dir(a.Path); ; dir = filepath.Dir(dir) {
 			if there, err := exists(dir); err != nil {

@@ -44,24 +44,43 @@ func (s *Session) dropContainers(ctx context.Context) error {
 			return err
 		}
 	}
-	// Pods first: their infra containers cannot be removed alone.
+	// The containers one by one, without their volumes: to remove a pod removes
+	// the anonymous volumes of all in it, and volumes have no copy. What is left
+	// of a pod then is its infra container, which has none.
+	infra := map[string]bool{}
+	for _, c := range db.Containers {
+		infra[c.ID] = c.Infra
+	}
+	ids = slices.DeleteFunc(ids, func(id string) bool { return infra[id] })
+	if len(ids) > 0 {
+		if _, err := s.cli.Run(ctx, nil, append([]string{"rm", "--force"}, ids...)...); err != nil {
+			return err
+		}
+	}
 	if len(db.Pods) > 0 {
 		if _, err := s.cli.Run(ctx, nil, append([]string{"pod", "rm", "--force"}, db.Pods...)...); err != nil {
 			return err
 		}
-		if db, err = s.database(ctx); err != nil {
-			return err
-		}
-		ids = ids[:0]
-		for _, c := range db.Containers {
-			ids = append(ids, c.ID)
+	}
+	return s.volumesStay(ctx)
+}
+
+// volumesStay looks whether all volumes from before are still there.
+func (s *Session) volumesStay(ctx context.Context) error {
+	before, err := s.readManifest()
+	if err != nil {
+		return err
+	}
+	db, err := s.database(ctx)
+	if err != nil {
+		return err
+	}
+	for _, o := range before.Podman.Objects {
+		if o.Kind == "volume" && !slices.Contains(db.Volumes, o.Name) {
+			return fmt.Errorf("%w: the volume %s went with its container", ErrVerification, o.Name)
 		}
 	}
-	if len(ids) == 0 {
-		return nil
-	}
-	_, err = s.cli.Run(ctx, nil, append([]string{"rm", "--force"}, ids...)...)
-	return err
+	return nil
 }
 
 func (s *Session) containersDropped(ctx context.Context) (bool, error) {

@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/internal/host"
@@ -65,8 +67,9 @@ type Inputs struct {
 	// ConfEnv is the caller's environment as far as podman's configuration
 	// depends on it.
 	ConfEnv []string `json:"confEnv,omitempty"`
-	Systemd bool     `json:"systemd"` // the owner's units can be reached
-	Podman  string   `json:"podman"`  // version
+	Systemd bool     `json:"systemd"`         // the owner's units can be reached
+	Podman  string   `json:"podman"`          // version
+	HadTo   bool     `json:"hadTo,omitempty"` // folders of the new driver were there already
 }
 
 // StoreKey names the lock of the store.
@@ -77,7 +80,7 @@ func (in Inputs) StoreKey() string {
 // Facts are what a migrate run learned and must remember.
 type Facts struct {
 	// Units ran before and are started again, last stopped first.
-	Units *[]string `json:"units,omitempty"`
+	Units *units `json:"units,omitempty"`
 	// Checked are the images whose staged files were compared with the old ones.
 	Checked []string `json:"checked,omitempty"`
 	// Stage is what staging beside the live store did.
@@ -151,6 +154,14 @@ func Begin(ctx context.Context, env Env, in Inputs) (*Session, error) {
 	s, err := hold(ctx, env, in)
 	if err != nil {
 		return nil, err
+	}
+	// The lock may have come from a run that ended only now.
+	look, err := ask[storeLook](ctx, s, opLook, pathArg{in.Store.GraphRoot})
+	if err == nil && (!slices.Contains(look.Drivers, in.Store.Driver) || slices.Contains(look.Drivers, in.Request.To) != in.HadTo) {
+		err = &Refusal{ID: "changed", Text: "the store changed since the plan was made", Hint: "look at the plan again"}
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
 	raw, err := json.Marshal(in)
 	if err != nil {
@@ -256,25 +267,31 @@ func (s *Session) Close() error {
 	return errors.Join(errs...)
 }
 
-// Forward does what is left of the run; with commit its final step too. A
-// refusal before the store was touched is undone at once: what was stopped runs
-// again, what was staged is gone, and the refusal is returned alone.
+// Forward does what is left of the run; with commit its final step too.
+//
+// A failure before the store itself was touched is undone at once, if it is a
+// refusal or podman is down for it: nobody gains from a podman that stays down
+// beside a store that is whole. What was stopped runs again, what was staged is
+// gone, and the error is returned alone; the run's phase tells.
 func (s *Session) Forward(ctx context.Context, commit bool) error {
 	discard := s.Inputs.Request.Images == Discard
 	err := s.run.Forward(ctx, commit || discard)
-	var r *Refusal
-	if !errors.As(err, &r) {
+	if err == nil || errors.Is(err, engine.ErrInterrupted) {
 		return err
 	}
-	for _, step := range []string{stepSwap, stepReset} {
-		if s.journal.State().Steps[step].Mark != engine.MarkNone {
-			return err
-		}
+	steps := s.journal.State().Steps
+	var r *Refusal
+	if refused := errors.As(err, &r); !refused && steps[stepStop].Mark == engine.MarkNone ||
+		steps[stepSwap].Mark != engine.MarkNone || steps[stepReset].Mark != engine.MarkNone {
+		return err
 	}
 	if back := s.run.Rollback(context.WithoutCancel(ctx)); back != nil {
 		return errors.Join(err, back)
 	}
-	return r
+	if r != nil {
+		return r
+	}
+	return err
 }
 
 // Rollback puts everything back as it was before the run.
@@ -298,8 +315,17 @@ func (s *Session) State() engine.State { return s.journal.State() }
 // Facts is what the run has learned.
 func (s *Session) Facts() Facts { return s.facts }
 
+// askDeadline bounds a request whose time does not grow with the store, or only
+// a little. Its longest part is a systemd unit that takes its time to stop.
+const askDeadline = 10 * time.Minute
+
 // ask sends the worker a request and waits for its answer.
 func ask[R any](ctx context.Context, s *Session, op string, args any) (R, error) {
+	if op != opRemove && op != opReclaim { // these walk the store
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, askDeadline)
+		defer cancel()
+	}
 	var r R
 	err := s.worker.Call(ctx, op, args, &r, nil)
 	return r, err

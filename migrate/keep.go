@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/internal/podman/libpoddb"
 	"github.com/storagectl/storagectl/migrate/convert"
 	"github.com/storagectl/storagectl/verify"
@@ -21,19 +22,42 @@ func (s *Session) stage(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	live, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(s.Inputs.Store.Driver))
+	if s.facts.Stage != nil {
+		return nil
+	}
+	return s.learn(func(f *Facts) {
+		f.Stage = &StageFact{Layers: r.Layers, Images: r.Images, Counts: r.Counts, Damage: r.Damage}
+	})
+}
+
+// prove compares each staged image, as the overlay driver shows it, with what
+// vfs shows.
+func (s *Session) prove(ctx context.Context) error {
+	part, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(s.Inputs.Store.Driver))
 	if err != nil {
 		return err
 	}
-	ids := imageIDs(live)
-	if err := s.compare(ctx, stepStage, false, ids); err != nil {
+	staged, err := s.stagedImages(ctx)
+	if err != nil {
 		return err
 	}
-	return s.learn(func(f *Facts) {
-		if f.Stage == nil {
-			f.Stage, f.Checked = &StageFact{Layers: r.Layers, Images: r.Images, Counts: r.Counts, Damage: r.Damage}, ids
-		}
-	})
+	// One that came since it was staged has its turn once podman is stopped.
+	ids := slices.DeleteFunc(imageIDs(part), func(id string) bool { return !slices.Contains(staged, id) })
+	if err := s.compare(ctx, stepProve, false, ids); err != nil {
+		return err
+	}
+	if s.facts.Checked != nil {
+		return nil
+	}
+	return s.learn(func(f *Facts) { f.Checked = ids })
+}
+
+// stagedImages are the images that the staged store holds.
+func (s *Session) stagedImages(ctx context.Context) ([]string, error) {
+	ref := s.storeRef(s.Inputs.Request.To)
+	ref.GraphRoot, ref.ImageStores = s.swap().new(""), nil
+	part, err := ask[verify.StorePart](ctx, s, opManifest, ref)
+	return imageIDs(part), err
 }
 
 func (s *Session) sync(ctx context.Context, step string, containers bool) (convert.Report, error) {
@@ -95,15 +119,39 @@ func (s *Session) progressOf(step string) func(json.RawMessage) {
 	}
 }
 
-// unstage removes the run's folder from the store. After a rollback from a new
-// store that held more than the old one, the folder stays: it holds the only
-// copy of that.
+// unstage removes the run's folder from the store, unless it holds the only copy
+// of something: what was made or changed in the new store after the cutover.
 func (s *Session) unstage(ctx context.Context) error {
-	if len(s.facts.KeptNew) > 0 {
-		return s.note("%s is kept: it holds what was made after the cutover: %s", s.folder(), strings.Join(s.facts.KeptNew, ", "))
+	kept := s.facts.KeptNew
+	if s.facts.Before != nil { // asked of the folder itself, whatever was noted before
+		there, err := ask[bool](ctx, s, opGone, pathArg{s.swap().new(s.Inputs.Request.To + "-layers")})
+		if err != nil {
+			return err
+		}
+		if !there {
+			ref := s.storeRef(s.Inputs.Request.To)
+			ref.GraphRoot = s.swap().new("")
+			fresh, err := s.changedSince(ctx, ref)
+			if err != nil {
+				return err
+			}
+			for _, f := range fresh {
+				if !slices.Contains(kept, f) {
+					kept = append(kept, f)
+				}
+			}
+		}
 	}
-	_, err := ask[none](ctx, s, opRemove, pathArg{s.folder()})
-	return err
+	if len(kept) == 0 {
+		_, err := ask[none](ctx, s, opRemove, pathArg{s.folder()})
+		return err
+	}
+	if s.facts.KeptNew == nil {
+		if err := s.learn(func(f *Facts) { f.KeptNew = kept }); err != nil {
+			return err
+		}
+	}
+	return s.note("%s is kept, with podman's database of then in db/: it holds what was made or changed after the cutover: %s", s.folder(), strings.Join(kept, ", "))
 }
 
 // stageRest makes the staged store equal to the stopped one, and takes the
@@ -239,24 +287,16 @@ func (s *Session) swapBack(ctx context.Context) error {
 // smokeName begins the names of all that a smoke test makes.
 const smokeName = "storagectl-smoke"
 
-// madeSince names the images, containers and volumes of the live new store that
-// the manifest from before does not have.
+// madeSince names what the live new store and podman's database have that the
+// manifest from before does not have, or has otherwise.
 func (s *Session) madeSince(ctx context.Context) ([]string, error) {
+	fresh, err := s.changedSince(ctx, s.storeRef(s.Inputs.Request.To))
+	if err != nil {
+		return nil, err
+	}
 	before, err := s.readManifest()
 	if err != nil {
 		return nil, err
-	}
-	part, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(s.Inputs.Request.To))
-	if err != nil {
-		return nil, err
-	}
-	fresh := []string{}
-	for _, d := range verify.Diff(verify.Manifest{Store: before.Store}, verify.Manifest{Store: part}) {
-		// What a smoke test left behind when it was killed is ours to throw
-		// away; a layer goes with its image or container.
-		if d.Added() && d.Kind != "layer" && !strings.Contains(d.Name, smokeName) {
-			fresh = append(fresh, strings.Join(strings.Fields(d.Kind+" "+d.Name+" "+d.ID), " "))
-		}
 	}
 	had := map[string]bool{}
 	for _, o := range before.Podman.Objects {
@@ -269,6 +309,49 @@ func (s *Session) madeSince(ctx context.Context) ([]string, error) {
 	for _, v := range db.Volumes {
 		if !had["volume"+v] {
 			fresh = append(fresh, fmt.Sprintf("volume %s (its files stay where they are: podman volume create %s takes them up)", v, v))
+		}
+	}
+	for _, p := range db.Pods {
+		if !had["pod"+p] {
+			fresh = append(fresh, "pod "+p)
+		}
+	}
+	return fresh, nil
+}
+
+// changedSince names the images and containers of a new store that the manifest
+// from before does not have, or has otherwise. What is gone from it is not
+// missed: the old store has it.
+func (s *Session) changedSince(ctx context.Context, ref verify.StoreRef) ([]string, error) {
+	before, err := s.readManifest()
+	if err != nil {
+		return nil, err
+	}
+	part, err := ask[verify.StorePart](ctx, s, opManifest, ref)
+	if err != nil {
+		return nil, err
+	}
+	after := verify.Manifest{Store: part}
+	had := verify.Manifest{Store: before.Store}
+	leaveOut(&had, &after)
+	fresh := []string{}
+	for _, d := range verify.Diff(had, after) {
+		gone := !d.Added() && d.Field == ""
+		// What a smoke test left behind when it was killed is ours to throw
+		// away; a layer goes with its image or container.
+		if gone || d.Kind == "layer" || strings.Contains(d.Name, smokeName) {
+			continue
+		}
+		text := strings.Join(strings.Fields(d.Kind+" "+d.Name+" "+d.ID), " ")
+		if d.Field != "" {
+			text += " (" + d.Field + ")"
+		}
+		fresh = append(fresh, text)
+	}
+	// A container that was there before writes into its layer in the new store.
+	for _, c := range before.Store.Containers {
+		if slices.ContainsFunc(part.Containers, func(n verify.Container) bool { return n.ID == c.ID }) && s.journal.State().Steps[stepStart].Mark != engine.MarkNone {
+			fresh = append(fresh, strings.Join(append([]string{"container"}, c.Names...), " ")+" (its writable layer)")
 		}
 	}
 	return fresh, nil
@@ -295,7 +378,7 @@ func (s *Session) restoreDB(ctx context.Context) error {
 	if err != nil || !saved { // not saved: not touched either
 		return err
 	}
-	in, err := s.swapped(ctx)
+	in, err := ask[bool](ctx, s, opNewLive, s.swap())
 	if err != nil {
 		return err
 	}

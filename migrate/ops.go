@@ -34,6 +34,7 @@ const (
 	opManifest   = "manifest"
 	opSample     = "sample"
 	opSwapIn     = "swap-in"
+	opNewLive    = "new-live"
 	opSwapOut    = "swap-out"
 	opSwapDo     = "swap-do"
 	opSwapUndo   = "swap-undo"
@@ -156,6 +157,7 @@ func Handlers(uid int) map[string]podman.Handler {
 			return verify.TakeSample(ctx, a.Store, a.Scratch, verify.SampleOptions{Seed: a.Store.GraphRoot})
 		}),
 		opSwapIn:  podman.Handle(func(_ context.Context, s swap, _ func(any)) (bool, error) { return s.in() }),
+		opNewLive: podman.Handle(func(_ context.Context, s swap, _ func(any)) (bool, error) { return s.newLive() }),
 		opSwapOut: podman.Handle(func(_ context.Context, s swap, _ func(any)) (bool, error) { return s.out() }),
 		opSwapDo: podman.Handle(func(_ context.Context, s swap, _ func(any)) (string, error) {
 			strays, err := s.do()

@@ -2,7 +2,6 @@ package migrate
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/storagectl/storagectl/internal/engine"
@@ -31,8 +30,8 @@ func outline(steps []engine.Step) []PlannedStep {
 func (a *Assessment) what() map[string]string {
 	st, e := a.Inputs.Store, a.Estimate
 	units := "no units to stop"
-	if len(a.Units) > 0 {
-		units = strings.Join(a.Units, ", ")
+	if !a.Units.none() {
+		units = a.Units.names()
 	} else if !a.Inputs.Systemd {
 		units = "no systemd to ask: waits until no podman process is left"
 	}
@@ -40,6 +39,7 @@ func (a *Assessment) what() map[string]string {
 	return map[string]string{
 		stepStage: fmt.Sprintf("%d images, %d layers, %d entries, %s in %s; files by %s (%s); needs %s of %s free; each file is looked at only then",
 			e.Images, e.Layers, e.Entries, Bytes(e.Bytes), runFolder(st.GraphRoot, "RUN"), e.Method, e.MethodReason, Bytes(e.BytesNeeded), Bytes(e.BytesFree)),
+		stepProve:     "every entry of every image, as overlay shows it and as vfs does",
 		stepStop:      units,
 		stepStageRest: "images that came or went meanwhile, and the layers of buildah's working containers",
 		stepSwap:      fmt.Sprintf("renames %s* into the run's folder, %s* out of it", st.Driver, a.Inputs.Request.To),

@@ -7,6 +7,7 @@ import (
 // The steps of a migrate job, by the names that journals know.
 const (
 	stepStage     = "stage"
+	stepProve     = "prove"
 	stepStop      = "stop"
 	stepStageRest = "stage-rest"
 	stepSwap      = "swap"
@@ -37,6 +38,8 @@ func (s *Session) keepSteps() []engine.Step {
 	plan := []engine.Step{
 		{Name: stepStage, Title: "stage the new store beside the live one", Pausable: true,
 			Do: s.stage, Undo: s.unstage},
+		{Name: stepProve, Title: "compare the staged store with the live one", Pausable: true,
+			Do: s.prove},
 		{Name: stepStop, Title: "stop podman",
 			Holds: s.stopped, Do: s.stop, Undo: s.startUnits},
 		{Name: stepStageRest, Title: "stage what changed since", Needs: stopped,

@@ -39,13 +39,21 @@ type storeLook struct {
 	ReadOnly   bool     `json:"readOnly"`
 	Drivers    []string `json:"drivers,omitempty"`  // drivers with folders here
 	Leftover   []string `json:"leftover,omitempty"` // folders of runs
+	Mounts     []string `json:"mounts,omitempty"`   // mount points below it
 	Foreign    []string `json:"foreign,omitempty"`  // what is not podman's
 }
 
-var fsNames = map[int64]string{
-	unix.EXT4_SUPER_MAGIC: "ext4", unix.XFS_SUPER_MAGIC: "xfs", unix.BTRFS_SUPER_MAGIC: "btrfs",
-	unix.TMPFS_MAGIC: "tmpfs", unix.OVERLAYFS_SUPER_MAGIC: "overlay", unix.NFS_SUPER_MAGIC: "nfs",
-	unix.FUSE_SUPER_MAGIC: "fuse", 0x00c36400: "ceph", 0xf2f52010: "f2fs", 0x2fc12fc1: "zfs",
+// fsName is what people call a filesystem, by its magic number (linux/magic.h).
+func fsName(magic int64) string {
+	names := map[int64]string{
+		unix.EXT4_SUPER_MAGIC: "ext4", unix.XFS_SUPER_MAGIC: "xfs", unix.BTRFS_SUPER_MAGIC: "btrfs",
+		unix.TMPFS_MAGIC: "tmpfs", unix.OVERLAYFS_SUPER_MAGIC: "overlay", unix.NFS_SUPER_MAGIC: "nfs",
+		unix.FUSE_SUPER_MAGIC: "fuse", 0x00c36400: "ceph", 0xf2f52010: "f2fs", 0x2fc12fc1: "zfs",
+	}
+	if n, ok := names[magic]; ok {
+		return n
+	}
+	return fmt.Sprintf("unknown (%#x)", magic)
 }
 
 func lookAtStore(graphRoot string) (storeLook, error) {
@@ -68,12 +76,14 @@ func lookAtStore(graphRoot string) (storeLook, error) {
 	if err := unix.Statfs(l.RealPath, &sf); err != nil {
 		return l, err
 	}
-	l.FSType = fsNames[sf.Type]
-	if l.FSType == "" {
-		l.FSType = fmt.Sprintf("unknown (%#x)", sf.Type)
-	}
+	l.FSType = fsName(sf.Type)
 	l.FreeBytes, l.FreeInodes = sf.Bavail*uint64(sf.Bsize), sf.Ffree
 	l.ReadOnly = sf.Flags&unix.ST_RDONLY != 0
+	mounts, err := mountsBelow(l.RealPath)
+	if err != nil {
+		return l, err
+	}
+	l.Mounts = slices.DeleteFunc(mounts, func(m string) bool { return m == l.RealPath })
 	es, err := os.ReadDir(l.RealPath)
 	if err != nil {
 		return l, err
@@ -258,7 +268,7 @@ func reclaimable(ctx context.Context, folder string) (uint64, error) {
 			return nil
 		}
 		k := id{st.Dev, st.Ino}
-		if seen[k]++; seen[k] == uint64(st.Nlink) {
+		if seen[k]++; seen[k] == uint64(st.Nlink) { //nolint:unconvert // uint32 on arm64
 			bytes += uint64(st.Blocks) * 512
 			delete(seen, k)
 		}

@@ -51,6 +51,15 @@ func (s swap) in() (bool, error) {
 	return exists(s.old(s.From + "-layers"))
 }
 
+// newLive reports whether the new store is in use, whatever strays lie beside it.
+func (s swap) newLive() (bool, error) {
+	live, err := exists(s.live(s.To + "-layers"))
+	if err != nil || !live {
+		return false, err
+	}
+	return exists(s.old(s.From + "-layers"))
+}
+
 // out reports whether the old store is live again, whole.
 func (s swap) out() (bool, error) {
 	for _, n := range storeParts(s.From) {
@@ -195,8 +204,10 @@ func partUsed(part string) (bool, error) {
 			return false, fmt.Errorf("cannot see whether %s is in use: %w", part, err)
 		}
 		var recs []json.RawMessage
-		// Records that cannot be read may be somebody's.
-		return json.Unmarshal(b, &recs) != nil || len(recs) > 0, nil
+		if json.Unmarshal(b, &recs) != nil {
+			return true, nil //nolint:nilerr // perhaps somebody's
+		}
+		return len(recs) > 0, nil
 	}
 	for _, dir := range []string{part, filepath.Join(part, "dir")} { // overlay/<layer>, vfs/dir/<layer>
 		es, err := os.ReadDir(dir)

@@ -19,33 +19,31 @@ const stopDeadline = 30 * time.Second
 // waits until no process of the owner uses the store.
 func (s *Session) stop(ctx context.Context) error {
 	if s.Inputs.Systemd {
-		units, err := s.activeUnits(ctx)
+		u, err := s.activeUnits(ctx)
 		if err != nil {
 			return err
 		}
 		if s.facts.Units == nil { // on a second try some are stopped already
-			were := slices.Clone(units)
+			were := u
 			if err := s.learn(func(f *Facts) { f.Units = &were }); err != nil {
 				return err
 			}
 		}
 		// Stopping one may end others, or bring them up: look until none is left.
 		for range 3 {
-			for _, u := range units {
-				if err := s.unit(ctx, opUnitStop, u); err != nil {
-					return &Refusal{ID: "unit", Text: err.Error(),
-						Hint: "see why the unit does not stop (systemctl status), then try again"}
-				}
+			if err := s.stopAll(ctx, u); err != nil {
+				return &Refusal{ID: "unit", Text: err.Error(),
+					Hint: "see why the unit does not stop (systemctl status), then try again"}
 			}
-			if units, err = s.activeUnits(ctx); err != nil {
+			if u, err = s.activeUnits(ctx); err != nil {
 				return err
 			}
-			if len(units) == 0 {
+			if u.none() {
 				break
 			}
 		}
-		if len(units) > 0 {
-			return &Refusal{ID: "unit", Text: fmt.Sprintf("units that use podman come back after they were stopped: %s", strings.Join(units, ", ")),
+		if !u.none() {
+			return &Refusal{ID: "unit", Text: "units that use podman come back after they were stopped: " + u.names(),
 				Hint: "stop what starts them, or mask them, then try again"}
 		}
 	}
@@ -89,8 +87,8 @@ func (s *Session) busy(ctx context.Context) ([]process, error) {
 // stopped observes that the owner's units are down and nothing uses the store.
 func (s *Session) stopped(ctx context.Context) (bool, error) {
 	if s.Inputs.Systemd {
-		units, err := s.activeUnits(ctx)
-		if err != nil || len(units) > 0 {
+		u, err := s.activeUnits(ctx)
+		if err != nil || !u.none() {
 			return false, err
 		}
 	}
@@ -121,26 +119,26 @@ func list(ps []process) string {
 
 // toStart are the units to start again: those that ran, last stopped first. A
 // service that its socket starts is left to the socket.
-func (s *Session) toStart() []string {
+func (s *Session) toStart() units {
 	if s.facts.Units == nil {
-		return nil
+		return units{}
 	}
-	var units []string
-	for _, u := range slices.Backward(*s.facts.Units) {
-		name, ok := strings.CutSuffix(u, ".service")
-		if ok && slices.Contains(*s.facts.Units, name+".socket") {
-			continue
+	pick := func(stopped []string) (start []string) {
+		for _, u := range slices.Backward(stopped) {
+			name, ok := strings.CutSuffix(u, ".service")
+			if ok && slices.Contains(stopped, name+".socket") {
+				continue
+			}
+			start = append(start, u)
 		}
-		units = append(units, u)
+		return start
 	}
-	return units
+	return units{Own: pick(s.facts.Units.Own), System: pick(s.facts.Units.System)}
 }
 
 func (s *Session) startUnits(ctx context.Context) error {
-	for _, u := range s.toStart() {
-		if err := s.unit(ctx, opUnitStart, u); err != nil {
-			return err
-		}
+	if err := s.startAll(ctx, s.toStart()); err != nil {
+		return err
 	}
 	return s.answers(ctx)
 }
@@ -148,36 +146,21 @@ func (s *Session) startUnits(ctx context.Context) error {
 // started observes that what ran before runs again.
 func (s *Session) started(ctx context.Context) (bool, error) {
 	want := s.toStart()
-	if len(want) == 0 {
-		return true, nil
-	}
-	up, err := ask[[]string](ctx, s, opUnitActive, slices.DeleteFunc(slices.Clone(want), isSystem))
-	if err != nil {
-		return false, err
-	}
-	for _, u := range want {
-		if !isSystem(u) {
-			continue
-		}
-		err := s.onSystemBus(ctx, func(b *host.Bus) error {
-			active, err := b.Active(ctx, strings.TrimPrefix(u, systemPrefix))
-			if active {
-				up = append(up, u)
-			}
-			return err
-		})
-		if err != nil {
+	if len(want.Own) > 0 {
+		up, err := ask[[]string](ctx, s, opUnitActive, want.Own)
+		if err != nil || len(up) != len(want.Own) {
 			return false, err
 		}
 	}
-	return len(up) == len(want), nil
+	for _, u := range want.System {
+		active := false
+		err := s.onSystemBus(ctx, func(b *host.Bus) (err error) { active, err = b.Active(ctx, u); return err })
+		if err != nil || !active {
+			return false, err
+		}
+	}
+	return true, nil
 }
-
-// systemPrefix marks, in the facts, a unit of the system's manager that runs
-// podman as the owner of a rootless store (User=).
-const systemPrefix = "system:"
-
-func isSystem(unit string) bool { return strings.HasPrefix(unit, systemPrefix) }
 
 // ownUsers are the values of User= that a manager's units of this user have.
 func ownUsers(uid int) []string {
@@ -187,35 +170,60 @@ func ownUsers(uid int) []string {
 	return []string{""} // a user's manager runs all as that user
 }
 
-// activeUnits lists what uses the store now: units of the owner's own manager
-// and, where root looks for another, the system's units that run as the owner.
-func (s *Session) activeUnits(ctx context.Context) ([]string, error) {
-	units, err := ask[[]string](ctx, s, opUnits, none{})
-	if o := s.Inputs.Owner; err == nil && !o.Rootful() && os.Getuid() == 0 {
-		err = s.onSystemBus(ctx, func(b *host.Bus) error {
-			theirs, err := b.PodmanUnits(ctx, o.Name, fmt.Sprint(o.UID))
-			for _, u := range theirs {
-				units = append(units, systemPrefix+u)
-			}
-			return err
-		})
-	}
-	return units, err
+// units are what uses the store, by the manager that has them. What stands in
+// Own comes from the owner's worker, who may say anything: it is only ever
+// handed back to that worker. What stands in System was found by root itself.
+type units struct {
+	Own    []string `json:"own"`
+	System []string `json:"system,omitempty"` // the system's units that run as the owner (User=)
 }
 
-// unit starts or stops one unit, wherever it belongs.
-func (s *Session) unit(ctx context.Context, op, unit string) error {
-	name, system := strings.CutPrefix(unit, systemPrefix)
-	if !system {
-		_, err := ask[none](ctx, s, op, unit)
-		return err
+func (u units) none() bool        { return len(u.Own)+len(u.System) == 0 }
+func (u units) all() []string     { return append(slices.Clone(u.System), u.Own...) }
+func (u units) names() string     { return strings.Join(u.all(), ", ") }
+func (s *Session) asksRoot() bool { return !s.Inputs.Owner.Rootful() && os.Getuid() == 0 }
+
+// activeUnits lists what uses the store now: units of the owner's own manager
+// and, where root looks for another, the system's units that run as the owner.
+func (s *Session) activeUnits(ctx context.Context) (u units, err error) {
+	if u.Own, err = ask[[]string](ctx, s, opUnits, none{}); err != nil || !s.asksRoot() {
+		return u, err
 	}
-	return s.onSystemBus(ctx, func(b *host.Bus) error {
-		if op == opUnitStop {
-			return b.Stop(ctx, name)
-		}
-		return b.Start(ctx, name)
+	err = s.onSystemBus(ctx, func(b *host.Bus) (err error) {
+		u.System, err = b.PodmanUnits(ctx, s.Inputs.Owner.Name, fmt.Sprint(s.Inputs.Owner.UID))
+		return err
 	})
+	return u, err
+}
+
+// stopAll stops the system's units first, and startAll starts them last: they
+// may need the owner's.
+func (s *Session) stopAll(ctx context.Context, u units) error {
+	for _, name := range u.System {
+		if err := s.onSystemBus(ctx, func(b *host.Bus) error { return b.Stop(ctx, name) }); err != nil {
+			return err
+		}
+	}
+	for _, name := range u.Own {
+		if _, err := ask[none](ctx, s, opUnitStop, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Session) startAll(ctx context.Context, u units) error {
+	for _, name := range u.Own {
+		if _, err := ask[none](ctx, s, opUnitStart, name); err != nil {
+			return err
+		}
+	}
+	for _, name := range u.System {
+		if err := s.onSystemBus(ctx, func(b *host.Bus) error { return b.Start(ctx, name) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Session) onSystemBus(ctx context.Context, f func(*host.Bus) error) error {
@@ -230,7 +238,7 @@ func (s *Session) onSystemBus(ctx context.Context, f func(*host.Bus) error) erro
 // answers asks podman's API for a sign of life where its socket ran before:
 // an active socket unit alone serves nobody.
 func (s *Session) answers(ctx context.Context) error {
-	if s.facts.Units == nil || !slices.Contains(*s.facts.Units, podmanSocket) {
+	if s.facts.Units == nil || !slices.Contains(s.facts.Units.Own, podmanSocket) {
 		return nil
 	}
 	_, err := ask[none](ctx, s, opPing, podmanSocket)

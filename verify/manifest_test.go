@@ -141,7 +141,7 @@ func TestPodmanManifest(t *testing.T) {
 
 func TestOlderThan(t *testing.T) {
 	for v, want := range map[string]bool{"3.0.1": true, "3.0.1+dfsg1": true, "3.1.0": false, "4.3.1": false, "2.9": true, "5.8.6-dev": false, "odd": false} {
-		if olderThan(v, secretsSince) != want {
+		if olderThan(v, secretsSince()) != want {
 			t.Errorf("%s: %v", v, !want)
 		}
 	}

@@ -92,7 +92,7 @@ func listings() []listing {
 }
 
 // secretsSince is the release that brought podman secret.
-var secretsSince = [2]int{3, 1}
+func secretsSince() [2]int { return [2]int{3, 1} }
 
 // PodmanManifest lists what podman knows. The first call of podman runs alone,
 // since it may set up or migrate podman's database; the others run two at a
@@ -119,7 +119,7 @@ func PodmanManifest(ctx context.Context, podman Podman) (PodmanPart, error) {
 			return nil
 		})
 	}
-	if !olderThan(p.Version, secretsSince) {
+	if !olderThan(p.Version, secretsSince()) {
 		g.Go(func() (err error) {
 			results[len(all)], err = podman.secrets(gctx)
 			return err

@@ -127,7 +127,7 @@ func (c *candidates) fromList(file string) error {
 }
 
 func kindOf(h *tar.Header) string {
-	hasXattr := len(h.Xattrs) > 0
+	hasXattr := len(h.Xattrs) > 0 //nolint:staticcheck // what tar-split still fills
 	for k := range h.PAXRecords {
 		hasXattr = hasXattr || strings.HasPrefix(k, "SCHILY.xattr.")
 	}

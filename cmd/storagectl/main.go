@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/storagectl/storagectl/migrate/convert"
+	"golang.org/x/sys/unix"
 )
 
 // version is set by the linker.
@@ -19,6 +21,11 @@ var version = "unknown"
 func main() {
 	if convert.Reexec() { // containers/storage runs this program again for some mounts
 		return
+	}
+	// What the shell left open is not for the processes of another user.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
+		fmt.Fprintf(os.Stderr, "error: cannot close inherited files: %v\n", err)
+		os.Exit(exitFailed)
 	}
 	os.Exit(run())
 }

@@ -51,7 +51,6 @@ rootful store.
 	f.BoolVar(&req.KeepDamaged, "keep-damaged", false, "carry damaged images over as they are")
 	f.StringVar(&req.SmokeImage, "smoke-image", "", "an image of the store to run as a test (default: a tiny one that comes with storagectl)")
 	f.BoolVar(&req.Commit, "commit", false, "remove the old store at the end; there is no rollback then")
-	f.BoolVar(&a.yes, "yes", false, "do not ask")
 	f.BoolVar(&dryRun, "dry-run", false, "show the plan and write nothing at all")
 	return cmd
 }
@@ -108,8 +107,9 @@ func (a *app) migrate(ctx context.Context, req migrate.Request, dryRun bool) err
 // goOn runs a session and tells how it ended.
 func (a *app) goOn(ctx context.Context, s *migrate.Session, began time.Time, run func() error) error {
 	err := run()
-	var r *migrate.Refusal
-	if errors.As(err, &r) && s.State().Phase == engine.PhaseRolledBack {
+	if err != nil && s.State().Phase == engine.PhaseRolledBack {
+		r := &migrate.Refusal{ID: "failed", Text: err.Error(), Hint: "mend the cause, then begin anew"}
+		errors.As(err, &r)
 		err = fmt.Errorf("cannot migrate: %w; all is as it was before", r)
 	}
 	if err == nil {
@@ -125,8 +125,13 @@ func (a *app) confirm(plan *migrate.Assessment) error {
 	if a.json || !term.IsTerminal(int(a.stdin.Fd())) {
 		return usagef("cannot go on without a word: say --yes, or --dry-run to see the plan")
 	}
-	fmt.Fprint(a.stdout, planText(plan))
-	fmt.Fprint(a.stdout, "\nGo on? [y/N] ")
+	fmt.Fprint(a.stdout, planText(plan), "\n")
+	return a.askWord()
+}
+
+// askWord asks a person at the terminal whether to go on.
+func (a *app) askWord() error {
+	fmt.Fprint(a.stdout, "Go on? [y/N] ")
 	line, err := bufio.NewReader(a.stdin).ReadString('\n')
 	if err != nil {
 		return fmt.Errorf("cannot read the answer: %w", err)

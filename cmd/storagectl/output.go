@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
@@ -40,6 +42,9 @@ type output struct {
 
 func newOutput(a *app) *output {
 	o := &output{out: a.stdout, err: a.stderr, json: a.json, quiet: a.quiet}
+	if !o.json {
+		o.out = printable{a.stdout}
+	}
 	if f, ok := a.stderr.(*os.File); ok {
 		o.tty = term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
 	}
@@ -212,7 +217,7 @@ func (o *output) note(text string) {
 	}
 	if !o.quiet {
 		o.clearLine()
-		fmt.Fprintf(o.err, "note: %s\n", text)
+		fmt.Fprintf(o.err, "note: %s\n", clean(text))
 	}
 }
 
@@ -231,9 +236,9 @@ func (o *output) fail(text, hint string, code int, id string) {
 		return
 	}
 	o.clearLine()
-	fmt.Fprintf(o.err, "error: %s\n", text)
+	fmt.Fprintf(o.err, "error: %s\n", clean(text))
 	if hint != "" {
-		fmt.Fprintf(o.err, "hint: %s\n", hint)
+		fmt.Fprintf(o.err, "hint: %s\n", clean(hint))
 	}
 }
 
@@ -249,6 +254,30 @@ func (o *output) result(kind string, v any, text string) {
 		return
 	}
 	fmt.Fprint(o.out, text)
+}
+
+// printable passes text on without what would steer a terminal: names, paths and
+// messages come from other people's files.
+type printable struct{ w io.Writer }
+
+func (p printable) Write(b []byte) (int, error) {
+	if _, err := io.WriteString(p.w, clean(string(b))); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// clean writes control characters, but for line ends and tabs, as escapes.
+func clean(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if r != '\n' && r != '\t' && (unicode.IsControl(r) || r == utf8.RuneError) {
+			fmt.Fprintf(&b, "\\x%02x", r)
+			continue
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }

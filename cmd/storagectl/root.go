@@ -62,6 +62,7 @@ any moment is finished by "storagectl resume" or undone by "storagectl rollback"
 	f := root.PersistentFlags()
 	f.BoolVar(&a.json, "json", false, "write JSON lines, one message each (docs/json.md)")
 	f.BoolVar(&a.quiet, "quiet", false, "write no progress; results and errors only")
+	f.BoolVar(&a.yes, "yes", false, "do not ask")
 	f.StringVar(&a.stateDir, "state-dir", "", "where runs are kept (default /var/lib/storagectl; for users ~/.local/state/storagectl)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(newMigrate(a), newResume(a), newRollback(a), newCommit(a), newStatus(a), newHistory(a), newWorker(a))

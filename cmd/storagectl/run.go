@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/migrate"
@@ -44,7 +45,7 @@ that was on its way back goes on back. RUN left out is the latest run.
 				if st.Phase == engine.PhaseRollingBack {
 					return s.Rollback(cmd.Context())
 				}
-				return s.Forward(cmd.Context(), s.Inputs.Request.Commit)
+				return s.Forward(cmd.Context(), s.Inputs.Request.Commit || committing(st))
 			})
 		},
 	}
@@ -79,7 +80,7 @@ func newCommit(a *app) *cobra.Command {
 		Use:   "commit [RUN]",
 		Short: "Remove the old store of a finished run",
 		Long: `commit removes the old store that a finished run kept. It is the only step without a
-way back. RUN left out is the latest run.
+way back; at a terminal it asks first. RUN left out is the latest run.
 
 ` + exitHelp,
 		Example: "  storagectl commit\n  storagectl commit 0003-migrate-9f2c",
@@ -92,6 +93,12 @@ way back. RUN left out is the latest run.
 			if st.Phase == engine.PhaseRunning && !committing(st) {
 				return &migrate.Refusal{ID: "not-finished", Text: fmt.Sprintf("cannot commit: run %s is not finished", run),
 					Hint: "storagectl resume finishes it first"}
+			}
+			if !a.yes && !a.json && st.Phase == engine.PhaseFinished && term.IsTerminal(int(a.stdin.Fd())) {
+				fmt.Fprintf(a.stdout, "This removes the old store of run %s. There is no rollback after it.\n", run)
+				if err := a.askWord(); err != nil {
+					return err
+				}
 			}
 			return a.with(cmd.Context(), run, func(s *migrate.Session) error { return s.Forward(cmd.Context(), true) })
 		},

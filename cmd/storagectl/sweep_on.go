@@ -6,13 +6,15 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 )
 
 // sweep kills this process at the point that STORAGECTL_SWEEP_KILL_AT numbers
-// (1 is the first). Points lie before and after each journal record, host
-// command and worker request. STORAGECTL_SWEEP_COUNT names a file for the number
+// (1 is the first). A point lies before each journal record, host command and
+// worker request; between two of them nothing changes, so that these are all
+// the states there are. STORAGECTL_SWEEP_COUNT names a file for the number
 // of points passed, STORAGECTL_SWEEP_LOG one for their names.
 type sweep struct {
 	point func(string)
@@ -28,6 +30,9 @@ func newSweep() sweep {
 	}
 	return sweep{
 		point: func(what string) {
+			if !strings.HasPrefix(what, "before ") {
+				return
+			}
 			i := n.Add(1)
 			if log != nil {
 				fmt.Fprintln(log, i, what)

@@ -84,6 +84,11 @@ func (r *Run) Forward(ctx context.Context, commit bool) error {
 		if ctx.Err() != nil {
 			return r.stop(ErrInterrupted)
 		}
+		if r.journal.state.Phase == PhaseFinished { // and now it is committed
+			if err := r.journal.append(Record{Kind: KindPhase, Phase: PhaseRunning}); err != nil {
+				return err
+			}
+		}
 		if err := r.needs(ctx, i); err != nil {
 			return r.stop(err)
 		}

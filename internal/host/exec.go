@@ -55,7 +55,10 @@ type Runner struct {
 	Point func(string)
 }
 
-const maxStderr = 16 << 10
+const (
+	maxStderr = 16 << 10
+	maxStdout = 64 << 20 // podman's longest lists are some megabytes
+)
 
 // Run runs c to its end and returns what it wrote to stdout. A command that
 // exits with another status than 0 gives an [*ExitError] beside its output.
@@ -76,14 +79,16 @@ func (r *Runner) Run(ctx context.Context, c Cmd) ([]byte, error) {
 	if cmd.Dir == "" {
 		cmd.Dir = "/"
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// A session of its own: a command that runs as another user must not have
+	// root's terminal, into which it could type (TIOCSTI).
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if c.As != nil {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: c.As.UID, Gid: c.As.GID, Groups: c.As.Groups}
 	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	// A grandchild that keeps the pipes open must not hold us.
 	cmd.WaitDelay = 2 * time.Second
-	var stdout bytes.Buffer
+	stdout := limited{max: maxStdout}
 	stderr := &tail{max: maxStderr}
 	cmd.Stdout, cmd.Stderr = &stdout, stderr
 
@@ -92,21 +97,40 @@ func (r *Runner) Run(ctx context.Context, c Cmd) ([]byte, error) {
 	r.point("after " + filepath.Base(c.Argv[0]))
 	var ee *exec.ExitError
 	switch {
+	case stdout.over:
+		return nil, fmt.Errorf("cannot take what %s says: more than %d bytes", c.Argv[0], maxStdout)
 	case err == nil || errors.Is(err, exec.ErrWaitDelay):
-		return stdout.Bytes(), nil
+		return stdout.b, nil
 	case ctx.Err() != nil:
-		return stdout.Bytes(), fmt.Errorf("cannot finish %s within %s: %w: %s",
+		return stdout.b, fmt.Errorf("cannot finish %s within %s: %w: %s",
 			strings.Join(c.Argv, " "), timeout, ctx.Err(), bytes.TrimSpace(stderr.b))
 	case errors.As(err, &ee):
-		return stdout.Bytes(), &ExitError{Argv: c.Argv, Code: ee.ExitCode(), Stderr: string(stderr.b)}
+		return stdout.b, &ExitError{Argv: c.Argv, Code: ee.ExitCode(), Stderr: string(stderr.b)}
 	}
-	return stdout.Bytes(), fmt.Errorf("cannot run %s: %w", c.Argv[0], err)
+	return stdout.b, fmt.Errorf("cannot run %s: %w", c.Argv[0], err)
 }
 
 func (r *Runner) point(what string) {
 	if r.Point != nil {
 		r.Point(what)
 	}
+}
+
+// limited keeps what is written to it up to max bytes, and drops the rest: a
+// command of another user must not fill root's memory.
+type limited struct {
+	b    []byte
+	max  int
+	over bool
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	if len(l.b)+len(p) > l.max {
+		l.over = true
+		return len(p), nil
+	}
+	l.b = append(l.b, p...)
+	return len(p), nil
 }
 
 // tail keeps the last max bytes that are written to it.

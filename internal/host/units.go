@@ -112,8 +112,23 @@ func (b *Bus) Stop(ctx context.Context, unit string) error {
 	return b.job(ctx, unit, "stop", false, b.conn.StopUnitContext)
 }
 
-// Start starts a unit and returns when it is seen to be up.
+// Start starts a unit and returns when it is seen to be up. A unit that systemd
+// refuses because it was started too often lately is forgiven that once: it was
+// we who stopped it.
 func (b *Bus) Start(ctx context.Context, unit string) error {
+	err := b.job(ctx, unit, "start", true, b.conn.StartUnitContext)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	units := []string{unit}
+	if p, err := b.conn.GetUnitPropertyContext(ctx, unit, "Triggers"); err == nil {
+		triggers, _ := p.Value.Value().([]string)
+		units = append(units, triggers...)
+	}
+	for _, u := range units {
+		// One that has not failed has nothing to be forgiven; the start tells.
+		_ = b.conn.ResetFailedUnitContext(ctx, u)
+	}
 	return b.job(ctx, unit, "start", true, b.conn.StartUnitContext)
 }
 

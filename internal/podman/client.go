@@ -27,13 +27,14 @@ const mapArg = "await-map"
 // Worker is a running owner worker. Its methods may be called from one
 // goroutine at a time.
 type Worker struct {
-	cmd    *exec.Cmd
-	in     io.WriteCloser
-	dec    *json.Decoder
-	stderr *lockedTail
-	point  func(string)
-	broken error
-	calls  int
+	cmd     *exec.Cmd
+	in      io.WriteCloser
+	answers *io.LimitedReader
+	dec     *json.Decoder
+	stderr  *lockedTail
+	point   func(string)
+	broken  error
+	calls   int
 }
 
 // StartWorker starts the owner worker for o: this same program, as root inside
@@ -46,7 +47,8 @@ func StartWorker(ctx context.Context, o Owner, point func(string), extraEnv ...s
 	// /proc/self/exe: the owner need not be able to reach our path.
 	cmd := exec.Command("/proc/self/exe", WorkerCommand, strconv.FormatUint(uint64(o.UID), 10)) //nolint:noctx // it lives as long as the run; Close ends it
 	cmd.Env, cmd.Dir = o.Env(extraEnv...), "/"
-	attr := &syscall.SysProcAttr{Setpgid: true, Cloneflags: syscall.CLONE_NEWNS}
+	// A session of its own, without root's terminal.
+	attr := &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWNS}
 	self := uint32(os.Getuid())
 	selfMap := false
 	switch {
@@ -75,7 +77,8 @@ func StartWorker(ctx context.Context, o Owner, point func(string), extraEnv ...s
 	if err != nil {
 		return nil, fmt.Errorf("cannot start the owner worker: %w", err)
 	}
-	w := &Worker{cmd: cmd, in: in, dec: json.NewDecoder(bufio.NewReader(out)), stderr: &lockedTail{}, point: point}
+	answers := &io.LimitedReader{R: out}
+	w := &Worker{cmd: cmd, in: in, answers: answers, dec: json.NewDecoder(bufio.NewReader(answers)), stderr: &lockedTail{}, point: point}
 	if w.point == nil {
 		w.point = func(string) {}
 	}
@@ -169,12 +172,21 @@ func (w *Worker) Call(ctx context.Context, op string, args, result any, progress
 }
 
 func (w *Worker) call(ctx context.Context, q request, result any, progress func(json.RawMessage)) error {
+	// The worker is the owner's: it may say anything, but not for ever.
+	w.answers.N = maxAnswer
 	enc := json.NewEncoder(w.in)
 	if err := enc.Encode(q); err != nil {
 		return w.broke(err)
 	}
+	done := make(chan struct{})
+	defer close(done)
 	stop := context.AfterFunc(ctx, func() {
 		_ = enc.Encode(request{ID: q.ID, Cancel: true}) // a worker that is gone shows below
+		select {
+		case <-done:
+		case <-time.After(cancelGrace):
+			_ = w.cmd.Process.Kill()
+		}
 	})
 	defer stop()
 	for {
@@ -218,6 +230,13 @@ func (w *Worker) Close() error {
 	}
 	return nil
 }
+
+const (
+	// maxAnswer bounds what a worker may say to one request, progress included.
+	maxAnswer = 512 << 20
+	// cancelGrace is how long a worker has to give up a request.
+	cancelGrace = 30 * time.Second
+)
 
 // lockedTail keeps the end of what a worker says on stderr.
 type lockedTail struct {

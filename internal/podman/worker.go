@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
+	"time"
 )
 
 // The owner worker speaks JSON lines over its stdin and stdout: one request at
@@ -76,6 +78,9 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, handlers map[string
 	current, cancelOne := 0, context.CancelFunc(func() {})
 	go func() {
 		defer close(reqs)
+		// Whoever asked is gone. A request that does not heed that must not keep
+		// the store locked.
+		defer time.AfterFunc(15*time.Second, func() { os.Exit(1) })
 		defer cancel()
 		dec := json.NewDecoder(bufio.NewReader(in))
 		for {

@@ -128,7 +128,8 @@ func (c *copier) segment(src, dst int, off, end int64) error {
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}
-		n, err := 0, error(nil)
+		var n int
+		var err error
 		if buf == nil {
 			in, out := off, off
 			n, err = unix.CopyFileRange(src, &in, dst, &out, int(min(end-off, 16<<20)), 0)
@@ -162,20 +163,15 @@ func (c *copier) segment(src, dst int, off, end int64) error {
 // readAttr reads one value with a call that answers like getxattr(2).
 func readAttr(get func(buf []byte) (int, error)) ([]byte, error) {
 	buf := make([]byte, 256)
-	for {
-		n, err := get(buf)
-		if errors.Is(err, unix.ERANGE) {
-			buf = make([]byte, 64<<10) // XATTR_SIZE_MAX, the most Linux keeps
-			if n, err = get(buf); err != nil {
-				return nil, err
-			}
-			return buf[:n], nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		return buf[:n], nil
+	n, err := get(buf)
+	if errors.Is(err, unix.ERANGE) {
+		buf = make([]byte, 64<<10) // XATTR_SIZE_MAX, the most Linux keeps
+		n, err = get(buf)
 	}
+	if err != nil {
+		return nil, err
+	}
+	return buf[:n], nil
 }
 
 // attrNames splits what listxattr(2) answers. A filesystem without attributes

@@ -54,7 +54,7 @@ func readDir(fd int) ([]entry, error) {
 // devIno reads the device and inode from a FileInfo of package os.
 func devIno(fi fs.FileInfo) (dev, ino uint64) {
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-		return uint64(st.Dev), st.Ino
+		return uint64(st.Dev), st.Ino //nolint:unconvert // of another type on other machines
 	}
 	return 0, 0
 }

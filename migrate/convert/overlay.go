@@ -78,7 +78,7 @@ func (d *stagedDriver) remove(id string) error {
 	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		return &pathError{"unmount", merged, err}
 	}
-	return d.DriverWithDiffer.Remove(id)
+	return d.DriverWithDiffer.Remove(id) //nolint:staticcheck // not this type's own remove
 }
 
 // whole reports whether a layer's folder has what the driver needs of it.

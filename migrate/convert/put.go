@@ -36,7 +36,7 @@ func (f *filler) put(name string) (unix.Stat_t, bool, error) {
 		if st.Nlink > 1 {
 			g := f.groups[st.Ino]
 			if g == nil {
-				g = &group{nlink: uint64(st.Nlink)}
+				g = &group{nlink: uint64(st.Nlink)} //nolint:unconvert // uint32 on arm64
 				f.groups[st.Ino] = g
 			}
 			g.names++

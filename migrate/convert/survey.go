@@ -179,7 +179,7 @@ func countList(file string) int64 {
 	start := true
 	for {
 		line, err := r.ReadSlice('\n')
-		if start && bytes.HasPrefix(line, filePrefix) {
+		if start && bytes.HasPrefix(line, []byte(filePrefix)) {
 			n++
 		}
 		start = err == nil

@@ -141,7 +141,7 @@ func (s *stager) sync(ctx context.Context, r *Report) (bool, error) {
 	stop := s.report(todo)
 	res := s.fillAll(ctx, todo)
 	stop()
-	r.Counts.add(res.counts)
+	r.add(res.counts)
 	r.NewLayers = append(r.NewLayers, res.staged...)
 	damage = append(damage, res.damage...)
 	if res.err != nil || len(res.failed) > 0 {

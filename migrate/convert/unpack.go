@@ -22,9 +22,9 @@ type lineUnpacker struct {
 	buf   []byte
 }
 
-var (
-	filePrefix    = []byte(`{"type":1,`)
-	segmentPrefix = []byte(`{"type":2,"payload":"`)
+const (
+	filePrefix    = `{"type":1,`
+	segmentPrefix = `{"type":2,"payload":"`
 )
 
 func newLineUnpacker(r io.Reader) *lineUnpacker {
@@ -40,7 +40,7 @@ func (u *lineUnpacker) Next() (*tarstorage.Entry, error) {
 			continue
 		}
 		if line[len(line)-1] == '}' {
-			if bytes.HasPrefix(line, filePrefix) {
+			if bytes.HasPrefix(line, []byte(filePrefix)) {
 				// Only that a file follows counts: its name is in the header.
 				u.entry = tarstorage.Entry{Type: tarstorage.FileType}
 				return &u.entry, nil
@@ -62,7 +62,7 @@ func (u *lineUnpacker) Next() (*tarstorage.Entry, error) {
 }
 
 func (u *lineUnpacker) segment(line []byte) bool {
-	rest, ok := bytes.CutPrefix(line, segmentPrefix)
+	rest, ok := bytes.CutPrefix(line, []byte(segmentPrefix))
 	if !ok {
 		return false
 	}

@@ -18,7 +18,7 @@ import (
 
 func main() {
 	rounds := flag.Int("rounds", 5, "runs of each method; the table has the median")
-	size := flag.Float64("size", 2.4, "gigabytes of the store that the methods are compared on")
+	size := flag.Float64("size", 5, "gigabytes of the store that the methods are compared on")
 	sizes := flag.String("down", "0.2,2,8", "gigabytes of the stores that the time down is measured on; empty: none")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)

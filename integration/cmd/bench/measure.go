@@ -22,12 +22,13 @@ import (
 // The steps of the job as its JSON names them.
 const (
 	stageStep  = "stage"
+	proveStep  = "prove"
 	stopStep   = "stop"
 	verifyStep = "verify"
 )
 
 func downSteps() []string {
-	return []string{stopStep, "stage-rest", "swap", "repoint", "conf", "clear", verifyStep}
+	return []string{stopStep, "stage-rest", "swap", "repoint", "storage-conf", "clear-run-state", verifyStep}
 }
 
 // A sample is one run of one method.
@@ -35,6 +36,7 @@ type sample struct {
 	seconds float64
 	written int64
 	peak    int64
+	prove   float64 // seconds of the comparison after staging
 }
 
 func boot(ctx context.Context, gigabytes float64) (*lab.Node, error) {
@@ -93,12 +95,13 @@ func compare(ctx context.Context, rounds int, gigabytes float64) (c content, all
 		}
 	}
 	for i, m := range methods {
-		var runs []float64
+		var runs, prove []float64
 		var written, peak []int64
 		for _, s := range samples[i] {
 			runs, written, peak = append(runs, s.seconds), append(written, s.written), append(peak, s.peak)
+			prove = append(prove, s.prove)
 		}
-		all = append(all, method{Name: m.name, Seconds: median(runs), Runs: runs, Written: median(written), Peak: median(peak)})
+		all = append(all, method{Name: m.name, Seconds: median(runs), Runs: runs, Written: median(written), Peak: median(peak), Prove: median(prove)})
 	}
 	return c, all, nil
 }
@@ -154,6 +157,8 @@ func staging(ctx context.Context, n *lab.Node) (sample, error) {
 			var after int64
 			after, err = written(ctx, n)
 			s.seconds, s.written = e.Seconds, after-before
+		case e.Step == proveStep && e.Status == "done":
+			s.prove = e.Seconds
 		}
 		return err
 	})

@@ -126,13 +126,14 @@ func Store(ctx context.Context, release, user string, kind Kind) (string, error)
 func Bulk(ctx context.Context, release, user string, gigabytes float64) (string, error) {
 	const (
 		imgs = 8
-		// vfs keeps the first layer's files in the folders of both.
-		perImage = 1.0 / 1.5 / imgs
+		// vfs keeps the first layer's files in the folders of all four, the
+		// second's in three, and so on.
+		perImage = 1.0 / 2.5 / imgs
 	)
 	var archives []archive
 	for i := range imgs {
 		img := Filler{
-			Name: fmt.Sprintf("localhost/lab/bulk%d:1", i), Seed: uint64(i + 1), Over: 2,
+			Name: fmt.Sprintf("localhost/lab/bulk%d:1", i), Seed: uint64(i + 1), Over: 4,
 			Files: int(gigabytes * 50_000 * perImage), Bytes: int64(gigabytes * 1e9 * perImage),
 		}.Image()
 		archives = append(archives, archive{fmt.Sprintf("bulk%d.tar", i), func(w io.Writer) error { return WriteDocker(w, img) }})
@@ -142,7 +143,7 @@ func Bulk(ctx context.Context, release, user string, gigabytes float64) (string,
 	if err != nil {
 		return "", err
 	}
-	key := sha256.Sum256([]byte(root + load + "1")) // raise the number when the images change
+	key := sha256.Sum256([]byte(root + load + "2")) // raise the number when the images change
 	name := fmt.Sprintf("%s-%s-bulk%g-%s", release, user, gigabytes, hex.EncodeToString(key[:6]))
 	return lab.Seed(ctx, name, lab.Options{Release: release}, func(ctx context.Context, n *lab.Node) error {
 		return fillNode(ctx, n, user, load, archives)

@@ -233,7 +233,7 @@ func (o Owner) dropInDirs() []string {
 func (o Owner) read(kind Kind, path, why string) Layer {
 	l := Layer{Kind: kind, Path: path, Why: why}
 	full := filepath.Join(o.Root, path)
-	data, err := os.ReadFile(full)
+	data, err := ReadFile(full)
 	if errors.Is(err, fs.ErrNotExist) {
 		return l
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -77,7 +76,7 @@ func (o Owner) target(layers []Layer, settings []Setting, to string) (Target, er
 		return Target{Path: o.userFile(), Create: true, Content: content, FileMode: 0o644, DirMode: 0o700, Changes: created(to),
 			Why: "the owner has no storage.conf; the new one takes over what a rootless podman read from the system's"}, nil
 	case used != nil: // the distribution's
-		src, err := os.ReadFile(filepath.Join(o.Root, used.Path))
+		src, err := ReadFile(filepath.Join(o.Root, used.Path))
 		if err != nil {
 			return Target{}, err
 		}
@@ -134,7 +133,7 @@ func (o Owner) targetOverlaid(layers []Layer, to string) (Target, error) {
 // change gives the edit of an existing file.
 func (o Owner) change(l Layer, to string) (Target, error) {
 	t := Target{Path: firstOf(l.Real, l.Path), FileMode: 0o644, DirMode: 0o755, Why: l.Why}
-	src, err := os.ReadFile(filepath.Join(o.Root, t.Path))
+	src, err := ReadFile(filepath.Join(o.Root, t.Path))
 	if err != nil {
 		return Target{}, err
 	}
