@@ -141,6 +141,9 @@ func status(err error) int {
 	return 0
 }
 
+// Answered says whether an agent answered at all with the error.
+func Answered(err error) bool { return status(err) != 0 }
+
 // passing says whether an error may go away by itself: no agent answers, there
 // is no leader, too many requests.
 func passing(err error) bool {

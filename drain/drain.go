@@ -316,35 +316,9 @@ func (c *Client) Return(ctx context.Context, n Node, o ReturnOptions) error {
 	if o.Driver == "" {
 		o.Driver = "podman"
 	}
-	waiting, cancel := context.WithTimeout(ctx, o.Limit)
-	defer cancel()
-	changed := c.watch(waiting, n.ID)
-	var s State
-	for {
-		info, err := c.look(waiting, n)
-		if err == nil {
-			s = stateOf(info, o.Driver)
-			if err := c.still(s, o.Options); err != nil {
-				return err
-			}
-			if s.Status == api.NodeStatusReady && s.DriverDetected && s.DriverHealthy {
-				break
-			}
-		} else if waiting.Err() == nil && (isChanged(err) || !passing(err)) {
-			return err
-		}
-		select {
-		case <-waiting.Done():
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if err != nil && s.ID == "" {
-				return err
-			}
-			return &DriverError{Node: n.Name, Driver: o.Driver, Why: fmt.Sprintf("the node is %s; the driver: %s", s.Status, s.DriverSays)}
-		case <-changed:
-		case <-time.After(2 * time.Second): // an unreachable server sends no word
-		}
+	s, err := c.fit(ctx, n, o.Driver, o.Limit, func(s State) error { return c.still(s, o.Options) })
+	if err != nil {
+		return err
 	}
 	if !n.Eligible && !s.Draining {
 		return nil
@@ -397,7 +371,9 @@ func IsNomads(names []string, labels map[string]string) (alloc string, is bool) 
 const (
 	labelPrefix = "com.hashicorp.nomad."
 	labelAlloc  = labelPrefix + "alloc_id"
-	uuidLen     = 36
+	// LabelNamespace is set by newer drivers where extra_labels asks for it.
+	LabelNamespace = labelPrefix + "namespace"
+	uuidLen        = 36
 )
 
 func isUUID(s string) bool {
@@ -408,4 +384,45 @@ func isUUID(s string) bool {
 		}
 	}
 	return true
+}
+
+// WaitDriver waits until the node is ready and its driver detected and healthy,
+// whatever its drain. It fails with [*DriverError] at the limit.
+func (c *Client) WaitDriver(ctx context.Context, n Node, driver string, limit time.Duration) error {
+	_, err := c.fit(ctx, n, driver, limit, func(State) error { return nil })
+	return err
+}
+
+// fit waits until the node is ready and its driver healthy; check may end that.
+func (c *Client) fit(ctx context.Context, n Node, driver string, limit time.Duration, check func(State) error) (State, error) {
+	waiting, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	changed := c.watch(waiting, n.ID)
+	var s State
+	for {
+		info, err := c.look(waiting, n)
+		if err == nil {
+			s = stateOf(info, driver)
+			if err := check(s); err != nil {
+				return s, err
+			}
+			if s.Status == api.NodeStatusReady && s.DriverDetected && s.DriverHealthy {
+				return s, nil
+			}
+		} else if waiting.Err() == nil && (isChanged(err) || !passing(err)) {
+			return s, err
+		}
+		select {
+		case <-waiting.Done():
+			if ctx.Err() != nil {
+				return s, ctx.Err()
+			}
+			if err != nil && s.ID == "" {
+				return s, err
+			}
+			return s, &DriverError{Node: n.Name, Driver: driver, Why: fmt.Sprintf("the node is %s; the driver: %s", s.Status, s.DriverSays)}
+		case <-changed:
+		case <-time.After(2 * time.Second): // an unreachable server sends no word
+		}
+	}
 }

@@ -78,6 +78,11 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 	if len(a.Refusals) > 0 {
 		return a, nil
 	}
+	if a.Info.Store.Driver != req.To {
+		if err := a.nomad(ctx, cli); err != nil || len(a.Refusals) > 0 {
+			return a, err
+		}
+	}
 	if err := a.database(ctx, s); err != nil {
 		return a, err
 	}
@@ -325,7 +330,7 @@ func (a *Assessment) database(ctx context.Context, s *Session) error {
 	a.Inputs.Store.Database, a.Inputs.Store.DBKind = a.Database.Path, a.Database.Kind
 	if a.Inputs.Request.Containers == Refuse {
 		var r *Refusal
-		if errors.As(refuseContainers(a.Database.Containers), &r) {
+		if errors.As(refuseContainers(a.withoutNomads(a.Database.Containers)), &r) {
 			a.Refusals = append(a.Refusals, *r)
 		}
 	}
