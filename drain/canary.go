@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
@@ -107,15 +108,13 @@ func (c *Client) Canary(ctx context.Context, n Node, o CanaryOptions) ([]CanaryR
 	if o.Variants == nil {
 		o.Variants = DefaultVariants(o.Shell)
 	}
-	var results []CanaryResult
-	for _, v := range o.Variants {
-		r, err := c.canary(ctx, n, o, v)
-		if err != nil {
-			return results, err
-		}
-		results = append(results, r)
+	results, errs := make([]CanaryResult, len(o.Variants)), make([]error, len(o.Variants))
+	var wg sync.WaitGroup
+	for i, v := range o.Variants {
+		wg.Go(func() { results[i], errs[i] = c.canary(ctx, n, o, v) })
 	}
-	return results, nil
+	wg.Wait()
+	return results, errors.Join(errs...)
 }
 
 func (c *Client) canary(ctx context.Context, n Node, o CanaryOptions, v Variant) (_ CanaryResult, err error) {
@@ -171,12 +170,16 @@ func (c *Client) canary(ctx context.Context, n Node, o CanaryOptions, v Variant)
 			if e.Type == api.TaskTerminated {
 				r.Exit, ended = e.ExitCode, true
 			}
-			if e.FailsTask || e.Type == api.TaskDriverFailure {
-				r.Why = e.DisplayMessage
+			switch e.Type {
+			case api.TaskDriverFailure, api.TaskFailedValidation, api.TaskSetupFailure, api.TaskArtifactDownloadFailed:
+				r.Why = e.Type + ": " + e.DisplayMessage
 			}
 		}
 	}
 	if !ended {
+		if r.Why == "" {
+			r.Why = "the allocation is " + alloc.ClientStatus
+		}
 		return r, nil
 	}
 	if r.Log, err = c.log(ctx, ns, alloc.ID); err != nil {

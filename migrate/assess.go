@@ -329,8 +329,12 @@ func (a *Assessment) database(ctx context.Context, s *Session) error {
 	}
 	a.Inputs.Store.Database, a.Inputs.Store.DBKind = a.Database.Path, a.Database.Kind
 	if a.Inputs.Request.Containers == Refuse {
+		stay, err := a.staying(ctx, s.cli, a.Database.Containers)
+		if err != nil {
+			return err
+		}
 		var r *Refusal
-		if errors.As(refuseContainers(a.withoutNomads(a.Database.Containers)), &r) {
+		if errors.As(refuseContainers(stay), &r) {
 			a.Refusals = append(a.Refusals, *r)
 		}
 	}

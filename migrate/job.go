@@ -100,12 +100,8 @@ type Facts struct {
 	Dropped *[]string `json:"dropped,omitempty"`
 	// Smoke is what the smoke test saw.
 	Smoke *verify.SmokeReport `json:"smoke,omitempty"`
-	// Slot is the maintenance slot that the run holds, or held when it was cut off.
-	Slot *drain.SlotRef `json:"slot,omitempty"`
-	// Returned are the nodes that the run began to give back.
-	Returned map[string]bool `json:"returned,omitempty"`
-	// Canary is what the canary jobs did.
-	Canary []drain.CanaryResult `json:"canary,omitempty"`
+	// Returning says that the run began to give its Nomad nodes back.
+	Returning bool `json:"returning,omitempty"`
 	// KeptNew says that a rollback left the new store in the run's folder,
 	// because it held what the old one does not.
 	KeptNew []string `json:"keptNew,omitempty"`

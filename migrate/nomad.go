@@ -2,12 +2,16 @@ package migrate
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/google/renameio/v2"
 
 	"github.com/storagectl/storagectl/drain"
 	"github.com/storagectl/storagectl/internal/engine"
@@ -262,21 +266,17 @@ func (s *Session) undrain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	again := s.facts.Returning
+	if err := s.learn(func(f *Facts) { f.Returning = true }); err != nil {
+		return err
+	}
 	for _, n := range s.Inputs.Nomad.Nodes {
 		state, err := c.Look(ctx, n, "podman")
 		if err != nil {
 			return err
 		}
-		if state.Eligible && n.Eligible && s.journal.State().Steps[stepUndrain].Mark == engine.MarkBegun && s.facts.Returned[n.ID] {
+		if again && state.Eligible && n.Eligible {
 			continue // given back by a try that was cut off
-		}
-		if err := s.learn(func(f *Facts) {
-			if f.Returned == nil {
-				f.Returned = map[string]bool{}
-			}
-			f.Returned[n.ID] = true
-		}); err != nil {
-			return err
 		}
 		if err := c.Return(ctx, n, drain.ReturnOptions{Options: s.drainOptions(stepUndrain), Limit: returnLimit}); err != nil {
 			return err
@@ -357,11 +357,8 @@ func (s *Session) canary(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := s.learn(func(f *Facts) { f.Canary = results }); err != nil {
-			return err
-		}
 		for i, r := range results {
-			word := "works"
+			word := fmt.Sprintf("works (%.1f s)", r.Seconds)
 			if !r.OK {
 				word = "does not work: " + r.Why
 			}
@@ -413,7 +410,11 @@ func (s *Session) takeSlot(ctx context.Context) error {
 	out := s.Inputs.Request.Outage
 	ctx, cancel := context.WithTimeout(ctx, out.SlotWait)
 	defer cancel()
-	lease, err := c.AcquireSlot(ctx, drain.SlotOptions{Path: out.SlotPath, Slots: out.Slots, Run: s.ID, Owner: s.Inputs.Nomad.Operator, Mine: s.facts.Slot,
+	mine, err := s.keptSlot()
+	if err != nil {
+		return err
+	}
+	lease, err := c.AcquireSlot(ctx, drain.SlotOptions{Path: out.SlotPath, Slots: out.Slots, Run: s.ID, Owner: s.Inputs.Nomad.Operator, Mine: mine,
 		Waiting: func(slots []drain.Slot) {
 			for _, sl := range slots {
 				if sl.Held && s.env.Note != nil {
@@ -428,7 +429,33 @@ func (s *Session) takeSlot(ctx context.Context) error {
 		return refusedBy(err)
 	}
 	s.lease = lease
-	return s.learn(func(f *Facts) { f.Slot = &lease.Ref })
+	b, err := json.Marshal(lease.Ref)
+	if err == nil {
+		err = renameio.WriteFile(s.slotFile(), b, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot remember the slot: %w", err)
+	}
+	return nil
+}
+
+// slotFile remembers the slot over a crash. It is no fact: a slot comes and goes.
+func (s *Session) slotFile() string { return filepath.Join(s.env.Dir.RunPath(s.ID), "slot.json") }
+
+// keptSlot is the slot that the run has, or had when it was cut off; nil: none.
+func (s *Session) keptSlot() (*drain.SlotRef, error) {
+	b, err := os.ReadFile(s.slotFile())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	var ref drain.SlotRef
+	if err == nil {
+		err = json.Unmarshal(b, &ref)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read which slot the run has: %w", err)
+	}
+	return &ref, nil
 }
 
 // holdsSlot says whether this process holds the slot. One that was lost in the
@@ -453,16 +480,23 @@ func (s *Session) slotBack(ctx context.Context) error {
 		s.lease.Leave()
 		s.lease = nil
 	}
-	if s.facts.Slot == nil {
-		return nil
-	}
-	if err := c.ReleaseSlot(ctx, *s.facts.Slot); err != nil {
+	ref, err := s.keptSlot()
+	if err != nil || ref == nil {
 		return err
 	}
-	return s.learn(func(f *Facts) { f.Slot = nil })
+	if err := c.ReleaseSlot(ctx, *ref); err != nil {
+		return err
+	}
+	if err := os.Remove(s.slotFile()); err != nil {
+		return fmt.Errorf("cannot forget the slot: %w", err)
+	}
+	return nil
 }
 
-func (s *Session) slotGone(context.Context) (bool, error) { return s.facts.Slot == nil, nil }
+func (s *Session) slotGone(context.Context) (bool, error) {
+	ref, err := s.keptSlot()
+	return ref == nil, err
+}
 
 // HeldNodes names the nodes that a run has taken out of service and not given
 // back, as its journal tells.

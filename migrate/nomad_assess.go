@@ -163,15 +163,25 @@ func agentRuns() bool {
 	return false
 }
 
-// withoutNomads leaves out the containers that a drain will take away.
-func (a *Assessment) withoutNomads(cs []libpoddb.Container) []libpoddb.Container {
-	if a.Inputs.Nomad == nil {
-		return cs
+// staying leaves out the containers that will be gone before podman is stopped:
+// those of Nomad, and those at work that are waited for.
+func (a *Assessment) staying(ctx context.Context, cli podman.CLI, cs []libpoddb.Container) ([]libpoddb.Container, error) {
+	busy, use := a.Inputs.Request.Outage.Busy.Labels, a.Inputs.Nomad
+	if len(cs) == 0 || (use == nil && len(busy) == 0) {
+		return cs, nil
+	}
+	list, err := cli.Containers(ctx)
+	if err != nil {
+		return nil, err
 	}
 	return slices.DeleteFunc(slices.Clone(cs), func(c libpoddb.Container) bool {
-		alloc, is := drain.IsNomads([]string{c.Name}, nil)
-		return is && alloc != a.Inputs.Nomad.OwnAlloc
-	})
+		i := slices.IndexFunc(list, func(l podman.Container) bool { return l.ID == c.ID })
+		if i < 0 {
+			return false
+		}
+		alloc, is := drain.IsNomads(list[i].Names, list[i].Labels)
+		return (use != nil && is && alloc != use.OwnAlloc) || (drain.Running(list[i].State) && drain.Matches(list[i].Labels, busy))
+	}), nil
 }
 
 // nodeNames is the nodes of a run, for people.
