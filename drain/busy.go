@@ -21,11 +21,11 @@ const (
 // BusyOptions say which containers are waited for. A pattern is a label's name
 // or label=value; "*" in either stands for any text (io.prefect.*).
 type BusyOptions struct {
-	Labels   []string
-	Deadline time.Duration
-	Then     string        // BusyWait, BusyStop or BusyRefuse
-	Grace    time.Duration // of a stop
-	Progress func(names []string)
+	Labels   []string             `json:"labels"`
+	Deadline time.Duration        `json:"deadline"`
+	Then     string               `json:"then"`            // BusyWait, BusyStop or BusyRefuse
+	Grace    time.Duration        `json:"grace,omitempty"` // of a stop
+	Progress func(names []string) `json:"-"`
 }
 
 // BusyError reports containers that still work at the deadline.

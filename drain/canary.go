@@ -40,7 +40,8 @@ type CanaryResult struct {
 	Exit    int     `json:"exit"`
 	Log     string  `json:"log,omitempty"`
 	Why     string  `json:"why,omitempty"`
-	Seconds float64 `json:"seconds"`
+	Seconds float64 `json:"seconds"` // of the last try
+	Tries   int     `json:"tries,omitempty"`
 }
 
 // DefaultVariants are the plain canary, first, and the options of people's jobs.
@@ -64,6 +65,9 @@ func DefaultVariants(shell []string) []Variant {
 const (
 	canaryScript = `echo "canary $NOMAD_ALLOC_ID"; exit 7`
 	canaryExit   = 7
+
+	canaryTries = 4
+	canaryPause = 10 * time.Second
 )
 
 func canaryJob(id string, n Node, o CanaryOptions, v Variant) *api.Job {
@@ -109,8 +113,31 @@ func (c *Client) Canary(ctx context.Context, n Node, o CanaryOptions) ([]CanaryR
 		o.Variants = DefaultVariants(o.Shell)
 	}
 	results, errs := make([]CanaryResult, len(o.Variants)), make([]error, len(o.Variants))
+	// The first alone, and again where the driver did not take it: the driver's
+	// process may have died with its podman (seen: 0.4.1, "plugin is shut down"),
+	// and Nomad starts another one only when it is needed.
+	for try := 1; ; try++ {
+		if results[0], errs[0] = c.canary(ctx, n, o, o.Variants[0]); errs[0] != nil {
+			return results[:1], errs[0]
+		}
+		results[0].Tries = try
+		if results[0].OK || results[0].Exit >= 0 || try == canaryTries {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return results[:1], ctx.Err()
+		case <-time.After(canaryPause): // Nomad's own pause between two starts of a driver
+		}
+	}
+	if !results[0].OK {
+		return results[:1], nil
+	}
 	var wg sync.WaitGroup
 	for i, v := range o.Variants {
+		if i == 0 {
+			continue
+		}
 		wg.Go(func() { results[i], errs[i] = c.canary(ctx, n, o, v) })
 	}
 	wg.Wait()

@@ -140,7 +140,7 @@ func (c *Client) namespaces(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-// unseen are those of ids that no node shows an allocation for.
+// unseen are those of ids whose allocations there are, but not for this token.
 func (c *Client) unseen(ctx context.Context, nodes []Node, ids []string) ([]string, error) {
 	if len(ids) == 0 {
 		return nil, nil
@@ -155,7 +155,26 @@ func (c *Client) unseen(ctx context.Context, nodes []Node, ids []string) ([]stri
 			seen[a.ID] = true
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return seen[id] }), nil
+	var hidden []string
+	for _, id := range ids {
+		if seen[id] {
+			continue
+		}
+		err := c.answered(ctx, func(ctx context.Context) error {
+			_, err := c.api.Raw().Query("/v1/allocation/"+id, nil, query(ctx))
+			return err
+		})
+		switch status(err) {
+		case http.StatusNotFound: // its job was purged; the container will show
+		case 0:
+			if err != nil {
+				return nil, fmt.Errorf("cannot look at allocation %s: %w", id, err)
+			}
+		default:
+			hidden = append(hidden, id)
+		}
+	}
+	return hidden, nil
 }
 
 func rightsError(missing []string, r Rights, more ...string) *RightsError {

@@ -20,14 +20,19 @@ func (w *nomadWorld) background(args ...string) <-chan result {
 }
 
 // until waits for a step to have this mark in the latest run.
-func (w *nomadWorld) until(step, mark string) {
-	w.t.Helper()
+func (w *nomadWorld) until(t *testing.T, done <-chan result, step, mark string) {
+	t.Helper()
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		if w.step(step) == mark {
 			return
 		}
+		select {
+		case r := <-done:
+			t.Fatalf("step %s was not %s at the end: %s", step, mark, r)
+		default:
+		}
 	}
-	w.t.Fatalf("step %s was not %s within a minute", step, mark)
+	t.Fatalf("step %s was not %s within a minute", step, mark)
 }
 
 func (w *nomadWorld) step(name string) string {
@@ -103,7 +108,7 @@ func TestNomadBadDays(t *testing.T) {
 		if r.code != exitRefused || !strings.Contains(r.stderr, "why=kernel") {
 			t.Errorf("drained for somebody else: %s", r)
 		}
-		_, _, err = admin.Jobs().Deregister("slow", true, nil)
+		_, _, err = admin.Jobs().Deregister("slow", false, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -120,7 +125,7 @@ func TestNomadBadDays(t *testing.T) {
 	t.Run("eligible again by another hand", func(t *testing.T) {
 		w.a.script("hashi", gate+" </dev/null >/dev/null")
 		done := w.background(gated...)
-		w.until("wait-busy", "begun")
+		w.until(t, done, "wait-busy", "begun")
 		if _, err := admin.Nodes().ToggleEligibility(a.ID, true, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -147,7 +152,7 @@ func TestNomadBadDays(t *testing.T) {
 	t.Run("killed in the middle", func(t *testing.T) {
 		w.a.script("hashi", gate+" </dev/null >/dev/null")
 		done := w.background(gated...)
-		w.until("wait-busy", "begun")
+		w.until(t, done, "wait-busy", "begun")
 		w.a.script("root", "pkill -KILL -x storagectl")
 		if r := <-done; r.code == exitDone {
 			t.Fatalf("not killed: %s", r)
@@ -188,7 +193,10 @@ func (w *nomadWorld) empty(job string) {
 		for _, a := range allocs {
 			alive = alive || a.ClientStatus == api.AllocClientStatusRunning
 		}
-		if !alive && w.a.podman("ps", "-q", "--filter", "status=running", "--filter", "name=main-") == "" {
+		for _, a := range allocs {
+			alive = alive || strings.Contains(w.a.podman("ps", "-a", "--format", "{{.Names}}"), a.ID)
+		}
+		if !alive {
 			return
 		}
 	}

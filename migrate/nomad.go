@@ -359,6 +359,9 @@ func (s *Session) canary(ctx context.Context) error {
 		}
 		for i, r := range results {
 			word := fmt.Sprintf("works (%.1f s)", r.Seconds)
+			if r.Tries > 1 {
+				word = fmt.Sprintf("works at try %d (%.1f s): Nomad had to start the driver again", r.Tries, r.Seconds)
+			}
 			if !r.OK {
 				word = "does not work: " + r.Why
 			}
