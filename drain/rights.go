@@ -60,7 +60,7 @@ func (c *Client) CheckRights(ctx context.Context, nodes []Node, r Rights) error 
 		if err := denied("read-job in namespace "+ns, func(ctx context.Context) error {
 			q := query(ctx)
 			q.Namespace = ns
-			_, err := c.api.Raw().Query("/v1/job/storagectl-"+randomID(), nil, q)
+			_, err := c.api.Raw().Query("/v1/job/storagectl-"+randomID(), new(any), q)
 			return err
 		}); err != nil {
 			return fmt.Errorf("cannot check the rights in Nomad: %w", err)
@@ -79,7 +79,7 @@ func (c *Client) CheckRights(ctx context.Context, nodes []Node, r Rights) error 
 	}
 	if r.SlotPath != "" {
 		if err := denied("variables "+r.SlotPath+": read, write, list", func(ctx context.Context) error {
-			_, err := c.api.Raw().Query("/v1/var/"+r.SlotPath+"/1", nil, query(ctx))
+			_, err := c.api.Raw().Query("/v1/var/"+r.SlotPath+"/1", new(any), query(ctx))
 			return err
 		}); err != nil {
 			return fmt.Errorf("cannot check the rights in Nomad: %w", err)
@@ -161,7 +161,7 @@ func (c *Client) unseen(ctx context.Context, nodes []Node, ids []string) ([]stri
 			continue
 		}
 		err := c.answered(ctx, func(ctx context.Context) error {
-			_, err := c.api.Raw().Query("/v1/allocation/"+id, nil, query(ctx))
+			_, err := c.api.Raw().Query("/v1/allocation/"+id, new(any), query(ctx))
 			return err
 		})
 		switch status(err) {

@@ -47,10 +47,12 @@ func main() {
 
 // A measure is what one round took, in seconds.
 type measure struct {
-	out  float64 // drain set to node eligible
-	jobs float64 // of that, until the last container had ended
-	down float64 // of that, podman stopped to units started
-	low  int     // the fewest containers of the service
+	out   float64 // drain set to node eligible
+	ended float64 // of that, until the last container had ended
+	jobs  float64 // of that, until Nomad had the drain as complete: the replacement healthy, too
+	down  float64 // of that, podman stopped to units started
+	set   time.Time
+	low   int // the fewest containers of the service
 }
 
 func bench(ctx context.Context, rounds int) error {
@@ -68,7 +70,8 @@ func bench(ctx context.Context, rounds int) error {
 		of   func(measure) float64
 	}{
 		{"drain set to node eligible", func(m measure) float64 { return m.out }},
-		{"of that, the job's own: until its last container had ended", func(m measure) float64 { return m.jobs }},
+		{"of that, until the job's last container on the node had ended", func(m measure) float64 { return m.ended }},
+		{"of that, the job's own: until its replacement was healthy and Nomad had the drain as complete", func(m measure) float64 { return m.jobs }},
 		{"of that, ours", func(m measure) float64 { return m.out - m.jobs }},
 		{"of ours, podman down", func(m measure) float64 { return m.down }},
 		{"of ours, drain seen and node given back", func(m measure) float64 { return m.out - m.jobs - m.down }},
@@ -111,31 +114,32 @@ func round(ctx context.Context, w io.Writer) (m measure, err error) {
 	args := []string{"storagectl", "migrate", "--to", "overlay", "--user", lab.Owner, "--yes", "--slots", "1",
 		"--canary", "localhost/lab/base:1", "--canary-shell", "/bin/busybox,sh,-c"}
 	say("root@node0# %s", strings.Join(args, " "))
-	stop := least(ctx, c)
+	stop := watch(ctx, c)
 	argv := append([]string{"env"}, c.Env(c.Clients[0], "")...)
 	cmd := c.Clients[0].Cmd(ctx, "root", append(append(argv, args...), "--json")...)
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, os.Stderr
 	bad := cmd.Run()
-	m.low = stop()
+	low, drained := stop()
+	m.low = low
 	if err := m.read(&log, w); err != nil || bad != nil {
 		return m, errors.Join(bad, err)
 	}
-	drained, err := c.Node(c.Clients[0])
+	node, err := c.Node(c.Clients[0])
 	if err != nil {
 		return m, err
 	}
-	say("after: node0 is %s; the service", drained.SchedulingEligibility)
+	say("after: node0 is %s; the service", node.SchedulingEligibility)
 	if err := show(c, w); err != nil {
 		return m, err
 	}
-	if err := m.jobsPart(c); err != nil {
+	if err := m.jobsPart(c, drained); err != nil {
 		return m, err
 	}
 	say("the whole of it")
-	fmt.Fprintf(w, "out of service  %.1f s, of which %.1f s until the job's last container had ended, podman down %.1f s\n", m.out, m.jobs, m.down)
+	fmt.Fprintf(w, "out of service  %.1f s, of which %.1f s until the job's last container had ended, %.1f s until Nomad had the drain as complete; podman down %.1f s\n", m.out, m.ended, m.jobs, m.down)
 	fmt.Fprintf(w, "the service     never below %d of 2\n", m.low)
-	if m.low < 1 || drained.SchedulingEligibility != api.NodeSchedulingEligible {
+	if m.low < 1 || node.SchedulingEligibility != api.NodeSchedulingEligible {
 		return m, errors.New("the service was down, or the node was not given back")
 	}
 	return m, nil
@@ -184,12 +188,12 @@ func (m *measure) read(log io.Reader, w io.Writer) error {
 	}
 	m.out = at["undrain done"].Sub(at["drain begin"]).Seconds()
 	m.down = at["start done"].Sub(at["stop begin"]).Seconds()
-	m.jobs = float64(at["drain begin"].UnixNano()) / 1e9 // made relative by jobsPart
+	m.set = at["drain begin"]
 	return nil
 }
 
 // jobsPart finds when the last container of the service on the drained node ended.
-func (m *measure) jobsPart(c *nomad.Cluster) error {
+func (m *measure) jobsPart(c *nomad.Cluster, drained time.Time) error {
 	allocs, err := c.Allocs("web")
 	var last time.Time
 	for _, a := range allocs {
@@ -197,16 +201,19 @@ func (m *measure) jobsPart(c *nomad.Cluster) error {
 			last = t.FinishedAt
 		}
 	}
-	m.jobs = float64(last.UnixNano())/1e9 - m.jobs
+	m.ended, m.jobs = last.Sub(m.set).Seconds(), drained.Sub(m.set).Seconds()
 	return err
 }
 
-// least counts the running containers of the service until stop is called.
-func least(ctx context.Context, c *nomad.Cluster) (stop func() int) {
+// watch counts the running containers of the service until stop is called, and
+// sees when the drain is complete.
+func watch(ctx context.Context, c *nomad.Cluster) (stop func() (low int, drained time.Time)) {
 	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan int)
+	done := make(chan struct{})
+	low := 1 << 30
+	var drained time.Time
 	go func() {
-		low := 1 << 30
+		defer close(done)
 		for ctx.Err() == nil {
 			if allocs, err := c.Allocs("web"); err == nil {
 				n := 0
@@ -217,12 +224,16 @@ func least(ctx context.Context, c *nomad.Cluster) (stop func() int) {
 				}
 				low = min(low, n)
 			}
-			time.Sleep(50 * time.Millisecond)
+			n, err := c.Node(c.Clients[0])
+			if err == nil && drained.IsZero() && n.LastDrain != nil && n.LastDrain.Status == api.DrainStatusComplete {
+				drained = time.Now()
+			}
+			time.Sleep(30 * time.Millisecond)
 		}
-		done <- low
 	}()
-	return func() int {
+	return func() (int, time.Time) {
 		cancel()
-		return <-done
+		<-done
+		return low, drained
 	}
 }
