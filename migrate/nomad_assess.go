@@ -20,24 +20,15 @@ import (
 // run may take its nodes out of service.
 func (a *Assessment) nomad(ctx context.Context, cli podman.CLI) error {
 	r := a.Inputs.Request.Outage
-	if len(r.Busy.Labels) > 0 {
-		if err := drain.CheckPatterns(r.Busy.Labels); err != nil {
-			a.refuse("busy-labels", "a pattern is LABEL or LABEL=VALUE, with * for any text", "%v", err)
-		}
-	}
 	if r.Nomad == "" || r.Nomad == NomadOff {
 		return nil
 	}
 	use, refusal, err := FindNomad(ctx, cli, r)
-	if err != nil {
-		return err
-	}
 	if refusal != nil {
 		a.Refusals = append(a.Refusals, *refusal)
-		return nil
 	}
 	a.Inputs.Nomad = use
-	return nil
+	return err
 }
 
 // FindNomad finds the nodes that place containers in the store of cli's owner

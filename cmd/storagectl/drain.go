@@ -54,6 +54,9 @@ func checkOutage(o *migrate.Outage) error {
 	case o.Busy.Then != drain.BusyWait && o.Busy.Then != drain.BusyStop && o.Busy.Then != drain.BusyRefuse:
 		return usagef("cannot use --busy-then %q: it is wait, stop or refuse", o.Busy.Then)
 	}
+	if err := drain.CheckPatterns(o.Busy.Labels); err != nil {
+		return usagef("%w: it is LABEL or LABEL=VALUE, with * for any text", err)
+	}
 	if len(o.Busy.Labels) == 0 { // what is not used is not kept
 		o.Busy = drain.BusyOptions{}
 	}
