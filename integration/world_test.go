@@ -22,6 +22,7 @@ import (
 // Exit codes as the command's help lists them.
 const (
 	exitDone     = 0
+	exitFailed   = 1
 	exitUsage    = 2
 	exitRefused  = 3
 	exitNoRun    = 10

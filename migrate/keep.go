@@ -49,7 +49,27 @@ func (s *Session) prove(ctx context.Context) error {
 	if s.facts.Checked != nil {
 		return nil
 	}
-	return s.learn(func(f *Facts) { f.Checked = ids })
+	// To choose among the files takes time that grows with the store, so it is
+	// done here; images do not change, they only go.
+	sample, err := s.takeSample(ctx, ids)
+	if err != nil {
+		return err
+	}
+	return s.learn(func(f *Facts) { f.Checked, f.Sample = ids, &sample })
+}
+
+// takeSample hashes some files of some images through the old driver.
+func (s *Session) takeSample(ctx context.Context, images []string) (FileRef, error) {
+	var files verify.Sample
+	args := sampleArgs{Store: s.storeRef(s.Inputs.Store.Driver), Scratch: s.folder(), Images: images}
+	if err := s.worker.Call(ctx, opSample, args, &files, nil); err != nil {
+		return FileRef{}, err
+	}
+	b, err := json.Marshal(files)
+	if err != nil {
+		return FileRef{}, fmt.Errorf("cannot keep the sample of files: %w", err)
+	}
+	return s.keepFile("sample-before.json", b)
 }
 
 // stagedImages are the images that the staged store holds.
@@ -178,18 +198,6 @@ func (s *Session) stageRest(ctx context.Context) error {
 	if s.facts.Before != nil {
 		return nil
 	}
-	var files verify.Sample
-	if err := s.worker.Call(ctx, opSample, sampleArgs{Store: s.storeRef(s.Inputs.Store.Driver), Scratch: s.folder()}, &files, nil); err != nil {
-		return err
-	}
-	sample, err := json.Marshal(files)
-	if err != nil {
-		return fmt.Errorf("cannot keep the sample of files: %w", err)
-	}
-	sampleRef, err := s.keepFile("sample-before.json", sample)
-	if err != nil {
-		return err
-	}
 	var b bytes.Buffer
 	if err := m.Encode(&b); err != nil {
 		return err
@@ -198,7 +206,7 @@ func (s *Session) stageRest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.learn(func(f *Facts) { f.Before, f.Sample = &ref, &sampleRef })
+	return s.learn(func(f *Facts) { f.Before = &ref })
 }
 
 // refuseContainers looks once more, podman being stopped: a container may have

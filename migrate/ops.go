@@ -154,7 +154,7 @@ func Handlers(uid int) map[string]podman.Handler {
 			if a.Again != nil {
 				return a.Again.Again(ctx, a.Store, a.Scratch)
 			}
-			return verify.TakeSample(ctx, a.Store, a.Scratch, verify.SampleOptions{Seed: a.Store.GraphRoot})
+			return verify.TakeSample(ctx, a.Store, a.Scratch, verify.SampleOptions{Images: a.Images, Seed: a.Store.GraphRoot})
 		}),
 		opSwapIn:  podman.Handle(func(_ context.Context, s swap, _ func(any)) (bool, error) { return s.in() }),
 		opNewLive: podman.Handle(func(_ context.Context, s swap, _ func(any)) (bool, error) { return s.newLive() }),
@@ -222,7 +222,8 @@ type compareArgs struct {
 type sampleArgs struct {
 	Store   verify.StoreRef `json:"store"`
 	Scratch string          `json:"scratch"`
-	Again   *verify.Sample  `json:"again,omitempty"` // the same entries once more
+	Images  []string        `json:"images,omitempty"` // to choose from
+	Again   *verify.Sample  `json:"again,omitempty"`  // the same entries once more
 }
 
 type dropArgs struct {

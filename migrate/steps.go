@@ -17,10 +17,13 @@ const (
 	stepVerify    = "verify"
 	stepDrop      = "drop-containers"
 	stepStart     = "start"
-	stepCommit    = "commit"
+	stepCommit    = StepCommit
 	stepReset     = "reset"
 	stepSmoke     = "smoke-test"
 )
+
+// StepCommit is the step that removes the old store.
+const StepCommit = "commit"
 
 // steps is the plan. It depends on the inputs alone, so that the same journal
 // always gives the same plan.

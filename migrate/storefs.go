@@ -214,6 +214,16 @@ func removeFolder(folder string) error {
 	if !strings.HasPrefix(filepath.Base(folder), ".storagectl-") {
 		return fmt.Errorf("cannot remove %s: it is not a run's folder", folder)
 	}
+	for _, dir := range []string{"new", "old"} {
+		overlay := filepath.Join(folder, dir, "overlay")
+		if there, err := exists(overlay); err != nil {
+			return err
+		} else if there {
+			if err := detachSelf(overlay); err != nil {
+				return err
+			}
+		}
+	}
 	if mounted, err := mountsBelow(folder); err != nil {
 		return err
 	} else if len(mounted) > 0 {

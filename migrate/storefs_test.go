@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -155,6 +156,35 @@ func TestStrays(t *testing.T) {
 				t.Fatalf("used=%v %s:\n%v\nwant\n%v", used, way, got, want)
 			}
 		}
+	}
+}
+
+// TestSelfMount: the overlay driver mounts its home on itself, and a podman that
+// was killed leaves that mount behind.
+func TestSelfMount(t *testing.T) {
+	s := storeOf(t)
+	before := tree(t, s.GraphRoot)
+	if _, err := s.do(); err != nil {
+		t.Fatal(err)
+	}
+	home := s.live("overlay")
+	if err := syscall.Mount(home, home, "", syscall.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(home, syscall.MNT_DETACH) })
+	if _, err := s.undo(); err != nil {
+		t.Fatal(err)
+	}
+	if got := tree(t, s.GraphRoot); !slices.Equal(got, before) {
+		t.Fatalf("%v\nwant\n%v", got, before)
+	}
+	part := s.live("vfs")
+	if err := syscall.Mount("tmpfs", part, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(part, syscall.MNT_DETACH) })
+	if _, err := s.do(); err == nil {
+		t.Fatal("another filesystem's mount was detached")
 	}
 }
 

@@ -225,8 +225,36 @@ func partUsed(part string) (bool, error) {
 
 // move renames and never replaces.
 func move(from, to string) error {
-	if err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE); err != nil {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EBUSY) {
+		if err := detachSelf(from); err != nil {
+			return err
+		}
+		err = unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot rename %s to %s: %w", from, to, err)
+	}
+	return nil
+}
+
+// detachSelf takes away, in this worker's mount namespace, a mount of a folder
+// on itself. The overlay driver makes one of its home, and a podman that was
+// killed leaves it behind. A mount of another filesystem stays.
+func detachSelf(path string) error {
+	mounted, err := isMountpoint(path)
+	if err != nil || !mounted {
+		return err
+	}
+	var here, parent unix.Stat_t
+	if err := errors.Join(unix.Lstat(path, &here), unix.Lstat(filepath.Dir(path), &parent)); err != nil {
+		return fmt.Errorf("cannot look at %s: %w", path, err)
+	}
+	if here.Dev != parent.Dev {
+		return fmt.Errorf("cannot move %s: another filesystem is mounted there", path)
+	}
+	if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+		return fmt.Errorf("cannot detach the mount of %s on itself: %w", path, err)
 	}
 	return nil
 }

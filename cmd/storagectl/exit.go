@@ -73,6 +73,10 @@ func hint(err error, code int) string {
 	case errors.Is(err, engine.ErrRollingBack):
 		return "storagectl rollback goes on with the way back; begin a new run for another try"
 	}
+	var step *engine.StepError
+	if errors.As(err, &step) && step.Step == migrate.StepCommit {
+		return "the store is in use and whole; only the old one is not removed yet. Mend the cause, then storagectl resume"
+	}
 	switch code {
 	case exitFailed:
 		return "storagectl status shows where it stands; then storagectl resume or storagectl rollback"

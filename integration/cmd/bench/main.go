@@ -18,7 +18,7 @@ import (
 
 func main() {
 	rounds := flag.Int("rounds", 5, "runs of each method; the table has the median")
-	size := flag.Float64("size", 5, "gigabytes of the store that the methods are compared on")
+	size := flag.Float64("size", 5, "gigabytes of the store that the methods are compared on; 0: keep the last comparison")
 	sizes := flag.String("down", "0.2,2,8", "gigabytes of the stores that the time down is measured on; empty: none")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -34,7 +34,11 @@ func main() {
 func bench(ctx context.Context, rounds int, size float64, sizes string) error {
 	r := report{Machine: machine(), Date: time.Now().UTC().Format("2006-01-02"), Rounds: rounds}
 	var err error
-	if r.Store, r.Methods, err = compare(ctx, rounds, size); err != nil {
+	if size > 0 {
+		if r.Store, r.Methods, err = compare(ctx, rounds, size); err != nil {
+			return err
+		}
+	} else if r.Store, r.Methods, err = earlier(); err != nil {
 		return err
 	}
 	for s := range strings.SplitSeq(sizes, ",") {
@@ -60,4 +64,17 @@ func bench(ctx context.Context, rounds int, size float64, sizes string) error {
 		return err
 	}
 	return os.WriteFile("docs/benchmarks.md", []byte(r.markdown()), 0o644)
+}
+
+// earlier takes the comparison of methods from the last report.
+func earlier() (content, []method, error) {
+	b, err := os.ReadFile("docs/benchmarks.json")
+	if err != nil {
+		return content{}, nil, fmt.Errorf("cannot keep the last comparison: %w", err)
+	}
+	var r report
+	if err := json.Unmarshal(b, &r); err != nil {
+		return content{}, nil, fmt.Errorf("cannot keep the last comparison: %w", err)
+	}
+	return r.Store, r.Methods, nil
 }
