@@ -103,6 +103,7 @@ acl { enabled = true }
 	defer log.Close()
 	a.cmd = exec.Command(nomadBinary, "agent", "-config", file)
 	a.cmd.Stdout, a.cmd.Stderr = log, log
+	a.cmd.Dir = a.dir // by which its children are known, who outlive it
 	a.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started, done := make(chan error), make(chan struct{})
 	cmd := a.cmd
@@ -133,10 +134,18 @@ func (a *agent) stop() {
 
 // remove ends the agent and what it started, and removes its folder.
 func (a *agent) remove() {
+	a.end()
+	if err := os.RemoveAll(a.dir); err != nil {
+		a.t.Error(err)
+	}
+}
+
+// end ends the agent and what it started, as a power cut does.
+func (a *agent) end() {
 	a.stop()
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range procs {
-		if cwd, _ := os.Readlink(p + "/cwd"); strings.HasPrefix(cwd, a.dir+"/") {
+		if cwd, _ := os.Readlink(p + "/cwd"); strings.HasPrefix(cwd+"/", a.dir+"/") {
 			var pid int
 			if _, err := fmt.Sscanf(p, "/proc/%d", &pid); err == nil {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
@@ -148,9 +157,6 @@ func (a *agent) remove() {
 		if f := strings.Fields(line); strings.HasPrefix(f[1], a.dir+"/") {
 			_ = syscall.Unmount(f[1], syscall.MNT_DETACH)
 		}
-	}
-	if err := os.RemoveAll(a.dir); err != nil {
-		a.t.Error(err)
 	}
 }
 

@@ -255,7 +255,7 @@ func TestDrain(t *testing.T) {
 		if err := errors.Join(cl.Drain(ctx, b, o), cl.Wait(ctx, b, o, wait(time.Minute))); err != nil {
 			t.Fatal(err)
 		}
-		agentB.stop()
+		agentB.end()
 		if err := os.RemoveAll(filepath.Join(agentB.dir, "data")); err != nil {
 			t.Fatal(err)
 		}
