@@ -1,5 +1,6 @@
 # Everything here works from nothing on Debian 12, as root, with Go:
 #   make demo    a migration before your eyes, on a throw-away node
+#   make demo-nomad    the same on a node of a Nomad cluster
 #   make test    all tests
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,10 +15,10 @@ LINT    := go tool -modfile=tools/go.mod golangci-lint
 
 # What the lab and the tests start on the host itself.
 PACKAGES := acl attr buildah busybox-static ca-certificates crun debian-archive-keyring e2fsprogs \
-	fuse-overlayfs git libcap2-bin mmdebstrap netavark aardvark-dns podman procps skopeo slirp4netns \
+	fuse-overlayfs git iproute2 libcap2-bin mmdebstrap netavark aardvark-dns podman procps skopeo slirp4netns \
 	systemd-container uidmap util-linux xfsprogs
 
-.PHONY: build deps generate lint test demo sweep bench-migrate clean
+.PHONY: build deps generate lint test demo demo-nomad sweep bench-nomad bench-migrate clean
 
 build: generate
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/storagectl ./cmd/storagectl
@@ -52,6 +53,13 @@ sweep: deps build
 
 demo: deps build
 	go run ./integration/cmd/demo
+
+# The same on a node of a Nomad cluster, with a service that stays up.
+demo-nomad: deps build
+	go run ./integration/cmd/demonomad
+
+bench-nomad: deps build
+	go run ./integration/cmd/demonomad -rounds 3
 
 bench-migrate: deps build
 	go run ./integration/cmd/bench

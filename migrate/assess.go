@@ -78,6 +78,11 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 	if len(a.Refusals) > 0 {
 		return a, nil
 	}
+	if a.Info.Store.Driver != req.To {
+		if err := a.nomad(ctx, cli); err != nil || len(a.Refusals) > 0 {
+			return a, err
+		}
+	}
 	if err := a.database(ctx, s); err != nil {
 		return a, err
 	}
@@ -325,8 +330,12 @@ func (a *Assessment) database(ctx context.Context, s *Session) error {
 	}
 	a.Inputs.Store.Database, a.Inputs.Store.DBKind = a.Database.Path, a.Database.Kind
 	if a.Inputs.Request.Containers == Refuse {
+		stay, err := a.staying(ctx, s.cli, a.Database.Containers)
+		if err != nil {
+			return err
+		}
 		var r *Refusal
-		if errors.As(refuseContainers(a.Database.Containers), &r) {
+		if errors.As(refuseContainers(stay), &r) {
 			a.Refusals = append(a.Refusals, *r)
 		}
 	}

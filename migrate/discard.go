@@ -90,8 +90,10 @@ func (s *Session) containersDropped(ctx context.Context) (bool, error) {
 
 // reset is podman's own. It says success whatever happens, so isReset looks.
 func (s *Session) reset(ctx context.Context) error {
-	_, err := s.cli.Run(ctx, nil, "system", "reset", "--force")
-	if err != nil {
+	if err := s.stillOut(ctx); err != nil {
+		return err
+	}
+	if _, err := s.cli.Run(ctx, nil, "system", "reset", "--force"); err != nil {
 		return err
 	}
 	if _, err := ask[none](ctx, s, opDropEmpty, dropArgs{s.Inputs.Store.GraphRoot, s.Inputs.Store.Driver}); err != nil {

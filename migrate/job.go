@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/storagectl/storagectl/drain"
 	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/internal/host"
 	"github.com/storagectl/storagectl/internal/podman"
@@ -41,6 +42,7 @@ type Request struct {
 	KeepDamaged bool   `json:"keepDamaged,omitempty"`
 	SmokeImage  string `json:"smokeImage,omitempty"`
 	Commit      bool   `json:"commit,omitempty"` // remove the old store at the end
+	Outage      Outage `json:"outage,omitzero"`
 }
 
 // Store is the container store of a job, as podman told it before the run.
@@ -63,6 +65,9 @@ type Inputs struct {
 	Request Request      `json:"request"`
 	Owner   podman.Owner `json:"owner"`
 	Store   Store        `json:"store"`
+	// Nomad is nil where Nomad places nothing in this store: the plan then has
+	// no steps for it.
+	Nomad *NomadUse `json:"nomad,omitempty"`
 
 	// ConfEnv is the caller's environment as far as podman's configuration
 	// depends on it.
@@ -95,6 +100,8 @@ type Facts struct {
 	Dropped *[]string `json:"dropped,omitempty"`
 	// Smoke is what the smoke test saw.
 	Smoke *verify.SmokeReport `json:"smoke,omitempty"`
+	// Returning says that the run began to give its Nomad nodes back.
+	Returning bool `json:"returning,omitempty"`
 	// KeptNew says that a rollback left the new store in the run's folder,
 	// because it held what the old one does not.
 	KeptNew []string `json:"keptNew,omitempty"`
@@ -147,6 +154,10 @@ type Session struct {
 	journal *engine.Journal
 	run     *engine.Run
 	facts   Facts
+
+	drainer   *drain.Client
+	lease     *drain.Lease // of the slot, while this process has it
+	drainMost int          // allocations that were seen to be left, at most
 }
 
 // Begin makes a new run. The caller has shown the plan and has the operator's word.
@@ -255,6 +266,9 @@ func (s *Session) bind() (*Session, error) {
 // Close lets go of the run: worker, journal and locks.
 func (s *Session) Close() error {
 	var errs []error
+	if s.lease != nil {
+		s.lease.Leave() // a resumed run takes it again; else it ends by itself
+	}
 	if s.worker != nil {
 		errs = append(errs, s.worker.Close())
 	}

@@ -271,6 +271,9 @@ func (s *Session) swapped(ctx context.Context) (bool, error) {
 }
 
 func (s *Session) swapIn(ctx context.Context) error {
+	if err := s.stillOut(ctx); err != nil {
+		return err
+	}
 	if err := s.quiet(ctx); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/storagectl/storagectl/internal/engine"
@@ -36,7 +37,7 @@ func (a *Assessment) what() map[string]string {
 		units = "no systemd to ask: waits until no podman process is left"
 	}
 	db := fmt.Sprintf("%s: graph driver %s becomes %s", st.Database, st.Driver, a.Inputs.Request.To)
-	return map[string]string{
+	what := map[string]string{
 		stepStage: fmt.Sprintf("%d images, %d layers, %d entries, %s in %s; files by %s (%s); needs %s of %s free; each file is looked at only then",
 			e.Images, e.Layers, e.Entries, Bytes(e.Bytes), runFolder(st.GraphRoot, "RUN"), e.Method, e.MethodReason, Bytes(e.BytesNeeded), Bytes(e.BytesFree)),
 		stepProve:     "every entry of every image, as overlay shows it and as vfs does",
@@ -54,6 +55,21 @@ func (a *Assessment) what() map[string]string {
 		stepReset: fmt.Sprintf("deletes all images, %d containers, %d pods, %d volumes and all networks and secrets of this store; no way back",
 			len(a.Database.Containers), len(a.Database.Pods), len(a.Database.Volumes)),
 	}
+	out := a.Inputs.Request.Outage
+	what[stepHookBefore], what[stepHookAfter] = strings.Join(out.HookBefore, " "), strings.Join(out.HookAfter, " ")
+	what[stepBusy] = fmt.Sprintf("running containers with the labels %s; after %s: %s", strings.Join(out.Busy.Labels, ", "), out.Busy.Deadline, out.Busy.Then)
+	if u := a.Inputs.Nomad; u != nil {
+		deadline := "without a deadline"
+		if out.Deadline > 0 && u.OwnAlloc == "" {
+			deadline = "deadline " + out.Deadline.String()
+		}
+		what[stepSlot] = fmt.Sprintf("one of %d; waits up to %s", out.Slots, out.SlotWait)
+		what[stepDrain] = u.nodeNames() + ", " + deadline
+		what[stepUndrain] = "as it was before, once the podman driver is healthy"
+		what[stepCanary] = "a batch job with " + out.Canary
+		what[stepSlotBack] = "for the next node"
+	}
+	return what
 }
 
 // Outline tells the steps of a run from its journal, without touching the host.

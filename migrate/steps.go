@@ -29,9 +29,9 @@ const StepCommit = "commit"
 // always gives the same plan.
 func (s *Session) steps() []engine.Step {
 	if s.Inputs.Request.Images == Discard {
-		return s.discardSteps()
+		return s.around(s.discardSteps())
 	}
-	return s.keepSteps()
+	return s.around(s.keepSteps())
 }
 
 // keepSteps converts the store and keeps everything in it. Until the last step,

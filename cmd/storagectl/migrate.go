@@ -37,7 +37,7 @@ rootful store.
   storagectl migrate --to overlay --yes --commit           the rootful store; remove the old one at the end
   storagectl migrate --to overlay --images discard --yes   the classic way: podman system reset, an empty store`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkRequest(req); err != nil {
+			if err := errors.Join(checkRequest(req), checkOutage(&req.Outage)); err != nil {
 				return err
 			}
 			return a.migrate(cmd.Context(), req, dryRun)
@@ -51,6 +51,7 @@ rootful store.
 	f.BoolVar(&req.KeepDamaged, "keep-damaged", false, "carry damaged images over as they are")
 	f.StringVar(&req.SmokeImage, "smoke-image", "", "an image of the store to run as a test (default: a tiny one that comes with storagectl)")
 	f.BoolVar(&req.Commit, "commit", false, "remove the old store at the end; there is no rollback then")
+	outageFlags(f, &req.Outage)
 	f.BoolVar(&dryRun, "dry-run", false, "show the plan and write nothing at all")
 	return cmd
 }

@@ -65,7 +65,7 @@ any moment is finished by "storagectl resume" or undone by "storagectl rollback"
 	f.BoolVar(&a.yes, "yes", false, "do not ask")
 	f.StringVar(&a.stateDir, "state-dir", "", "where runs are kept (default /var/lib/storagectl; for users ~/.local/state/storagectl)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(newMigrate(a), newResume(a), newRollback(a), newCommit(a), newStatus(a), newHistory(a), newWorker(a))
+	root.AddCommand(newMigrate(a), newResume(a), newRollback(a), newCommit(a), newStatus(a), newHistory(a), newDrain(a), newUndrain(a), newWorker(a))
 	for _, c := range root.Commands() {
 		if c.Args == nil {
 			c.Args = cobra.NoArgs

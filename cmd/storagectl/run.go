@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/storagectl/storagectl/drain"
 	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/migrate"
 )
@@ -148,16 +149,21 @@ func (a *app) with(ctx context.Context, run string, f func(*migrate.Session) err
 }
 
 func newStatus(a *app) *cobra.Command {
-	return &cobra.Command{
+	var cluster bool
+	var path, tokenFile string
+	cmd := &cobra.Command{
 		Use:   "status [RUN]",
 		Short: "Tell where a run stands",
 		Long: `status tells what a run has done, what is left, and what can be done now. It changes
 nothing and needs no lock. RUN left out is the latest run.
 
 ` + exitHelp,
-		Example: "  storagectl status\n  storagectl status 0003-migrate-9f2c --json",
+		Example: "  storagectl status\n  storagectl status 0003-migrate-9f2c --json\n  storagectl status --cluster",
 		Args:    cobra.MaximumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if cluster {
+				return a.cluster(cmd.Context(), path, tokenFile)
+			}
 			run, st, err := a.find(runArg(args))
 			if err != nil {
 				return err
@@ -165,6 +171,11 @@ nothing and needs no lock. RUN left out is the latest run.
 			return a.tellStatus(run, st)
 		},
 	}
+	f := cmd.Flags()
+	f.BoolVar(&cluster, "cluster", false, "tell which maintenance slots of the Nomad cluster are held")
+	f.StringVar(&path, "slot-path", drain.DefaultSlotPath, "path of the slots among Nomad's variables")
+	f.StringVar(&tokenFile, "nomad-token-file", "", "a file with the token, closed to others (default: NOMAD_TOKEN)")
+	return cmd
 }
 
 type statusStep struct {
@@ -184,7 +195,8 @@ type statusMessage struct {
 	Started   time.Time    `json:"started"`
 	Last      time.Time    `json:"last"`
 	Steps     []statusStep `json:"steps"`
-	Next      []string     `json:"next"` // the commands that make sense now
+	Held      []string     `json:"held,omitempty"` // Nomad nodes that the run keeps out of service
+	Next      []string     `json:"next"`           // the commands that make sense now
 }
 
 func (a *app) status(run string, st engine.State) (statusMessage, error) {
@@ -204,6 +216,7 @@ func (a *app) status(run string, st engine.State) (statusMessage, error) {
 	for _, p := range plan {
 		m.Steps = append(m.Steps, statusStep{p.Name, p.Title, st.Steps[p.Name].Mark})
 	}
+	m.Held = migrate.HeldNodes(st, in)
 	switch {
 	case m.Active:
 	case st.Phase == engine.PhaseRunning && committing(st):
@@ -242,6 +255,9 @@ func (a *app) tellStatus(run string, st engine.State) error {
 			mark = "-"
 		}
 		fmt.Fprintf(&b, "  %2d %-7s %s\n", i+1, mark, s.Title)
+	}
+	for _, n := range m.Held {
+		fmt.Fprintf(&b, "held     Nomad node %s is ineligible until this run is resumed or rolled back\n", n)
 	}
 	for _, n := range m.Next {
 		fmt.Fprintf(&b, "next     %s\n", n)

@@ -42,6 +42,7 @@ type Options struct {
 	FS      string   // "": a folder of the host; ext4 or xfs: a filesystem of its own for the data
 	Size    string   // of that filesystem, as truncate(1) takes it; default 8G
 	Binds   []string // further --bind arguments
+	Netns   string   // path of the network namespace it lives in; default: one of its own with nothing but lo
 	Keep    bool     // Clean spares it unless told to take all
 }
 
@@ -232,8 +233,13 @@ func (n *Node) wait(ctx context.Context, exited <-chan error) error {
 func (n *Node) nspawnArgs() []string {
 	args := []string{
 		"--directory=" + filepath.Join(n.dir, "root"), "--boot", "--machine=" + n.Name,
-		"--register=no", "--keep-unit", "--private-users=no", "--private-network", "--capability=all",
+		"--register=no", "--keep-unit", "--private-users=no", "--capability=all",
 		"--system-call-filter=@mount @keyring bpf", "--console=pipe",
+	}
+	if n.opts.Netns != "" {
+		args = append(args, "--network-namespace-path="+n.opts.Netns)
+	} else {
+		args = append(args, "--private-network")
 	}
 	bind := func(from, to string) { args = append(args, "--bind="+from+":"+to) }
 	data := filepath.Join(n.dir, "data")

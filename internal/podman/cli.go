@@ -23,15 +23,21 @@ type CLI struct {
 	// Extra is added to podman's environment (CONTAINERS_STORAGE_CONF of a user
 	// who runs storagectl for the own store).
 	Extra []string
+	// Limit is how long a call may take: two minutes if zero.
+	Limit time.Duration
 }
 
 const podmanDeadline = 2 * time.Minute
 
 // Run runs podman with args and returns what it wrote to stdout.
 func (c CLI) Run(ctx context.Context, stdin io.Reader, args ...string) ([]byte, error) {
+	limit := c.Limit
+	if limit == 0 {
+		limit = podmanDeadline
+	}
 	return c.Runner.Run(ctx, host.Cmd{
 		Argv: append([]string{"podman"}, args...), Env: c.Owner.Env(c.Extra...), As: c.Owner.as(),
-		Stdin: stdin, Timeout: podmanDeadline,
+		Stdin: stdin, Timeout: limit,
 	})
 }
 

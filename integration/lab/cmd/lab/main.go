@@ -21,6 +21,7 @@ const usage = `usage: lab base RELEASE…                      build and cache n
        lab run NAME USER [COMMAND…]           run a command (a shell without one)
        lab kill|poweroff|start|down NAME      power cut; ordered shutdown; boot again; remove
        lab store RELEASE USER plain|containers    make a cached vfs store; prints a DIR for -seed
+       lab nomad                              build and cache nomad and its podman driver; prints their DIR
        lab list
        lab clean [-all]                       remove what dead tests left; -all: every node
 `
@@ -59,6 +60,12 @@ func command(ctx context.Context, args []string) error {
 		return up(ctx, args)
 	case verb == "store":
 		return store(ctx, args)
+	case verb == "nomad":
+		dir, err := lab.NomadTools(ctx)
+		if err == nil {
+			fmt.Println(dir)
+		}
+		return err
 	case verb == "list":
 		names, err := lab.List()
 		fmt.Println(strings.Join(names, "\n"))

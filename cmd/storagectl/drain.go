@@ -1,0 +1,285 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/storagectl/storagectl/drain"
+	"github.com/storagectl/storagectl/internal/podman"
+	"github.com/storagectl/storagectl/migrate"
+)
+
+// nomadFlags are how Nomad is found and its node emptied.
+func nomadFlags(f *pflag.FlagSet, o *migrate.Outage) {
+	f.StringVar(&o.Nomad, "nomad", migrate.NomadAuto, "auto, off, or the address of an agent (else NOMAD_ADDR; NOMAD_TOKEN, NOMAD_CACERT and so on as for nomad)")
+	f.StringVar(&o.TokenFile, "nomad-token-file", "", "a file with the token, closed to others (default: NOMAD_TOKEN)")
+	f.StringSliceVar(&o.Nodes, "nomad-node", nil, "name or id of this host's node, if it cannot be found out")
+	f.DurationVar(&o.Deadline, "drain-deadline", 15*time.Minute, "what jobs get to move away; 0: as long as they need")
+	f.BoolVar(&o.IgnoreSystem, "drain-ignore-system", false, "leave system jobs (CSI plugins) where they are, if they have no container in this store")
+	f.StringVar(&o.Reason, "reason", "", "a word for those who look at the drain")
+}
+
+// outageFlags are all about taking the host out of service.
+func outageFlags(f *pflag.FlagSet, o *migrate.Outage) {
+	nomadFlags(f, o)
+	f.IntVar(&o.Slots, "slots", 0, "at most so many nodes of the cluster in maintenance at a time; 0: no limit")
+	f.StringVar(&o.SlotPath, "slot-path", drain.DefaultSlotPath, "path of the slots among Nomad's variables: one for a node pool or a datacenter, say")
+	f.DurationVar(&o.SlotWait, "slot-wait", time.Hour, "how long to wait for a slot")
+	f.StringVar(&o.Canary, "canary", "", "image of the store with which Nomad runs a test job on the node at the end")
+	f.StringSliceVar(&o.CanaryShell, "canary-shell", nil, "the words that run a script in that image (default /bin/sh,-c)")
+	f.StringSliceVar(&o.Busy.Labels, "busy-label", nil, "wait for running containers with this LABEL or LABEL=VALUE, * for any text (io.prefect.*)")
+	f.DurationVar(&o.Busy.Deadline, "busy-deadline", 30*time.Minute, "how long to wait for them")
+	f.StringVar(&o.Busy.Then, "busy-then", drain.BusyRefuse, "wait on, stop them, or refuse to go on")
+	f.DurationVar(&o.Busy.Grace, "busy-grace", time.Minute, "what a stopped container gets to end by itself")
+	f.StringArrayVar(&o.HookBefore, "hook-before", nil, "a word of the command to run before the drain; repeat it for each word")
+	f.StringArrayVar(&o.HookAfter, "hook-after", nil, "a word of the command to run after the return; repeat it for each word")
+}
+
+func checkOutage(o *migrate.Outage) error {
+	switch {
+	case o.Nomad != migrate.NomadAuto && o.Nomad != migrate.NomadOff && !strings.Contains(o.Nomad, "://"):
+		return usagef("cannot use --nomad %q: it is auto, off, or an address like http://127.0.0.1:4646", o.Nomad)
+	case o.Deadline < 0 || o.Slots < 0:
+		return usagef("cannot use a deadline or a number of slots below zero: nothing is forced")
+	case o.Busy.Then != drain.BusyWait && o.Busy.Then != drain.BusyStop && o.Busy.Then != drain.BusyRefuse:
+		return usagef("cannot use --busy-then %q: it is wait, stop or refuse", o.Busy.Then)
+	}
+	if err := drain.CheckPatterns(o.Busy.Labels); err != nil {
+		return usagef("%w: it is LABEL or LABEL=VALUE, with * for any text", err)
+	}
+	if len(o.Busy.Labels) == 0 { // what is not used is not kept
+		o.Busy = drain.BusyOptions{}
+	}
+	if o.Slots == 0 {
+		o.SlotPath, o.SlotWait = "", 0
+	}
+	if o.Nomad == migrate.NomadOff {
+		o.Deadline = 0
+	}
+	return nil
+}
+
+// held is what a drain by hand remembers until the undrain.
+type held struct {
+	Use   migrate.NomadUse `json:"use"`
+	Run   string           `json:"run"`
+	Since time.Time        `json:"since"`
+}
+
+func (a *app) heldPath() string { return filepath.Join(a.stateDir, "drain.json") }
+
+// readHeld returns nil where nothing is held.
+func (a *app) readHeld() (*held, error) {
+	b, err := os.ReadFile(a.heldPath())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	var h held
+	if err == nil {
+		err = json.Unmarshal(b, &h)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read what was drained: %w", err)
+	}
+	return &h, nil
+}
+
+func (h *held) options(o migrate.Outage) drain.Options {
+	return drain.Options{Run: h.Run, Deadline: o.Deadline, IgnoreSystem: o.IgnoreSystem, OwnAlloc: h.Use.OwnAlloc,
+		Meta: map[string]string{"storagectl.operator": h.Use.Operator, "storagectl.reason": o.Reason, "storagectl.step": "by hand"}}
+}
+
+func newDrain(a *app) *cobra.Command {
+	var out migrate.Outage
+	var name string
+	cmd := &cobra.Command{
+		Use:   "drain",
+		Short: "Take this host's Nomad nodes out of service",
+		Long: `drain takes the Nomad nodes that place containers in a store out of service, and
+returns when they are seen to be empty: the drain complete, every allocation ended,
+no container of Nomad left. "storagectl undrain" gives them back as they were.
+
+` + exitHelp,
+		Example: "  storagectl drain --user hashi --drain-deadline 10m --reason \"new disk\"\n  storagectl undrain",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkOutage(&migrate.Outage{Nomad: out.Nomad, Deadline: out.Deadline, Busy: drain.BusyOptions{Then: drain.BusyWait}}); err != nil {
+				return err
+			}
+			if out.Nomad == migrate.NomadOff {
+				return usagef("cannot drain with --nomad off")
+			}
+			return a.drain(cmd.Context(), name, out)
+		},
+	}
+	nomadFlags(cmd.Flags(), &out)
+	cmd.Flags().StringVar(&name, "user", "", "the user whose store it is (default: the caller)")
+	return cmd
+}
+
+func (a *app) drain(ctx context.Context, name string, out migrate.Outage) error {
+	began := time.Now()
+	if name == "" {
+		name = fmt.Sprint(os.Getuid())
+	}
+	owner, err := podman.LookupOwner(ctx, a.env().Runner, name)
+	if err != nil {
+		return err
+	}
+	cli := podman.CLI{Owner: owner, Runner: a.env().Runner}
+	h, err := a.readHeld()
+	if err != nil {
+		return err
+	}
+	if h == nil {
+		use, refusal, err := migrate.FindNomad(ctx, cli, out)
+		if err != nil {
+			return err
+		}
+		if refusal != nil {
+			return refusal
+		}
+		if use == nil {
+			return &migrate.Refusal{ID: "no-nomad", Text: "no Nomad agent places containers in this store", Hint: "set NOMAD_ADDR or --nomad URL if there is one"}
+		}
+		h = &held{Use: *use, Run: "drain-" + began.UTC().Format("20060102T150405Z"), Since: began.UTC()}
+		// Before it is acted on: it alone knows what the nodes were.
+		if err := a.writeHeld(h); err != nil {
+			return err
+		}
+	}
+	c, err := drain.New(h.Use.Config.WithToken(drain.FromEnv(os.Getenv)))
+	if err != nil {
+		return err
+	}
+	o := h.options(out)
+	limit := out.Deadline + 2*time.Minute
+	if out.Deadline == 0 || o.OwnAlloc != "" {
+		limit = 24 * time.Hour
+	}
+	for _, n := range h.Use.Nodes {
+		if err := c.Drain(ctx, n, o); err != nil {
+			return err
+		}
+	}
+	names := make([]string, 0, len(h.Use.Nodes))
+	for _, n := range h.Use.Nodes {
+		w := drain.WaitOptions{Limit: limit, Progress: a.drainProgress(),
+			Containers: func(ctx context.Context) ([]string, error) { return migrate.NomadContainers(ctx, cli, o.OwnAlloc) }}
+		if err := c.Wait(ctx, n, o, w); err != nil {
+			return err
+		}
+		names = append(names, n.Name)
+	}
+	a.out.result("drained", h, fmt.Sprintf("Empty and out of service after %s: %s. \"storagectl undrain\" gives it back.\n", seconds(time.Since(began)), strings.Join(names, ", ")))
+	return nil
+}
+
+func (a *app) writeHeld(h *held) error {
+	b, err := json.Marshal(h)
+	if err == nil {
+		err = os.MkdirAll(a.stateDir, 0o700)
+	}
+	if err == nil {
+		err = renameio.WriteFile(a.heldPath(), b, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot remember what is drained: %w", err)
+	}
+	return nil
+}
+
+func (a *app) drainProgress() func(drain.Progress) {
+	most := 0
+	return func(p drain.Progress) {
+		most = max(most, p.Left)
+		note := ""
+		if p.Unheard != nil {
+			note = "Nomad does not answer"
+		}
+		a.out.progress(migrate.Progress{Step: "drain", Phase: "drain " + p.Node, Done: int64(most - p.Left), Total: int64(most), Unit: "allocations", Note: note})
+	}
+}
+
+func newUndrain(a *app) *cobra.Command {
+	var tokenFile string
+	cmd := &cobra.Command{
+		Use:   "undrain",
+		Short: "Give back the Nomad nodes that drain took",
+		Long: `undrain waits until the podman driver is healthy and makes the nodes of the last
+"storagectl drain" eligible again, if they were before. A node that another hand made
+eligible meanwhile is an error, once: look why, then undrain again.
+
+` + exitHelp,
+		Example: "  storagectl undrain",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
+			h, err := a.readHeld()
+			if err != nil {
+				return err
+			}
+			if h == nil {
+				return &migrate.Refusal{ID: "not-drained", Text: "nothing is drained by \"storagectl drain\"", Hint: "a run gives its nodes back itself: storagectl status"}
+			}
+			if tokenFile != "" {
+				h.Use.Config.TokenFile = tokenFile
+			}
+			c, err := drain.New(h.Use.Config.WithToken(drain.FromEnv(os.Getenv)))
+			if err != nil {
+				return err
+			}
+			var names []string
+			for _, n := range h.Use.Nodes {
+				if err := c.Return(ctx, n, drain.ReturnOptions{Options: h.options(migrate.Outage{}), Limit: 3 * time.Minute}); err != nil {
+					return err
+				}
+				names = append(names, n.Name)
+			}
+			if err := os.Remove(a.heldPath()); err != nil {
+				return fmt.Errorf("cannot forget the drain: %w", err)
+			}
+			a.out.result("returned", h, fmt.Sprintf("As before the drain again: %s.\n", strings.Join(names, ", ")))
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&tokenFile, "nomad-token-file", "", "a file with the token, closed to others (default: as for the drain, or NOMAD_TOKEN)")
+	return cmd
+}
+
+// cluster tells which maintenance slots are held.
+func (a *app) cluster(ctx context.Context, path, tokenFile string) error {
+	conf := drain.FromEnv(os.Getenv)
+	conf.TokenFile = tokenFile
+	c, err := drain.New(conf)
+	if err != nil {
+		return err
+	}
+	slots, err := c.Slots(ctx, path)
+	if err != nil {
+		return err
+	}
+	var b strings.Builder
+	for _, s := range slots {
+		if s.Held {
+			fmt.Fprintf(&b, "%s  held by %s, run %s, since %s (renewed within %s)\n", s.Path, s.Owner, s.Run, s.Since.Format(time.RFC3339), s.TTL)
+		} else {
+			fmt.Fprintf(&b, "%s  free\n", s.Path)
+		}
+	}
+	if len(slots) == 0 {
+		fmt.Fprintf(&b, "No slot of %s was ever taken.\n", path)
+	}
+	a.out.result("cluster", struct {
+		Slots []drain.Slot `json:"slots"`
+	}{slots}, b.String())
+	return nil
+}

@@ -1,0 +1,146 @@
+package drain
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/storagectl/storagectl/internal/host"
+	"github.com/storagectl/storagectl/internal/podman"
+)
+
+// What is done with busy containers at the deadline.
+const (
+	BusyWait   = "wait"   // wait on
+	BusyStop   = "stop"   // stop them, with a grace
+	BusyRefuse = "refuse" // fail with a [*BusyError]
+)
+
+// BusyOptions say which containers are waited for. A pattern is a label's name
+// or label=value; "*" in either stands for any text (io.prefect.*).
+type BusyOptions struct {
+	Labels   []string             `json:"labels"`
+	Deadline time.Duration        `json:"deadline"`
+	Then     string               `json:"then"`            // BusyWait, BusyStop or BusyRefuse
+	Grace    time.Duration        `json:"grace,omitempty"` // of a stop
+	Progress func(names []string) `json:"-"`
+}
+
+// BusyError reports containers that still work at the deadline.
+type BusyError struct{ Containers []string }
+
+func (e *BusyError) Error() string {
+	return "containers are still at work: " + strings.Join(e.Containers, ", ")
+}
+
+// Matches says whether one of the patterns is about these labels.
+func Matches(labels map[string]string, patterns []string) bool {
+	for _, p := range patterns {
+		key, value, valued := strings.Cut(p, "=")
+		for k, v := range labels {
+			// A bad pattern matches nothing; CheckPatterns says so beforehand.
+			if ok, _ := path.Match(key, k); !ok {
+				continue
+			}
+			if ok, _ := path.Match(value, v); !valued || ok {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// CheckPatterns refuses patterns that can match nothing.
+func CheckPatterns(patterns []string) error {
+	for _, p := range patterns {
+		key, value, _ := strings.Cut(p, "=")
+		for _, part := range []string{key, value} {
+			if _, err := path.Match(part, ""); err != nil || key == "" {
+				return fmt.Errorf("cannot use the label pattern %q", p)
+			}
+		}
+	}
+	return nil
+}
+
+// WaitBusy waits until no running container of the store carries one of the
+// labels.
+func WaitBusy(ctx context.Context, cli podman.CLI, o BusyOptions) error {
+	deadline := time.NewTimer(o.Deadline)
+	defer deadline.Stop()
+	tick := time.NewTicker(time.Second) // the store may have no service that sends events
+	defer tick.Stop()
+	stopped := false
+	for last := ""; ; {
+		list, err := cli.Containers(ctx)
+		if err != nil {
+			return fmt.Errorf("cannot see which containers work: %w", err)
+		}
+		var ids, names []string
+		for _, c := range list {
+			if Running(c.State) && Matches(c.Labels, o.Labels) {
+				ids, names = append(ids, c.ID), append(names, c.Name())
+			}
+		}
+		if len(ids) == 0 {
+			return nil
+		}
+		if now := strings.Join(names, " "); now != last && o.Progress != nil {
+			last = now
+			o.Progress(names)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+			continue
+		case <-deadline.C:
+		}
+		switch {
+		case o.Then == BusyWait:
+		case o.Then == BusyStop && !stopped:
+			stopped = true
+			if err := stop(ctx, cli, ids, o.Grace); err != nil {
+				return err
+			}
+			deadline.Reset(o.Grace + 30*time.Second)
+		default:
+			return &BusyError{Containers: names}
+		}
+	}
+}
+
+// Running says whether a container in this state of podman's has a process.
+func Running(state string) bool {
+	switch strings.ToLower(state) {
+	case "running", "paused", "stopping", "removing":
+		return true
+	}
+	return false
+}
+
+func stop(ctx context.Context, cli podman.CLI, ids []string, grace time.Duration) error {
+	args := append([]string{"stop", "--time", fmt.Sprint(int(grace.Seconds()))}, ids...)
+	cli.Limit = grace + time.Minute
+	if _, err := cli.Run(ctx, nil, args...); err != nil {
+		return fmt.Errorf("cannot stop the containers at work: %w", err)
+	}
+	return nil
+}
+
+// Hook runs a command of the operator's and returns what it wrote: argv as it
+// stands, no shell, a small environment without any token.
+func Hook(ctx context.Context, r *host.Runner, argv []string, timeout time.Duration) (string, error) {
+	out, err := r.Run(ctx, host.Cmd{Argv: argv, Timeout: timeout,
+		Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"}})
+	text := strings.TrimSpace(string(out))
+	if len(text) > 4000 {
+		text = text[:4000] + " …"
+	}
+	if err != nil {
+		return text, fmt.Errorf("cannot run the hook: %w", err)
+	}
+	return text, nil
+}

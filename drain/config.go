@@ -1,0 +1,184 @@
+// Package drain empties a host's Nomad nodes and gives them back, and waits for
+// work that is not Nomad's. It offers plain verbs and believes only what it sees:
+// Nomad's word that a drain is complete is one of several things that must hold.
+package drain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+)
+
+// DefaultAddress is where the nomad command looks for an agent.
+const DefaultAddress = "http://127.0.0.1:4646"
+
+// Config is how to reach Nomad. It can be kept in a journal: the token is no
+// part of its JSON, nor of what it prints as; only the path of a token file is.
+type Config struct {
+	Address       string `json:"address,omitempty"` // http(s)://… or unix:///path (the task API)
+	Region        string `json:"region,omitempty"`
+	Namespace     string `json:"namespace,omitempty"`
+	CACert        string `json:"caCert,omitempty"`
+	CAPath        string `json:"caPath,omitempty"`
+	ClientCert    string `json:"clientCert,omitempty"`
+	ClientKey     string `json:"clientKey,omitempty"` // path
+	TLSServerName string `json:"tlsServerName,omitempty"`
+	SkipVerify    bool   `json:"skipVerify,omitempty"`
+	TokenFile     string `json:"tokenFile,omitempty"`
+
+	token secret
+}
+
+// A secret is a function, because that prints as an address, wherever it stands.
+type secret func() string
+
+func newSecret(s string) secret { return func() string { return s } }
+
+func (s secret) reveal() string {
+	if s == nil {
+		return ""
+	}
+	return s()
+}
+
+// FromEnv reads the variables that the nomad command reads. In an allocation
+// without NOMAD_ADDR it is the task API's socket, where there is one.
+func FromEnv(getenv func(string) string) Config {
+	skip, _ := strconv.ParseBool(getenv("NOMAD_SKIP_VERIFY")) // not a bool: verify
+	c := Config{
+		Address: getenv("NOMAD_ADDR"), Region: getenv("NOMAD_REGION"), Namespace: getenv("NOMAD_NAMESPACE"),
+		CACert: getenv("NOMAD_CACERT"), CAPath: getenv("NOMAD_CAPATH"),
+		ClientCert: getenv("NOMAD_CLIENT_CERT"), ClientKey: getenv("NOMAD_CLIENT_KEY"),
+		TLSServerName: getenv("NOMAD_TLS_SERVER_NAME"), SkipVerify: skip, token: newSecret(getenv("NOMAD_TOKEN")),
+	}
+	if dir := getenv("NOMAD_SECRETS_DIR"); c.Address == "" && dir != "" {
+		if socket := filepath.Join(dir, "api.sock"); isSocket(socket) {
+			c.Address = "unix://" + socket
+		}
+	}
+	return c
+}
+
+// WithToken takes the token from another configuration: a journal has none.
+func (c Config) WithToken(from Config) Config {
+	c.token = from.token
+	return c
+}
+
+func isSocket(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.Mode()&os.ModeSocket != 0
+}
+
+// Client talks to Nomad.
+type Client struct {
+	Config Config
+	api    *api.Client
+}
+
+// New makes a client. A token file counts before NOMAD_TOKEN; it is read now and
+// must be closed to others than its owner and group.
+func New(c Config) (*Client, error) {
+	if c.Address == "" {
+		c.Address = DefaultAddress
+	}
+	token := c.token.reveal()
+	if c.TokenFile != "" {
+		fi, err := os.Stat(c.TokenFile)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the Nomad token: %w", err)
+		}
+		if fi.Mode().Perm()&0o007 != 0 {
+			return nil, fmt.Errorf("cannot use the token file %s: others can read or write it (mode %04o)", c.TokenFile, fi.Mode().Perm())
+		}
+		b, err := os.ReadFile(c.TokenFile)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the Nomad token: %w", err)
+		}
+		token = strings.TrimSpace(string(b))
+	}
+	// The default configuration would read the environment once more.
+	conf := &api.Config{
+		Address: c.Address, Region: c.Region, Namespace: c.Namespace, SecretID: token,
+		TLSConfig: &api.TLSConfig{CACert: c.CACert, CAPath: c.CAPath, ClientCert: c.ClientCert, ClientKey: c.ClientKey,
+			TLSServerName: c.TLSServerName, Insecure: c.SkipVerify},
+	}
+	cl, err := api.NewClient(conf)
+	if err != nil {
+		return nil, fmt.Errorf("cannot talk to Nomad at %s: %w", c.Address, err)
+	}
+	// The library fills what is empty from the environment.
+	cl.SetSecretID(token)
+	return &Client{Config: c, api: cl}, nil
+}
+
+// callLimit bounds one request that does not block on purpose.
+const callLimit = 15 * time.Second
+
+// query is a read that the leader answers: never stale.
+func query(ctx context.Context) *api.QueryOptions {
+	return (&api.QueryOptions{}).WithContext(ctx)
+}
+
+func write(ctx context.Context) *api.WriteOptions {
+	return (&api.WriteOptions{}).WithContext(ctx)
+}
+
+// status is the HTTP status inside an error, 0 where no agent answered.
+func status(err error) int {
+	var u api.UnexpectedResponseError
+	if errors.As(err, &u) && u.HasStatusCode() {
+		return u.StatusCode()
+	}
+	return 0
+}
+
+// Answered says whether an agent answered at all with the error.
+func Answered(err error) bool { return status(err) != 0 }
+
+// passing says whether an error may go away by itself: no agent answers, there
+// is no leader, too many requests.
+func passing(err error) bool {
+	s := status(err)
+	return s == 0 || s == http.StatusTooManyRequests || s >= 500
+}
+
+// retry calls f until it succeeds, fails for good, or ctx ends. What it says
+// then is f's last error.
+func retry(ctx context.Context, f func(context.Context) error) error {
+	wait := 200 * time.Millisecond
+	for {
+		call, cancel := context.WithTimeout(ctx, callLimit)
+		err := f(call)
+		cancel()
+		if err == nil || !passing(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		case <-time.After(wait): // nobody tells when a server is back
+		}
+		wait = min(2*wait, 3*time.Second)
+	}
+}
+
+// Ping asks whether an agent answers and knows a leader.
+func (c *Client) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	var leader string
+	_, err := c.api.Raw().Query("/v1/status/leader", &leader, query(ctx))
+	if err != nil {
+		return fmt.Errorf("cannot reach Nomad at %s: %w", c.Config.Address, err)
+	}
+	return nil
+}

@@ -1,0 +1,49 @@
+package drain
+
+import (
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// TestTaskAPI: in an allocation without NOMAD_ADDR the task API's socket is used,
+// with the token of a file that is closed to others.
+func TestTaskAPI(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, "api.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens := make(chan string, 1)
+	srv := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tokens <- r.Header.Get("X-Nomad-Token")
+		_, _ = w.Write([]byte(`"10.0.0.1:4647"`))
+	})}
+	go func() { _ = srv.Serve(l) }()
+	t.Cleanup(func() { _ = srv.Close() })
+
+	c := FromEnv(func(k string) string { return map[string]string{"NOMAD_SECRETS_DIR": dir, "NOMAD_TOKEN": "other"}[k] })
+	c.TokenFile = filepath.Join(dir, "token")
+	if err := os.WriteFile(c.TokenFile, []byte("from-file\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(c); err == nil {
+		t.Error("a token file that everybody can read is taken")
+	}
+	if err := os.Chmod(c.TokenFile, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cl, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cl.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-tokens; got != "from-file" {
+		t.Errorf("the token was %q", got)
+	}
+}

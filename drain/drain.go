@@ -1,0 +1,428 @@
+package drain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+)
+
+// Options say how a node is drained.
+type Options struct {
+	Run string // whose drain it is; goes into the drain's Meta
+	// Deadline is what Nomad gives the allocations to move away before it stops
+	// them. Zero: as long as they need. There is no force.
+	Deadline     time.Duration
+	IgnoreSystem bool              // leave system jobs where they are
+	Meta         map[string]string // operator, reason, step
+	// OwnAlloc is the allocation that this very program runs in, if it runs on
+	// the node: the drain then has no deadline, and Wait ends it once only this
+	// allocation and those of system jobs are left.
+	OwnAlloc string
+}
+
+func (o Options) meta() map[string]string {
+	m := maps.Clone(o.Meta)
+	if m == nil {
+		m = map[string]string{}
+	}
+	m[MetaRun] = o.Run
+	return m
+}
+
+// Drain sets the drain. A node that is drained for this run already is left as
+// it is; for anybody else it is a [*ForeignDrainError].
+func (c *Client) Drain(ctx context.Context, n Node, o Options) error {
+	info, err := c.look(ctx, n)
+	if err != nil {
+		return err
+	}
+	s := stateOf(info, "")
+	switch {
+	case s.Draining && s.Ours(o.Run):
+		return nil
+	case s.Draining:
+		return foreign(s)
+	}
+	spec := &api.DrainSpec{Deadline: o.Deadline, IgnoreSystemJobs: o.IgnoreSystem}
+	if o.OwnAlloc != "" {
+		spec.Deadline, spec.IgnoreSystemJobs = 0, true
+	}
+	err = c.few(ctx, func(ctx context.Context) error {
+		_, err := c.api.Nodes().UpdateDrainOpts(n.ID, &api.DrainOptions{DrainSpec: spec, Meta: o.meta()}, write(ctx))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("cannot drain node %s: %w", n.Name, err)
+	}
+	// Two at the same moment: the later word counts.
+	if info, err = c.look(ctx, n); err != nil {
+		return err
+	}
+	if s = stateOf(info, ""); !s.Ours(o.Run) {
+		return foreign(s)
+	}
+	return nil
+}
+
+func foreign(s State) error {
+	return &ForeignDrainError{Node: s.Name, AccessorID: s.LastAccessorID, Meta: s.LastMeta, Since: s.LastUpdated}
+}
+
+// Progress is what is left on a node.
+type Progress struct {
+	Node       string         `json:"node"`
+	Left       int            `json:"left"` // allocations that are not client-terminal
+	ByJob      map[string]int `json:"byJob,omitempty"`
+	Containers int            `json:"containers"` // of Nomad, in podman
+	Unheard    error          `json:"-"`          // why Nomad cannot be asked now
+}
+
+// WaitOptions say how long to wait, and what else must hold.
+type WaitOptions struct {
+	// Limit is how long Wait waits in all, by this machine's monotonic clock.
+	Limit time.Duration
+	// Containers lists podman's containers that Nomad started, those of the own
+	// allocation left out. Nil: nobody looks.
+	Containers func(context.Context) ([]string, error)
+	Progress   func(Progress)
+}
+
+// Wait returns nil when the node is seen empty: it has no drain any more, its
+// last drain is this run's and complete, it is ineligible, each allocation is
+// client-terminal, and no container of Nomad is left. Servers that are gone or
+// without a leader are waited for. It fails with [*CanceledError],
+// [*ForeignDrainError], [*EligibleError], [*ChangedError], or, at the limit,
+// [*AliveError]; it never takes a deadline that passed for an empty node.
+func (c *Client) Wait(ctx context.Context, n Node, o Options, w WaitOptions) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	limit := time.NewTimer(w.Limit)
+	defer limit.Stop()
+	changed := c.watch(ctx, n.ID)
+	// Podman sends no word to us: look at its containers by the clock.
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	alive := &AliveError{Node: n.Name, Draining: true}
+	for {
+		done, err := c.empty(ctx, n, o, w, alive)
+		if err != nil || done {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-limit.C:
+			return alive
+		case <-changed:
+		case <-tick.C:
+		}
+	}
+}
+
+// Empty is one look of Wait: whether the node is empty now, by this run's drain.
+func (c *Client) Empty(ctx context.Context, n Node, o Options, containers func(context.Context) ([]string, error)) (bool, error) {
+	var alive AliveError
+	done, err := c.empty(ctx, n, o, WaitOptions{Containers: containers}, &alive)
+	if err == nil && !done && alive.Last != nil {
+		return false, alive.Last
+	}
+	var canceled *CanceledError
+	var eligible *EligibleError
+	if errors.As(err, &canceled) || errors.As(err, &eligible) {
+		return false, nil
+	}
+	return done, err
+}
+
+// empty looks once, and writes into alive what is in the way.
+func (c *Client) empty(ctx context.Context, n Node, o Options, w WaitOptions, alive *AliveError) (bool, error) {
+	p := Progress{Node: n.Name, ByJob: map[string]int{}}
+	defer func() {
+		if w.Progress != nil {
+			w.Progress(p)
+		}
+	}()
+	var s State
+	var allocs []*api.Allocation
+	info, err := c.look(ctx, n)
+	if err == nil {
+		s = stateOf(info, "")
+		allocs, err = c.allocs(ctx, n.ID)
+	}
+	if alive.Last, p.Unheard = err, err; err != nil {
+		if isChanged(err) || ctx.Err() != nil || !passing(err) {
+			return false, err
+		}
+		return false, nil // a server that is gone may come back
+	}
+	alive.Draining, alive.Allocs, alive.Containers = s.Draining, nil, nil
+	moving := 0 // what an own allocation's drain waits for
+	for _, a := range allocs {
+		if a.ClientTerminalStatus() || a.ID == o.OwnAlloc {
+			continue
+		}
+		system := a.Job != nil && a.Job.Type != nil && *a.Job.Type == api.JobTypeSystem
+		if system && (o.IgnoreSystem || o.OwnAlloc != "") {
+			continue // the containers tell whether it is in the store's way
+		}
+		moving++
+		alive.Allocs = append(alive.Allocs, a.JobID+"/"+a.ID[:8])
+		p.ByJob[a.JobID]++
+	}
+	p.Left = moving
+	if w.Containers != nil {
+		if alive.Containers, err = w.Containers(ctx); err != nil {
+			return false, err
+		}
+		p.Containers = len(alive.Containers)
+	}
+	if err := c.still(s, o); err != nil {
+		return false, err
+	}
+	if s.Draining {
+		if o.OwnAlloc == "" || moving > 0 {
+			return false, nil
+		}
+		return false, c.cancelOwn(ctx, n, o)
+	}
+	return moving == 0 && len(alive.Containers) == 0, nil
+}
+
+// still fails if the drain is not this run's any more.
+func (c *Client) still(s State, o Options) error {
+	switch {
+	case s.Draining && !s.Ours(o.Run):
+		return foreign(s)
+	case s.Draining:
+		return nil
+	case s.Eligible:
+		if s.LastStatus == string(api.DrainStatusCanceled) {
+			return &CanceledError{Node: s.Name, AccessorID: s.LastAccessorID, Meta: s.LastMeta, At: s.LastUpdated}
+		}
+		return &EligibleError{Node: s.Name}
+	case !s.Ours(o.Run):
+		return foreign(s)
+	case s.LastStatus == string(api.DrainStatusCanceled) && s.LastMeta[metaOwn] == "":
+		return &CanceledError{Node: s.Name, AccessorID: s.LastAccessorID, Meta: s.LastMeta, At: s.LastUpdated}
+	}
+	return nil
+}
+
+// metaOwn marks a drain that the allocation on the node itself ended.
+const metaOwn = "storagectl.ended-by-allocation"
+
+// cancelOwn ends the drain while the node stays ineligible: an allocation would
+// block the drain of its own node for ever, and be killed at a deadline.
+func (c *Client) cancelOwn(ctx context.Context, n Node, o Options) error {
+	meta := o.meta()
+	meta[metaOwn] = o.OwnAlloc
+	err := c.few(ctx, func(ctx context.Context) error {
+		_, err := c.api.Nodes().UpdateDrainOpts(n.ID, &api.DrainOptions{MarkEligible: false, Meta: meta}, write(ctx))
+		return err
+	})
+	if err != nil && !passing(err) {
+		return fmt.Errorf("cannot end the drain of node %s: %w", n.Name, err)
+	}
+	return nil // looked at again
+}
+
+// allocs lists the allocations of a node that the token may see.
+func (c *Client) allocs(ctx context.Context, id string) ([]*api.Allocation, error) {
+	var list []*api.Allocation
+	err := c.few(ctx, func(ctx context.Context) (err error) {
+		list, _, err = c.api.Nodes().Allocations(id, query(ctx))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the allocations of node %s: %w", id, err)
+	}
+	return list, nil
+}
+
+// watch tells, through blocking queries, that the node or its allocations may
+// have changed. What it reads decides nothing.
+func (c *Client) watch(ctx context.Context, id string) <-chan struct{} {
+	changed := make(chan struct{}, 1)
+	follow := func(read func(q *api.QueryOptions) (*api.QueryMeta, error)) {
+		var index uint64
+		for ctx.Err() == nil {
+			q := query(ctx)
+			q.WaitIndex, q.WaitTime = index, time.Minute
+			meta, err := read(q)
+			if err != nil {
+				select { // the looks between tell what is wrong
+				case <-ctx.Done():
+				case <-time.After(time.Second):
+				}
+				index = 0
+				continue
+			}
+			if meta.LastIndex < index { // a restored server
+				index = 0
+				continue
+			}
+			index = meta.LastIndex
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		}
+	}
+	go follow(func(q *api.QueryOptions) (*api.QueryMeta, error) {
+		_, m, err := c.api.Nodes().Info(id, q)
+		return m, err
+	})
+	go follow(func(q *api.QueryOptions) (*api.QueryMeta, error) {
+		_, m, err := c.api.Nodes().Allocations(id, q)
+		return m, err
+	})
+	return changed
+}
+
+// StillOut fails unless the node is out of service by this run's drain: for a
+// look before a change that cannot bear new work.
+func (c *Client) StillOut(ctx context.Context, n Node, o Options) error {
+	info, err := c.look(ctx, n)
+	if err != nil {
+		return err
+	}
+	s := stateOf(info, "")
+	if err := c.still(s, o); err != nil {
+		return err
+	}
+	if s.Draining {
+		return &AliveError{Node: n.Name, Draining: true}
+	}
+	return nil
+}
+
+// ReturnOptions say how a node is given back.
+type ReturnOptions struct {
+	Options
+	Driver string        // podman if empty
+	Limit  time.Duration // for the driver to become healthy
+}
+
+// Return waits until the node is ready and its driver detected and healthy, and
+// makes it eligible if n, as it was found before the drain, was. It fails with
+// [*EligibleError] if another hand did so, and with [*DriverError] at the limit;
+// the node stays ineligible then.
+func (c *Client) Return(ctx context.Context, n Node, o ReturnOptions) error {
+	if o.Driver == "" {
+		o.Driver = "podman"
+	}
+	s, err := c.fit(ctx, n, o.Driver, o.Limit, func(s State) error { return c.still(s, o.Options) })
+	if err != nil {
+		return err
+	}
+	if !n.Eligible && !s.Draining {
+		return nil
+	}
+	return c.SetEligible(ctx, n, s.Draining)
+}
+
+// SetEligible restores what n was before the drain, and looks whether it is so.
+func (c *Client) SetEligible(ctx context.Context, n Node, draining bool) error {
+	err := c.few(ctx, func(ctx context.Context) error {
+		var err error
+		if draining { // a drain that did not end: end it with the node as it was
+			_, err = c.api.Nodes().UpdateDrainOpts(n.ID, &api.DrainOptions{MarkEligible: n.Eligible}, write(ctx))
+		} else {
+			_, err = c.api.Nodes().ToggleEligibility(n.ID, n.Eligible, write(ctx))
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("cannot give node %s back: %w", n.Name, err)
+	}
+	info, err := c.look(ctx, n)
+	if err != nil {
+		return err
+	}
+	if s := stateOf(info, ""); s.Eligible != n.Eligible || s.Draining {
+		return fmt.Errorf("cannot give node %s back: Nomad took the word, and it is eligible: %v, draining: %v", n.Name, s.Eligible, s.Draining)
+	}
+	return nil
+}
+
+// IsNomads says whether a container was started by Nomad: by the labels that
+// newer drivers set, or by the driver's way to name it, task-allocation (all
+// that nomad-driver-podman 0.4 sets). alloc is "" where only a label tells.
+func IsNomads(names []string, labels map[string]string) (alloc string, is bool) {
+	for k, v := range labels {
+		if k == labelAlloc {
+			return v, true
+		}
+		is = is || (len(k) > len(labelPrefix) && k[:len(labelPrefix)] == labelPrefix)
+	}
+	for _, name := range names {
+		if len(name) > uuidLen+1 && name[len(name)-uuidLen-1] == '-' && isUUID(name[len(name)-uuidLen:]) {
+			return name[len(name)-uuidLen:], true
+		}
+	}
+	return "", is
+}
+
+const (
+	labelPrefix = "com.hashicorp.nomad."
+	labelAlloc  = labelPrefix + "alloc_id"
+	// LabelNamespace is set by newer drivers where extra_labels asks for it.
+	LabelNamespace = labelPrefix + "namespace"
+	uuidLen        = 36
+)
+
+func isUUID(s string) bool {
+	for i, r := range []byte(s) {
+		dash := slices.Contains([]int{8, 13, 18, 23}, i)
+		if dash != (r == '-') || (!dash && (r < '0' || (r > '9' && r < 'a') || r > 'f')) {
+			return false
+		}
+	}
+	return true
+}
+
+// WaitDriver waits until the node is ready and its driver detected and healthy,
+// whatever its drain. It fails with [*DriverError] at the limit.
+func (c *Client) WaitDriver(ctx context.Context, n Node, driver string, limit time.Duration) error {
+	_, err := c.fit(ctx, n, driver, limit, func(State) error { return nil })
+	return err
+}
+
+// fit waits until the node is ready and its driver healthy; check may end that.
+func (c *Client) fit(ctx context.Context, n Node, driver string, limit time.Duration, check func(State) error) (State, error) {
+	waiting, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	changed := c.watch(waiting, n.ID)
+	var s State
+	for {
+		info, err := c.look(waiting, n)
+		if err == nil {
+			s = stateOf(info, driver)
+			if err := check(s); err != nil {
+				return s, err
+			}
+			if s.Status == api.NodeStatusReady && s.DriverDetected && s.DriverHealthy {
+				return s, nil
+			}
+		} else if waiting.Err() == nil && (isChanged(err) || !passing(err)) {
+			return s, err
+		}
+		select {
+		case <-waiting.Done():
+			if ctx.Err() != nil {
+				return s, ctx.Err()
+			}
+			if err != nil && s.ID == "" {
+				return s, err
+			}
+			return s, &DriverError{Node: n.Name, Driver: driver, Why: fmt.Sprintf("the node is %s; the driver: %s", s.Status, s.DriverSays)}
+		case <-changed:
+		case <-time.After(2 * time.Second): // an unreachable server sends no word
+		}
+	}
+}

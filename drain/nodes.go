@@ -1,0 +1,255 @@
+package drain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+)
+
+// Find says which nodes are this host's.
+type Find struct {
+	// Nodes are names or ids; given, nothing else is looked for.
+	Nodes []string
+	// Agents are addresses of further local agents beside the configured one.
+	Agents []string
+	// Driver that places containers in the store: podman if empty.
+	Driver string
+	// Rootless says whose store it is: nodes whose driver says otherwise cannot
+	// place containers in it.
+	Rootless bool
+}
+
+// Node is a node as it was found.
+type Node struct {
+	ID         string `json:"id"`
+	Name       string `json:"name"`
+	Datacenter string `json:"datacenter"`
+	Pool       string `json:"pool"`
+	// Eligible is whether it took work then: so it is given back.
+	Eligible bool `json:"eligible"`
+}
+
+// HostNodes finds the nodes of this host that can place containers in the
+// store. A node is this host's if a local agent says that it is it, or if its
+// host name is ours and its address is one of our interfaces'. It fails with
+// [ErrNoNode] if there is none, and refuses names that are not unique.
+func (c *Client) HostNodes(ctx context.Context, f Find) ([]Node, error) {
+	if f.Driver == "" {
+		f.Driver = "podman"
+	}
+	var stubs []*api.NodeListStub
+	err := c.few(ctx, func(ctx context.Context) (err error) {
+		stubs, _, err = c.api.Nodes().List(query(ctx))
+		return err
+	})
+	if status(err) == http.StatusForbidden {
+		return nil, rightsError(nil, Rights{}, "node:write (and so node:read)")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot list Nomad's nodes: %w", err)
+	}
+	if len(f.Nodes) > 0 {
+		return c.named(ctx, stubs, f.Nodes)
+	}
+	own, err := c.agentNodes(ctx, f.Agents)
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := localAddrs()
+	if err != nil {
+		return nil, err
+	}
+	hostname, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("cannot find this host's nodes: %w", err)
+	}
+	var nodes []Node
+	for _, s := range stubs {
+		if s.Status == api.NodeStatusDown || (!slices.Contains(own, s.ID) && !slices.Contains(addrs, s.Address)) {
+			continue
+		}
+		n, err := c.info(ctx, s.ID)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(own, s.ID) && n.Attributes["unique.hostname"] != hostname {
+			continue
+		}
+		rootless := n.Attributes["driver."+f.Driver+".rootless"]
+		// A driver that is not detected now may be a minute later.
+		if n.Drivers[f.Driver] == nil || (rootless != "" && f.Driver == "podman" && isTrue(rootless) != f.Rootless) {
+			continue
+		}
+		nodes = append(nodes, nodeOf(n))
+	}
+	if len(nodes) == 0 {
+		return nil, ErrNoNode
+	}
+	return nodes, nil
+}
+
+func isTrue(s string) bool { return s == "true" || s == "1" }
+
+func nodeOf(n *api.Node) Node {
+	return Node{ID: n.ID, Name: n.Name, Datacenter: n.Datacenter, Pool: n.NodePool, Eligible: n.SchedulingEligibility == api.NodeSchedulingEligible}
+}
+
+func (c *Client) named(ctx context.Context, stubs []*api.NodeListStub, names []string) ([]Node, error) {
+	var nodes []Node
+	for _, name := range names {
+		var found []string
+		for _, s := range stubs {
+			if s.ID == name || (s.Name == name && s.Status != api.NodeStatusDown) {
+				found = append(found, s.ID)
+			}
+		}
+		if len(found) == 0 {
+			return nil, fmt.Errorf("%w: there is no node %q", ErrNoNode, name)
+		}
+		if len(found) > 1 {
+			return nil, fmt.Errorf("cannot choose node %q: %v have that name; give an id", name, found)
+		}
+		n, err := c.info(ctx, found[0])
+		if err != nil {
+			return nil, err
+		}
+		nodes = append(nodes, nodeOf(n))
+	}
+	return nodes, nil
+}
+
+// agentNodes asks local agents who they are. That needs agent:read, which the
+// least policy does not have: not being allowed to ask is no error.
+func (c *Client) agentNodes(ctx context.Context, addrs []string) ([]string, error) {
+	clients := []*Client{c}
+	for _, a := range addrs {
+		conf := c.Config
+		conf.Address = a
+		cl, err := New(conf)
+		if err != nil {
+			return nil, err
+		}
+		clients = append(clients, cl)
+	}
+	var ids []string
+	for i, cl := range clients {
+		if i == 0 && !local(cl.Config.Address) {
+			continue
+		}
+		call, cancel := context.WithTimeout(ctx, 5*time.Second)
+		var self api.AgentSelf
+		_, err := cl.api.Raw().Query("/v1/agent/self", &self, query(call))
+		cancel()
+		if err != nil {
+			if i > 0 && status(err) == 0 { // asked for, and not there
+				return nil, fmt.Errorf("cannot ask the agent at %s: %w", cl.Config.Address, err)
+			}
+			continue
+		}
+		if id := self.Stats["client"]["node_id"]; id != "" {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// local says whether an agent's address is this host's.
+func local(addr string) bool {
+	u, err := parseAddress(addr)
+	if err != nil {
+		return false
+	}
+	if u.Scheme == "unix" || u.Hostname() == "localhost" {
+		return true
+	}
+	addrs, err := localAddrs()
+	return err == nil && slices.Contains(addrs, u.Hostname())
+}
+
+func localAddrs() ([]string, error) {
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("cannot list this host's addresses: %w", err)
+	}
+	addrs := make([]string, 0, len(list))
+	for _, a := range list {
+		if n, ok := a.(*net.IPNet); ok {
+			addrs = append(addrs, n.IP.String())
+		}
+	}
+	return addrs, nil
+}
+
+// few tries some seconds: for looks that nothing depends on yet.
+func (c *Client) few(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	return retry(ctx, f)
+}
+
+// info is the node as the leader has it now.
+func (c *Client) info(ctx context.Context, id string) (*api.Node, error) {
+	var n *api.Node
+	err := c.few(ctx, func(ctx context.Context) (err error) {
+		n, _, err = c.api.Nodes().Info(id, query(ctx))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot look at node %s: %w", id, err)
+	}
+	return n, nil
+}
+
+// look is info for a node that must still be there under its id.
+func (c *Client) look(ctx context.Context, n Node) (*api.Node, error) {
+	info, err := c.info(ctx, n.ID)
+	if status(err) != http.StatusNotFound {
+		if err == nil {
+			return info, c.other(ctx, n)
+		}
+		return nil, err
+	}
+	if other := c.other(ctx, n); other != nil {
+		return nil, other
+	}
+	return nil, &ChangedError{Name: n.Name, Was: n.ID}
+}
+
+// other finds a node of the same name that lives under another id, while ours
+// does not live: a client whose data folder was lost.
+func (c *Client) other(ctx context.Context, n Node) error {
+	var stubs []*api.NodeListStub
+	err := c.few(ctx, func(ctx context.Context) (err error) {
+		stubs, _, err = c.api.Nodes().List(query(ctx))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("cannot list Nomad's nodes: %w", err)
+	}
+	now := ""
+	for _, s := range stubs {
+		switch {
+		case s.ID == n.ID && s.Status != api.NodeStatusDown:
+			return nil
+		case s.ID != n.ID && s.Name == n.Name && s.Status == api.NodeStatusReady:
+			now = s.ID
+		}
+	}
+	if now == "" {
+		return nil // down, and nobody in its place: it may come back
+	}
+	return &ChangedError{Name: n.Name, Was: n.ID, Now: now}
+}
+
+// isChanged is for callers that go on with other errors.
+func isChanged(err error) bool {
+	var c *ChangedError
+	return errors.As(err, &c)
+}

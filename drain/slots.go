@@ -1,0 +1,278 @@
+package drain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+)
+
+// DefaultSlotPath is where the slots of a whole cluster are; those of a node
+// pool or a datacenter are in a path of their own.
+const DefaultSlotPath = "storagectl/slots/cluster"
+
+// slotSpace is the namespace of the slots, whatever namespace jobs use.
+const slotSpace = "default"
+
+// SlotOptions say which slot is wanted and for whom.
+type SlotOptions struct {
+	Path  string        // DefaultSlotPath if empty
+	Slots int           // at most so many at a time
+	Run   string        // whose it is
+	Owner string        // user@host, for people
+	TTL   time.Duration // 10 s to 24 h; 30 s if zero: a dead owner's slot is free after TTL and as long again
+	// Mine is the slot that a run had before it was cut off.
+	Mine *SlotRef
+	// Waiting is told once who is in the way.
+	Waiting func([]Slot)
+}
+
+// SlotRef is what a resumed run needs to take its own slot again.
+type SlotRef struct {
+	Path string `json:"path"`
+	Lock string `json:"lock"`
+}
+
+// Slot is a slot as others see it.
+type Slot struct {
+	Path  string    `json:"path"`
+	Held  bool      `json:"held"`
+	Owner string    `json:"owner,omitempty"`
+	Run   string    `json:"run,omitempty"`
+	Since time.Time `json:"since,omitzero"`
+	TTL   string    `json:"ttl,omitempty"`
+}
+
+// Lease is a held slot. It renews itself until Release, or until it is lost.
+type Lease struct {
+	Ref SlotRef
+
+	c      *Client
+	ttl    time.Duration
+	cancel context.CancelFunc
+	lost   chan struct{} // closed when another may hold the slot
+	ended  chan struct{} // closed when the renewal has ended
+}
+
+// Lost is closed when the lease is lost.
+func (l *Lease) Lost() <-chan struct{} { return l.lost }
+
+// Err is [ErrLost] once the lease is lost.
+func (l *Lease) Err() error {
+	select {
+	case <-l.lost:
+		return fmt.Errorf("%w: %s", ErrLost, l.Ref.Path)
+	default:
+		return nil
+	}
+}
+
+// AcquireSlot waits until a slot is free, takes it and keeps it renewed. ctx
+// bounds the wait alone; Release ends the lease.
+func (c *Client) AcquireSlot(ctx context.Context, o SlotOptions) (*Lease, error) {
+	if o.Path == "" {
+		o.Path = DefaultSlotPath
+	}
+	if o.TTL == 0 {
+		o.TTL = 30 * time.Second
+	}
+	if o.Slots < 1 {
+		return nil, fmt.Errorf("cannot take one of %d slots", o.Slots)
+	}
+	if o.Mine != nil {
+		err := c.few(ctx, func(ctx context.Context) error { return c.renew(ctx, *o.Mine, o.TTL) })
+		if err == nil {
+			return c.hold(*o.Mine, o.TTL), nil
+		}
+		if !taken(err) {
+			return nil, c.slotError(err, o)
+		}
+	}
+	for told := false; ; {
+		for i := 1; i <= o.Slots; i++ {
+			ref, err := c.tryLock(ctx, fmt.Sprintf("%s/%d", o.Path, i), o)
+			if err == nil {
+				return c.hold(ref, o.TTL), nil
+			}
+			if !taken(err) {
+				return nil, c.slotError(err, o)
+			}
+		}
+		if !told && o.Waiting != nil {
+			slots, err := c.Slots(ctx, o.Path)
+			if err != nil {
+				return nil, err
+			}
+			o.Waiting(slots)
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("cannot get one of the %d slots of %s: %w", o.Slots, o.Path, ctx.Err())
+		case <-time.After(2 * time.Second): // a variable that is locked cannot be watched for its end
+		}
+	}
+}
+
+func (c *Client) slotError(err error, o SlotOptions) error {
+	if status(err) == http.StatusForbidden {
+		return rightsError([]string{"variables " + o.Path + ": read, write, list"}, Rights{SlotPath: o.Path})
+	}
+	return fmt.Errorf("cannot get a slot of %s: %w", o.Path, err)
+}
+
+func taken(err error) bool { return status(err) == http.StatusConflict }
+
+func (c *Client) slotWrite(ctx context.Context) *api.WriteOptions {
+	w := write(ctx)
+	w.Namespace = slotSpace
+	return w
+}
+
+func (c *Client) tryLock(ctx context.Context, path string, o SlotOptions) (SlotRef, error) {
+	v := &api.Variable{Namespace: slotSpace, Path: path,
+		Items: api.VariableItems{"owner": o.Owner, "run": o.Run, "since": time.Now().UTC().Format(time.RFC3339)},
+		Lock:  &api.VariableLock{TTL: o.TTL.String(), LockDelay: max(o.TTL/3, 10*time.Second).String()}}
+	var out *api.Variable
+	err := c.few(ctx, func(ctx context.Context) (err error) {
+		out, _, err = c.api.Variables().AcquireLock(v, c.slotWrite(ctx))
+		return err
+	})
+	if err != nil {
+		return SlotRef{}, err
+	}
+	if out == nil || out.LockID() == "" {
+		return SlotRef{}, errors.New("Nomad gave a lock without an id") //nolint:staticcheck // a name
+	}
+	ref := SlotRef{Path: path, Lock: out.LockID()}
+	// Only a management token sees whether a variable is locked. But both the
+	// release and the expiry of a lock change the variable's index: whoever
+	// knows the index of the acquisition knows whether the lock is still held.
+	v.Items["index"] = strconv.FormatUint(out.ModifyIndex, 10)
+	v.Items["ttl"] = o.TTL.String()
+	note := &api.Variable{Namespace: slotSpace, Path: path + holder, Items: v.Items}
+	err = c.few(ctx, func(ctx context.Context) error {
+		_, _, err := c.api.Variables().Update(note, c.slotWrite(ctx))
+		return err
+	})
+	if err != nil {
+		return SlotRef{}, errors.Join(err, c.ReleaseSlot(ctx, ref))
+	}
+	return ref, nil
+}
+
+// holder is where a slot's last holder is written down, below the slot itself.
+const holder = "/holder"
+
+func (c *Client) renew(ctx context.Context, ref SlotRef, ttl time.Duration) error {
+	v := &api.Variable{Namespace: slotSpace, Path: ref.Path, Lock: &api.VariableLock{ID: ref.Lock, TTL: ttl.String()}}
+	_, _, err := c.api.Variables().RenewLock(v, c.slotWrite(ctx))
+	return err
+}
+
+// hold renews the lease three times in each TTL. It is lost when Nomad says so,
+// or when no renewal came through for a TTL: by the monotonic clock, so that a
+// clock that is set does not matter.
+func (c *Client) hold(ref SlotRef, ttl time.Duration) *Lease {
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &Lease{Ref: ref, c: c, ttl: ttl, cancel: cancel, lost: make(chan struct{}), ended: make(chan struct{})}
+	go func() {
+		defer close(l.ended)
+		last := time.Now()
+		wait := ttl / 3
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(wait):
+			}
+			call, done := context.WithTimeout(ctx, ttl/3)
+			asked := time.Now()
+			err := c.renew(call, ref, ttl)
+			done()
+			switch {
+			case ctx.Err() != nil:
+				return
+			case err == nil:
+				last, wait = asked, ttl/3
+			case !passing(err), time.Since(last) >= ttl:
+				close(l.lost)
+				return
+			default:
+				wait = min(time.Second, max(0, ttl-time.Since(last)))
+			}
+		}
+	}()
+	return l
+}
+
+// Leave stops the renewal and leaves the slot to time: for a run that will be
+// resumed.
+func (l *Lease) Leave() {
+	l.cancel()
+	<-l.ended
+}
+
+// Release gives the slot back.
+func (l *Lease) Release(ctx context.Context) error {
+	l.Leave()
+	return l.c.ReleaseSlot(ctx, l.Ref)
+}
+
+// ReleaseSlot gives a slot back. A slot that is not ours any more is no error.
+func (c *Client) ReleaseSlot(ctx context.Context, ref SlotRef) error {
+	v := &api.Variable{Namespace: slotSpace, Path: ref.Path, Lock: &api.VariableLock{ID: ref.Lock}}
+	err := c.few(ctx, func(ctx context.Context) error {
+		_, _, err := c.api.Variables().ReleaseLock(v, c.slotWrite(ctx))
+		return err
+	})
+	if err != nil && !taken(err) && status(err) != http.StatusBadRequest {
+		return fmt.Errorf("cannot give slot %s back: %w", ref.Path, err)
+	}
+	return nil
+}
+
+// Slots lists the slots under a path that were ever used.
+func (c *Client) Slots(ctx context.Context, path string) ([]Slot, error) {
+	if path == "" {
+		path = DefaultSlotPath
+	}
+	var metas []*api.VariableMetadata
+	err := c.few(ctx, func(ctx context.Context) (err error) {
+		q := query(ctx)
+		q.Namespace = slotSpace
+		metas, _, err = c.api.Variables().PrefixList(path+"/", q)
+		return err
+	})
+	if err != nil {
+		return nil, c.slotError(err, SlotOptions{Path: path})
+	}
+	var slots []Slot
+	for _, m := range metas {
+		if _, err := strconv.Atoi(m.Path[strings.LastIndexByte(m.Path, '/')+1:]); err != nil {
+			continue
+		}
+		var v *api.Variable
+		err := c.few(ctx, func(ctx context.Context) (err error) {
+			q := query(ctx)
+			q.Namespace = slotSpace
+			v, _, err = c.api.Variables().Peek(m.Path+holder, q)
+			return err
+		})
+		if err != nil {
+			return nil, c.slotError(err, SlotOptions{Path: path})
+		}
+		s := Slot{Path: m.Path, Held: v != nil && v.Items["index"] == strconv.FormatUint(m.ModifyIndex, 10)}
+		if s.Held {
+			s.Owner, s.Run, s.TTL = v.Items["owner"], v.Items["run"], v.Items["ttl"]
+			s.Since, _ = time.Parse(time.RFC3339, v.Items["since"]) // zero: not known
+		}
+		slots = append(slots, s)
+	}
+	return slots, nil
+}

@@ -1,0 +1,234 @@
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+
+	"github.com/storagectl/storagectl/integration/lab/nomad"
+)
+
+// background starts storagectl as ctl does and returns its end.
+func (w *nomadWorld) background(args ...string) <-chan result {
+	done := make(chan result, 1)
+	go func() { done <- w.ctl("", args...) }()
+	return done
+}
+
+// until waits for a step to have this mark in the latest run.
+func (w *nomadWorld) until(t *testing.T, done <-chan result, step, mark string) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if w.step(step) == mark {
+			return
+		}
+		select {
+		case r := <-done:
+			t.Fatalf("step %s was not %s at the end: %s", step, mark, r)
+		default:
+		}
+	}
+	t.Fatalf("step %s was not %s within a minute", step, mark)
+}
+
+func (w *nomadWorld) step(name string) string {
+	r := w.ctl("", "status", "--json")
+	var m struct {
+		Steps []struct{ Name, Mark string }
+	}
+	if r.code != exitDone || json.Unmarshal([]byte(r.stdout), &m) != nil {
+		return ""
+	}
+	for _, s := range m.Steps {
+		if s.Name == name {
+			return s.Mark
+		}
+	}
+	return ""
+}
+
+// TestNomadBadDays on one cluster, one after the other.
+func TestNomadBadDays(t *testing.T) {
+	t.Parallel()
+	w := newNomadWorld(t, nomad.Options{})
+	a := w.Clients[0]
+	admin, err := w.API("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := nomad.ServiceJob("web", "localhost/lab/base:1", 2)
+	if err := w.RunJob(w.ctx, web, 2); err != nil {
+		t.Fatal(err)
+	}
+
+	t.Run("off", func(t *testing.T) {
+		// Without a drain Nomad's containers are in the way like any other.
+		r := w.ctl("", w.migrate("--nomad", "off", "--dry-run")...)
+		if r.code != exitRefused || !strings.Contains(r.stderr, "holds containers") {
+			t.Errorf("--nomad off: %s", r)
+		}
+		if r := w.ctl("", w.migrate("--nomad", "http://10.77.0.99:4646", "--dry-run")...); r.code != exitRefused {
+			t.Errorf("an address where nobody is: %s", r)
+		}
+	})
+
+	t.Run("drain and undrain by hand", func(t *testing.T) {
+		w.must("", "drain", "--user", "hashi", "--reason", "by hand")
+		if w.eligible(a) {
+			t.Error("drained, and eligible")
+		}
+		if left := w.a.podman("ps", "-aq"); left != "" {
+			t.Errorf("containers left: %s", left)
+		}
+		w.must("", "undrain")
+		if !w.eligible(a) {
+			t.Error("not given back")
+		}
+		if r := w.ctl("", "undrain"); r.code != exitRefused {
+			t.Errorf("a second undrain: %s", r)
+		}
+	})
+
+	t.Run("drained for somebody else", func(t *testing.T) {
+		slow := nomad.ServiceJob("slow", "localhost/lab/base:1", 1).Constrain(api.NewConstraint("${node.unique.id}", "=", a.ID))
+		slow.TaskGroups[0].Tasks[0].KillTimeout = new(20 * time.Second)
+		slow.TaskGroups[0].Tasks[0].Config["args"] = []string{"sh", "-c", "trap '' TERM INT; while :; do sleep 1; done"}
+		if err := w.RunJob(w.ctx, slow, 1); err != nil {
+			t.Fatal(err)
+		}
+		_, err := admin.Nodes().UpdateDrainOpts(a.ID, &api.DrainOptions{DrainSpec: &api.DrainSpec{Deadline: time.Hour}, Meta: map[string]string{"why": "kernel"}}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := w.ctl("", w.migrate()...)
+		if r.code != exitRefused || !strings.Contains(r.stderr, "why=kernel") {
+			t.Errorf("drained for somebody else: %s", r)
+		}
+		_, _, err = admin.Jobs().Deregister("slow", false, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := admin.Nodes().UpdateDrain(a.ID, nil, true, nil); err != nil {
+			t.Fatal(err)
+		}
+		w.empty("slow")
+	})
+
+	// A container at work holds the run between the drain and the stop.
+	const gate = "podman run -d --name gate --rm --label io.prefect.flow-run-id=1 --network=none localhost/lab/base:1 /bin/busybox sleep 1000"
+	gated := w.migrate("--busy-label", "io.prefect.*", "--busy-deadline", "2m", "--slots", "1")
+
+	t.Run("eligible again by another hand", func(t *testing.T) {
+		w.a.script("hashi", gate+" </dev/null >/dev/null")
+		done := w.background(gated...)
+		w.until(t, done, "wait-busy", "begun")
+		if _, err := admin.Nodes().ToggleEligibility(a.ID, true, nil); err != nil {
+			t.Fatal(err)
+		}
+		w.a.podman("rm", "-f", "-t", "0", "gate")
+		r := <-done
+		if r.code == exitDone || !strings.Contains(r.stderr, "made eligible again by another hand") {
+			t.Errorf("went on: %s", r)
+		}
+		if got := w.step("swap"); got == "done" {
+			t.Error("the stores changed places")
+		}
+		if r := w.must("", "status"); !strings.Contains(r.stdout, "another hand") || !strings.Contains(r.stdout, "held ") {
+			t.Errorf("status does not say why: %s", r)
+		}
+		w.must("", "rollback")
+		if d := w.a.driver(); d != "vfs" {
+			t.Errorf("podman is on %s", d)
+		}
+		if !w.eligible(a) {
+			t.Error("not eligible after the rollback")
+		}
+	})
+
+	t.Run("killed in the middle", func(t *testing.T) {
+		w.a.script("hashi", gate+" </dev/null >/dev/null")
+		done := w.background(gated...)
+		w.until(t, done, "wait-busy", "begun")
+		w.a.script("root", "pkill -KILL -x storagectl")
+		if r := <-done; r.code == exitDone {
+			t.Fatalf("not killed: %s", r)
+		}
+		if w.eligible(a) {
+			t.Error("the node takes work, though the run is not over")
+		}
+		if r := w.must("", "status", "--cluster"); !strings.Contains(r.stdout, "held by") {
+			t.Errorf("the slot of a run that was just killed: %s", r)
+		}
+		w.a.podman("rm", "-f", "-t", "0", "gate")
+		// The servers go away and come back while it goes on.
+		w.StopServer(0)
+		time.AfterFunc(5*time.Second, func() {
+			if err := w.StartServer(w.ctx, 0); err != nil {
+				t.Error(err)
+			}
+		})
+		w.must("", "resume")
+		if d := w.a.driver(); d != "overlay" {
+			t.Errorf("podman is on %s", d)
+		}
+		if !w.eligible(a) {
+			t.Error("not given back")
+		}
+		if r := w.must("", "status", "--cluster"); strings.Contains(r.stdout, "held by") {
+			t.Errorf("the slot was not given back: %s", r)
+		}
+	})
+}
+
+// empty waits until no allocation of a job runs.
+func (w *nomadWorld) empty(job string) {
+	w.t.Helper()
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		allocs, err := w.Allocs(job)
+		alive := err != nil
+		for _, a := range allocs {
+			alive = alive || a.ClientStatus == api.AllocClientStatusRunning
+		}
+		for _, a := range allocs {
+			alive = alive || strings.Contains(w.a.podman("ps", "-a", "--format", "{{.Names}}"), a.ID)
+		}
+		if !alive {
+			return
+		}
+	}
+	w.t.Fatalf("job %s does not end", job)
+}
+
+// TestNomadPodmanDown: podman's socket goes away in mid-drain. Nomad calls the
+// drain complete at its deadline; the containers run, and the run stops.
+func TestNomadPodmanDown(t *testing.T) {
+	t.Parallel()
+	w := newNomadWorld(t, nomad.Options{})
+	if err := w.RunJob(w.ctx, nomad.ServiceJob("web", "localhost/lab/base:1", 2), 2); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(w.ctx, time.Minute)
+	defer cancel()
+	if _, err := w.a.node.Script(ctx, "hashi", "systemctl --user mask --now --quiet podman.socket podman.service"); err != nil {
+		t.Fatal(err)
+	}
+	r := w.ctl("", "drain", "--user", "hashi", "--drain-deadline", "5s")
+	if r.code == exitDone || !strings.Contains(r.stderr, "containers of Nomad are left") {
+		t.Errorf("a container runs: %s", r)
+	}
+	n, err := w.Node(w.Clients[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("Nomad said %s; we said: %s", n.LastDrain.Status, r.stderr)
+	if w.a.podman("ps", "-q") == "" {
+		t.Error("no container runs: the test shows nothing")
+	}
+	if n.SchedulingEligibility != api.NodeSchedulingIneligible {
+		t.Error("the node takes work")
+	}
+}
