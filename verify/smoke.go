@@ -134,6 +134,13 @@ func (t *smokeTest) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(bytes.TrimSpace(out)) == 0 {
+		// Podman 4.3.1 on a loaded machine was seen to lose what a container
+		// writes before it is attached to. Its log has it.
+		if out, err = t.podman.call(ctx, nil, "logs", t.name); err != nil {
+			return fmt.Errorf("%w: %w", ErrSmoke, err)
+		}
+	}
 	if err := t.judgeOutput(out); err != nil {
 		return err
 	}

@@ -5,12 +5,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,7 +20,7 @@ import (
 
 func main() {
 	rounds := flag.Int("rounds", 5, "runs of each method; the table has the median")
-	size := flag.Float64("size", 5, "gigabytes of the store that the methods are compared on; 0: keep the last comparison")
+	size := flag.Float64("size", 5, "gigabytes of the store that the methods are compared on; 0: keep the last report but for the sizes of -down")
 	sizes := flag.String("down", "0.2,2,8", "gigabytes of the stores that the time down is measured on; empty: none")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -38,7 +40,7 @@ func bench(ctx context.Context, rounds int, size float64, sizes string) error {
 		if r.Store, r.Methods, err = compare(ctx, rounds, size); err != nil {
 			return err
 		}
-	} else if r.Store, r.Methods, err = earlier(); err != nil {
+	} else if err := r.keep(); err != nil {
 		return err
 	}
 	for s := range strings.SplitSeq(sizes, ",") {
@@ -53,7 +55,9 @@ func bench(ctx context.Context, rounds int, size float64, sizes string) error {
 		if err != nil {
 			return err
 		}
+		r.Down = slices.DeleteFunc(r.Down, func(old down) bool { return old.Gigabytes == d.Gigabytes })
 		r.Down = append(r.Down, d)
+		slices.SortFunc(r.Down, func(a, b down) int { return cmp.Compare(a.Gigabytes, b.Gigabytes) })
 	}
 	fmt.Print(r.markdown())
 	b, err := json.MarshalIndent(r, "", "  ")
@@ -66,15 +70,17 @@ func bench(ctx context.Context, rounds int, size float64, sizes string) error {
 	return os.WriteFile("docs/benchmarks.md", []byte(r.markdown()), 0o644)
 }
 
-// earlier takes the comparison of methods from the last report.
-func earlier() (content, []method, error) {
+// keep takes over what the last report has, so that a part of it can be measured
+// again.
+func (r *report) keep() error {
 	b, err := os.ReadFile("docs/benchmarks.json")
 	if err != nil {
-		return content{}, nil, fmt.Errorf("cannot keep the last comparison: %w", err)
+		return fmt.Errorf("cannot keep the last report: %w", err)
 	}
-	var r report
-	if err := json.Unmarshal(b, &r); err != nil {
-		return content{}, nil, fmt.Errorf("cannot keep the last comparison: %w", err)
+	var last report
+	if err := json.Unmarshal(b, &last); err != nil {
+		return fmt.Errorf("cannot keep the last report: %w", err)
 	}
-	return r.Store, r.Methods, nil
+	r.Store, r.Methods, r.Down = last.Store, last.Methods, last.Down
+	return nil
 }
