@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/internal/podman/libpoddb"
 	"github.com/storagectl/storagectl/migrate/convert"
 	"github.com/storagectl/storagectl/verify"
@@ -145,44 +144,6 @@ func (s *Session) progressOf(step string) func(json.RawMessage) {
 	}
 }
 
-// unstage removes the run's folder from the store, unless it holds the only copy
-// of something: what was made or changed in the new store after the cutover.
-func (s *Session) unstage(ctx context.Context) error {
-	kept := s.facts.KeptNew
-	if s.facts.Before != nil { // asked of the folder itself, whatever was noted before
-		there, err := ask[bool](ctx, s, opGone, pathArg{s.swap().new(s.Inputs.Request.To + "-layers")})
-		if err != nil {
-			return err
-		}
-		if !there {
-			ref := s.storeRef(s.Inputs.Request.To)
-			ref.GraphRoot = s.swap().new("")
-			fresh, err := s.changedSince(ctx, ref)
-			if err != nil {
-				return err
-			}
-			for _, f := range fresh {
-				if !slices.Contains(kept, f) {
-					kept = append(kept, f)
-				}
-			}
-		}
-	}
-	if len(kept) == 0 {
-		if _, err := ask[none](ctx, s, opRunForget, s.runState("")); err != nil {
-			return err
-		}
-		_, err := ask[none](ctx, s, opRemove, pathArg{s.folder()})
-		return err
-	}
-	if s.facts.KeptNew == nil {
-		if err := s.learn(func(f *Facts) { f.KeptNew = kept }); err != nil {
-			return err
-		}
-	}
-	return s.note("%s is kept, with podman's database of then in db/: it holds what was made or changed after the cutover: %s", s.folder(), strings.Join(kept, ", "))
-}
-
 // stageRest makes the staged store equal to the stopped one, and takes the
 // manifest that the result is judged by.
 func (s *Session) stageRest(ctx context.Context) error {
@@ -307,76 +268,6 @@ func (s *Session) swapBack(ctx context.Context) error {
 // smokeName begins the names of all that a smoke test makes.
 const smokeName = "storagectl-smoke"
 
-// madeSince names what the live new store and podman's database have that the
-// manifest from before does not have, or has otherwise.
-func (s *Session) madeSince(ctx context.Context) ([]string, error) {
-	fresh, err := s.changedSince(ctx, s.storeRef(s.Inputs.Request.To))
-	if err != nil {
-		return nil, err
-	}
-	before, err := s.readManifest()
-	if err != nil {
-		return nil, err
-	}
-	had := map[string]bool{}
-	for _, o := range before.Podman.Objects {
-		had[o.Kind+o.Name] = true
-	}
-	db, err := s.database(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, v := range db.Volumes {
-		if !had["volume"+v] {
-			fresh = append(fresh, fmt.Sprintf("volume %s (its files stay where they are: podman volume create %s takes them up)", v, v))
-		}
-	}
-	for _, p := range db.Pods {
-		if !had["pod"+p] {
-			fresh = append(fresh, "pod "+p)
-		}
-	}
-	return fresh, nil
-}
-
-// changedSince names the images and containers of a new store that the manifest
-// from before does not have, or has otherwise. What is gone from it is not
-// missed: the old store has it.
-func (s *Session) changedSince(ctx context.Context, ref verify.StoreRef) ([]string, error) {
-	before, err := s.readManifest()
-	if err != nil {
-		return nil, err
-	}
-	part, err := ask[verify.StorePart](ctx, s, opManifest, ref)
-	if err != nil {
-		return nil, err
-	}
-	after := verify.Manifest{Store: part}
-	had := verify.Manifest{Store: before.Store}
-	leaveOut(&had, &after)
-	fresh := []string{}
-	for _, d := range verify.Diff(had, after) {
-		gone := !d.Added() && d.Field == ""
-		// What a smoke test left behind when it was killed is ours to throw
-		// away; a layer goes with its image or container.
-		if gone || d.Kind == "layer" || strings.Contains(d.Name, smokeName) {
-			continue
-		}
-		text := strings.Join(strings.Fields(d.Kind+" "+d.Name+" "+d.ID), " ")
-		if d.Field != "" {
-			text += " (" + d.Field + ")"
-		}
-		fresh = append(fresh, text)
-	}
-	// A container that was there before writes into its layer in the new store.
-	for _, c := range before.Store.Containers {
-		if slices.ContainsFunc(part.Containers, func(n verify.Container) bool { return n.ID == c.ID }) && s.journal.State().Steps[stepStart].Mark != engine.MarkNone {
-			fresh = append(fresh, strings.Join(append([]string{"container"}, c.Names...), " ")+" (its writable layer)")
-		}
-	}
-	return fresh, nil
-}
-
 func (s *Session) repointed(ctx context.Context) (bool, error) {
 	db, err := s.database(ctx)
 	// A database that records no driver takes it from the configuration.
@@ -388,32 +279,6 @@ func (s *Session) repoint(ctx context.Context) error {
 		return err
 	}
 	_, err := ask[none](ctx, s, opDBSet, s.db())
-	return err
-}
-
-// restoreDB puts the saved database back. Before that it notes what was made in
-// the new store since the cutover: the run's folder is kept for it.
-func (s *Session) restoreDB(ctx context.Context) error {
-	saved, err := ask[bool](ctx, s, opDBSaved, s.db())
-	if err != nil || !saved { // not saved: not touched either
-		return err
-	}
-	in, err := ask[bool](ctx, s, opNewLive, s.swap())
-	if err != nil {
-		return err
-	}
-	if repointed, err := s.repointed(ctx); err != nil {
-		return err
-	} else if in && repointed && s.facts.KeptNew == nil {
-		fresh, err := s.madeSince(ctx)
-		if err != nil {
-			return err
-		}
-		if err := s.learn(func(f *Facts) { f.KeptNew = fresh }); err != nil {
-			return err
-		}
-	}
-	_, err = ask[none](ctx, s, opDBRestore, s.db())
 	return err
 }
 
@@ -438,32 +303,6 @@ func (s *Session) clear(ctx context.Context) error {
 	}
 	_, err := ask[none](ctx, s, opRunForget, s.runState("")) // there is no way back
 	return err
-}
-
-// unclear brings the old driver's run state back; the new one's goes aside, and
-// with the folder.
-func (s *Session) unclear(ctx context.Context) error {
-	if err := s.quiet(ctx); err != nil {
-		return err
-	}
-	if _, err := ask[none](ctx, s, opRunClear, s.runState(s.Inputs.Request.To)); err != nil {
-		return err
-	}
-	_, err := ask[none](ctx, s, opRunRestore, s.runState(s.Inputs.Store.Driver))
-	return err
-}
-
-// putBack starts what ran before a run that is rolled back. Containers that were
-// given up had freed their locks, which the restored database takes for theirs.
-func (s *Session) putBack(ctx context.Context) error {
-	if s.facts.Dropped != nil {
-		if _, err := s.cli.Run(ctx, nil, "system", "renumber"); err != nil {
-			if err := s.note("podman system renumber failed: run it when no container runs: %v", err); err != nil {
-				return err
-			}
-		}
-	}
-	return s.startUnits(ctx)
 }
 
 func (s *Session) folderGone(ctx context.Context) (bool, error) {
