@@ -309,7 +309,7 @@ func (s *Session) Forward(ctx context.Context, commit bool) error {
 }
 
 // Rollback puts everything back as it was before the run. While containers run
-// that no unit of the run stops, it is refused before anything is touched.
+// that neither a unit nor a drain of the run ends, it is refused before anything is touched.
 func (s *Session) Rollback(ctx context.Context) error {
 	st := s.journal.State()
 	if st.Phase == engine.PhaseFinished {
@@ -319,6 +319,9 @@ func (s *Session) Rollback(ctx context.Context) error {
 		}
 		var names []string
 		for _, c := range cs {
+			if _, is := drain.IsNomads(c.Names, c.Labels); is && s.Inputs.Nomad != nil {
+				continue // the drain moves it away
+			}
 			if (c.State == "running" || c.State == "paused") && c.Labels["PODMAN_SYSTEMD_UNIT"] == "" {
 				names = append(names, c.Name())
 			}
