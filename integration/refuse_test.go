@@ -158,5 +158,13 @@ func TestKeepDamaged(t *testing.T) {
 	w.script("root", `cd `+lab.GraphRoot+`/vfs/dir; rm $(find . -path '*/data/keep'); find . -name data -type d -exec touch -d @1700000000 {} +`) // overlay shows one of the folders' times
 	before := w.manifest()
 	w.must(w.migrate("--keep-damaged")...)
-	w.migrated(before)
+	if d := w.driver(); d != "overlay" {
+		t.Errorf("podman is on %s", d)
+	}
+	after := w.manifest()
+	// podman save breaks off at the missing file, sooner or later.
+	for _, inv := range []inventory{before, after} {
+		maps.DeleteFunc(inv, func(key, _ string) bool { return strings.HasPrefix(key, "save ") })
+	}
+	w.same("the store", before, after)
 }
