@@ -161,6 +161,9 @@ func TestKeepDamaged(t *testing.T) {
 	if d := w.driver(); d != "overlay" {
 		t.Errorf("podman is on %s", d)
 	}
+	if s := strings.TrimSpace(w.script(lab.Owner, "systemctl --user is-active podman.socket || true")); s != "active" {
+		t.Errorf("podman.socket is %s", s)
+	}
 	after := w.manifest()
 	// podman save breaks off at the missing file, sooner or later.
 	for _, inv := range []inventory{before, after} {
