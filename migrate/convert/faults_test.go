@@ -84,6 +84,25 @@ func TestKilledAnywhere(t *testing.T) {
 	}
 }
 
+// Killed just when a layer's link file was made, a Sync keeps the other layers.
+func TestKilledBeforeLink(t *testing.T) {
+	f := newFixture(t)
+	f.image(rich(f), "localhost/rich:1")
+	f.sync()
+	links := filepath.Join(f.opts.overlayHome(), "l")
+	before := tree(t, links)
+	half := filepath.Join(f.opts.overlayHome(), fmt.Sprintf("%064x", 0xdead))
+	must(t, os.MkdirAll(filepath.Join(half, "diff"), 0o700))
+	must(t, os.WriteFile(filepath.Join(half, "link"), nil, 0o644))
+	if r := f.sync(); len(r.NewLayers) > 0 || !slices.Contains(r.DroppedLayers, filepath.Base(half)) {
+		t.Errorf("made anew: %v, dropped: %v", r.NewLayers, r.DroppedLayers)
+	}
+	if after := tree(t, links); !slices.Equal(before, after) {
+		t.Errorf("the links were\n%v\nand are\n%v", before, after)
+	}
+	f.prove()
+}
+
 // After a reboot only what the records name is believed: the rest may not have
 // reached the disk.
 func TestOtherBoot(t *testing.T) {

@@ -71,12 +71,17 @@ func (d *stagedDriver) Close() error {
 	return errors.Join(err, os.RemoveAll(filepath.Join(d.home, "staging")))
 }
 
-// remove takes a layer's folder and its short link away, mounted or not.
+// remove takes a layer's folder away, mounted or not. Its short link is left to
+// sweep: the driver would remove l/ and what the layer's link file names, and
+// that is empty when a run was killed between making the file and writing it.
 func (d *stagedDriver) remove(id string) error {
 	merged := filepath.Join(d.home, id, "merged")
 	err := unix.Unmount(merged, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		return &pathError{"unmount", merged, err}
+	}
+	if err := os.Remove(filepath.Join(d.home, id, "link")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	return d.DriverWithDiffer.Remove(id) //nolint:staticcheck // not this type's own remove
 }
