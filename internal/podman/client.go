@@ -82,7 +82,7 @@ func StartWorker(ctx context.Context, o Owner, point func(string), extraEnv ...s
 	if w.point == nil {
 		w.point = func(string) {}
 	}
-	cmd.Stderr = w.stderr
+	cmd.Stderr, cmd.WaitDelay = w.stderr, lastWords
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("cannot start the owner worker: %w", err)
 	}
@@ -210,7 +210,13 @@ func (w *Worker) call(ctx context.Context, q request, result any, progress func(
 	}
 }
 
+// broke ends a worker that does not answer as it must. It waits for it, since
+// its last words may come after the end of its answers.
 func (w *Worker) broke(err error) error {
+	_ = w.in.Close()
+	t := time.AfterFunc(lastWords, func() { _ = w.cmd.Process.Kill() })
+	_ = w.cmd.Wait() // how it ended matters less than what it said
+	t.Stop()
 	said := ""
 	if s := w.stderr.String(); s != "" {
 		said = ": it said: " + strings.TrimSpace(s)
@@ -222,10 +228,13 @@ func (w *Worker) broke(err error) error {
 // Close ends the worker and waits for it: it sees the end of its input, and is
 // killed if it does not end within ten seconds.
 func (w *Worker) Close() error {
+	if w.broken != nil {
+		return nil // it was waited for
+	}
 	_ = w.in.Close()
 	t := time.AfterFunc(10*time.Second, func() { _ = w.cmd.Process.Kill() })
 	defer t.Stop()
-	if err := w.cmd.Wait(); err != nil && w.broken == nil {
+	if err := w.cmd.Wait(); err != nil {
 		return fmt.Errorf("the owner worker ended badly: %w: %s", err, w.stderr.String())
 	}
 	return nil
@@ -236,6 +245,9 @@ const (
 	maxAnswer = 512 << 20
 	// cancelGrace is how long a worker has to give up a request.
 	cancelGrace = 30 * time.Second
+	// lastWords is how long a worker that broke off may take to end, and after
+	// its end a child of its that still holds its stderr.
+	lastWords = 2 * time.Second
 )
 
 // lockedTail keeps the end of what a worker says on stderr.
