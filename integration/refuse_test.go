@@ -155,7 +155,7 @@ func forget(inv inventory, dir string) {
 func TestKeepDamaged(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "bookworm", lab.Owner, images.Small)
-	w.script("root", `cd `+lab.GraphRoot+`/vfs/dir; rm $(find . -path '*/data/keep'); find . -name data -type d -exec touch -d @1700000000 {} +`) // overlay shows one of the folders' times
+	w.script("root", `cd `+lab.GraphRoot+`/vfs/dir; rm $(find . -path '*/data/keep')`)
 	before := w.manifest()
 	w.must(w.migrate("--keep-damaged")...)
 	if d := w.driver(); d != "overlay" {

@@ -113,11 +113,6 @@ func (s *Session) compare(ctx context.Context, step string, containers bool, ima
 		return err
 	}
 	diffs := proof.Unexplained()
-	if s.Inputs.Request.KeepDamaged {
-		// Where files are missing, the folder's time tells when it happened, in
-		// each layer's own copy; overlay can show one of them only.
-		diffs = slices.DeleteFunc(diffs, func(d convert.Difference) bool { return d.Field == "mtime" })
-	}
 	if len(diffs) == 0 {
 		return nil
 	}

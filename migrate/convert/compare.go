@@ -34,7 +34,9 @@ type Difference struct {
 	Overlay string `json:"overlay,omitempty"`
 	// Explained is not empty when the overlay side shows what the layer holds
 	// and vfs itself lost it: its copies of a parent's tree keep user.*
-	// attributes and capabilities only, and join only regular files.
+	// attributes and capabilities only, and join only regular files. And for
+	// the time of a folder from which damage took something: each vfs copy has
+	// its own, and overlay can show one of them.
 	Explained string `json:"explained,omitempty"`
 }
 
@@ -55,7 +57,8 @@ type Proof struct {
 	SameBytes   int64        `json:"same_bytes"` // files read on both sides
 	Assumed     int64        `json:"assumed"`    // see CompareOptions.Bytes
 	Differences []Difference `json:"differences,omitempty"`
-	More        int64        `json:"more,omitempty"` // differences beyond the first 1000
+	More        int64        `json:"more,omitempty"` // differences beyond the first 1000 that are explained and the first 1000 that are not
+	explained   int          // of Differences
 }
 
 // Unexplained lists the differences that vfs's own losses do not explain.
@@ -108,7 +111,7 @@ func compareAll(ctx context.Context, o *Options, images []string, c CompareOptio
 		return p, err
 	}
 	defer func() { err = errors.Join(err, driver.Close(), os.RemoveAll(o.tmp())) }()
-	cmp := &comparer{ctx: ctx, o: o, snap: snap, driver: driver, bytes: c.Bytes}
+	cmp := &comparer{ctx: ctx, o: o, snap: snap, driver: driver, bytes: c.Bytes, robbed: robbedFolders(o, layers)}
 	var jobs []func(*comparison) error
 	for _, l := range layers {
 		jobs = append(jobs, func(c *comparison) error { c.proof.Layers++; return c.diff(l) })
@@ -172,7 +175,23 @@ type comparer struct {
 	snap   *snapshot
 	driver *stagedDriver
 	bytes  bool
-	mu     sync.Mutex // the driver's mounts
+	robbed map[string][]string // by layer: folders from which damage took something
+	mu     sync.Mutex          // the driver's mounts
+}
+
+// robbedFolders reads which damage the layers were staged with.
+func robbedFolders(o *Options, layers []*layer) map[string][]string {
+	robbed := map[string][]string{}
+	for _, l := range layers {
+		rc, _ := readReceipt(o, l.ID)
+		for _, d := range rc.Damage {
+			if d.Kind == MissingFile {
+				dir, _ := split(d.Path)
+				robbed[l.ID] = append(robbed[l.ID], dir)
+			}
+		}
+	}
+	return robbed
 }
 
 // comparison is one layer's or tree's share of the proof.
@@ -239,12 +258,19 @@ func (p *Proof) add(q *Proof) {
 	}
 }
 
+// difference keeps d. Those that are explained never crowd out one that is not.
 func (p *Proof) difference(d Difference) {
-	if len(p.Differences) < maxDifferences {
-		p.Differences = append(p.Differences, d)
-	} else {
-		p.More++
+	kept := &p.explained
+	unexplained := len(p.Differences) - p.explained
+	if d.Explained == "" {
+		kept = &unexplained
 	}
+	if *kept == maxDifferences {
+		p.More++
+		return
+	}
+	*kept++
+	p.Differences = append(p.Differences, d)
 }
 
 // tree mounts the layer and compares what is merged with the vfs tree.

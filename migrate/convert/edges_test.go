@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -94,6 +95,45 @@ func TestCompareSees(t *testing.T) {
 				t.Errorf("not seen; only %v", p.Differences)
 			}
 		})
+	}
+}
+
+// A file that is missing from each copy of a folder gives each copy a time of
+// its own. That is told apart from any other folder's time.
+func TestTimesOfDamagedFolders(t *testing.T) {
+	f := newFixture(t)
+	a := f.layer("", dir("d"), file("d/a", "a"), file("d/b", "b"), dir("e"), file("e/a", "a"))
+	b := f.layer(a, file("top", "t"))
+	f.image(b)
+	for i, l := range []string{a, b} {
+		d := filepath.Join(f.opts.Source.GraphRoot, "vfs/dir", l, "d")
+		must(t, os.Remove(filepath.Join(d, "a")))
+		must(t, os.Chtimes(d, someTime, time.Unix(int64(i), 0)))
+	}
+	f.opts.KeepDamaged = true
+	f.sync()
+	p := f.prove()
+	if !slices.ContainsFunc(p.Differences, func(d Difference) bool { return d.Path == "d" && d.Field == "mtime" }) {
+		t.Errorf("the folder's time is not told: %v", p.Differences)
+	}
+	must(t, os.Chtimes(filepath.Join(f.opts.overlayHome(), a, "diff/e"), someTime, time.Unix(7, 0)))
+	p, err := Compare(context.Background(), f.opts, nil, CompareOptions{})
+	must(t, err)
+	if d := p.Unexplained(); len(d) != 1 || d[0].Path != "e" || d[0].Field != "mtime" {
+		t.Errorf("want the time of e alone, got %v", d)
+	}
+}
+
+// However many differences are explained, one that is not stays in sight.
+func TestExplainedDoNotCrowdOut(t *testing.T) {
+	var one, all Proof
+	for range maxDifferences + 10 {
+		one.difference(Difference{Explained: "somehow"})
+	}
+	one.difference(Difference{Path: "lost"})
+	all.add(&one)
+	if d := all.Unexplained(); len(d) != 1 || d[0].Path != "lost" || one.More != 10 || all.More != 10 || len(all.Differences) != maxDifferences+1 {
+		t.Errorf("unexplained %v, more %d and %d", d, one.More, all.More)
 	}
 }
 

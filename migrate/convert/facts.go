@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -37,7 +38,13 @@ func (c *comparison) facts(path, name string, a, b int, x, y *unix.Stat_t) error
 		c.proof.difference(d)
 	}
 	if x.Mtim != y.Mtim {
-		c.differ(path, "mtime", fmt.Sprintf("%d.%09d", x.Mtim.Sec, x.Mtim.Nsec), fmt.Sprintf("%d.%09d", y.Mtim.Sec, y.Mtim.Nsec))
+		d := Difference{Layer: c.layer.ID, Path: path, Field: "mtime", Vfs: fmt.Sprintf("%d.%09d", x.Mtim.Sec, x.Mtim.Nsec), Overlay: fmt.Sprintf("%d.%09d", y.Mtim.Sec, y.Mtim.Nsec)}
+		for l := c.layer; kind == unix.S_IFDIR && l != nil && d.Explained == ""; l = c.snap.parent(l) {
+			if slices.Contains(c.robbed[l.ID], path) {
+				d.Explained = "something is missing from this folder since layer " + short(l.ID)
+			}
+		}
+		c.proof.difference(d)
 	}
 	if x.Rdev != y.Rdev {
 		c.differ(path, "device", fmt.Sprintf("%#x", x.Rdev), fmt.Sprintf("%#x", y.Rdev))
