@@ -77,7 +77,7 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 	if len(a.Refusals) > 0 {
 		return a, nil
 	}
-	if a.Info.Store.Driver != req.To {
+	if a.Info.Store.GraphDriverName != req.To {
 		if err := a.nomad(ctx, cli); err != nil || len(a.Refusals) > 0 {
 			return a, err
 		}
@@ -86,12 +86,12 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 		return a, err
 	}
 	s.Inputs = a.Inputs
-	if a.Already = a.Info.Store.Driver == req.To; a.Already {
+	if a.Already = a.Info.Store.GraphDriverName == req.To; a.Already {
 		return a, nil
 	}
-	if a.Info.Store.Driver != "vfs" {
+	if a.Info.Store.GraphDriverName != "vfs" {
 		a.refuse("driver", "re-create the store, or wait for a release that converts from it",
-			"the store is on the driver %q; only vfs can be converted to overlay", a.Info.Store.Driver)
+			"the store is on the driver %q; only vfs can be converted to overlay", a.Info.Store.GraphDriverName)
 		return a, nil
 	}
 	if req.Containers == Discard {
@@ -180,7 +180,7 @@ func (a *Assessment) podman(ctx context.Context, cli podman.CLI) (bool, error) {
 	}
 	st := a.Info.Store
 	a.Inputs.Podman = version
-	a.Inputs.Store = Store{GraphRoot: filepath.Clean(st.GraphRoot), RunRoot: filepath.Clean(st.RunRoot), Driver: st.Driver, VolumePath: st.VolumePath}
+	a.Inputs.Store = Store{GraphRoot: filepath.Clean(st.GraphRoot), RunRoot: filepath.Clean(st.RunRoot), Driver: st.GraphDriverName, VolumePath: st.VolumePath}
 	for k, v := range st.GraphOptions {
 		switch text := v.(type) {
 		case string:

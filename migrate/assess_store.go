@@ -34,7 +34,7 @@ func (a *Assessment) roots(stateDir string) {
 		case a.Inputs.Request.Images == Discard:
 			a.refuse("mount", "unmount it first", "%s is mounted in the store, and podman system reset would delete what is on it", m)
 		case strings.HasSuffix(m, "/userdata/shm"): // podman's own, of a running container
-		case slices.Contains(storeParts(a.Info.Store.Driver), part):
+		case slices.Contains(storeParts(a.Info.Store.GraphDriverName), part):
 			a.refuse("mount", "unmount it, or move the whole graphroot onto that filesystem", "%s is mounted in the store, so that it cannot be renamed with it", m)
 		}
 	}
@@ -55,7 +55,7 @@ func (a *Assessment) roots(stateDir string) {
 		a.refuse("state-dir", "give a --state-dir outside the store", "the state directory %s lies inside the store %s", stateDir, root)
 	}
 	for _, d := range l.Drivers {
-		if d != a.Info.Store.Driver && d == a.Inputs.Request.To && a.Info.Store.Driver != a.Inputs.Request.To {
+		if d != a.Info.Store.GraphDriverName && d == a.Inputs.Request.To && a.Info.Store.GraphDriverName != a.Inputs.Request.To {
 			a.refuse("other-driver", fmt.Sprintf("move %s* away if they are left over; podman does not use them", filepath.Join(root, d)),
 				"the graphroot %s already holds folders of the driver %s", root, d)
 		}
@@ -98,7 +98,7 @@ func (a *Assessment) unfinished(dir engine.Dir) (known map[string]bool, err erro
 func (a *Assessment) leftovers(known map[string]bool) {
 	for _, f := range a.Look.Leftover {
 		path := filepath.Join(a.Inputs.Store.GraphRoot, f)
-		if known[f] || a.Info.Store.Driver == a.Inputs.Request.To {
+		if known[f] || a.Info.Store.GraphDriverName == a.Inputs.Request.To {
 			a.Notes = append(a.Notes, path+" is kept from an earlier run")
 		} else {
 			a.refuse("leftover", "go on with that run, with its --state-dir or as the user who began it (storagectl history); the folder may hold the only copy of a store, so do not delete it",

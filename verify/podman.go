@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/storagectl/storagectl/internal/host"
+	"github.com/storagectl/storagectl/internal/podman"
 )
 
 // Podman runs podman as the store's owner with args and stdin (nil for none).
@@ -194,31 +195,15 @@ func mergeObjects(objects []Object) []Object {
 	return slices.CompactFunc(objects, func(a, b Object) bool { return a.key() == b.key() })
 }
 
-// podmanInfo is the part of "podman info --format json" that we read, the same
-// in 3.0 to 5.8.
-type podmanInfo struct {
-	Store struct {
-		GraphDriverName string            `json:"graphDriverName"`
-		GraphRoot       string            `json:"graphRoot"`
-		RunRoot         string            `json:"runRoot"`
-		GraphOptions    map[string]any    `json:"graphOptions"`
-		GraphStatus     map[string]string `json:"graphStatus"`
-	} `json:"store"`
-	Version struct {
-		Version string `json:"Version"`
-	} `json:"version"`
-}
+// podmanInfo is what podman says of itself and its store.
+type podmanInfo = podman.Info
 
 func (p Podman) info(ctx context.Context) (podmanInfo, error) {
-	out, err := p.call(ctx, nil, "info", "--format", "json")
+	out, err := p.call(ctx, nil, podman.InfoArgs()...)
 	if err != nil {
 		return podmanInfo{}, err
 	}
-	var info podmanInfo
-	if err := json.Unmarshal(out, &info); err != nil {
-		return podmanInfo{}, fmt.Errorf("podman info: %w", err)
-	}
-	return info, nil
+	return podman.DecodeInfo(out)
 }
 
 // olderThan compares a podman version such as "4.3.1+ds1" by its first two

@@ -41,28 +41,35 @@ func (c CLI) Run(ctx context.Context, stdin io.Reader, args ...string) ([]byte, 
 	})
 }
 
-// Info is what podman says of itself and its store.
+// Info is the part of "podman info --format json" that is read here, the same
+// in 3.0 to 5.8.
 type Info struct {
 	Host struct {
-		CgroupsVersion  string `json:"cgroupVersion"`
 		DatabaseBackend string `json:"databaseBackend"` // podman 4.6 and later
-		Security        struct {
-			Rootless bool `json:"rootless"`
-			SELinux  bool `json:"selinuxEnabled"`
-		} `json:"security"`
 	} `json:"host"`
 	Store struct {
-		ConfigFile   string            `json:"configFile"`
-		Driver       string            `json:"graphDriverName"`
-		GraphRoot    string            `json:"graphRoot"`
-		RunRoot      string            `json:"runRoot"`
-		VolumePath   string            `json:"volumePath"`
-		GraphOptions map[string]any    `json:"graphOptions"`
-		GraphStatus  map[string]string `json:"graphStatus"`
+		GraphDriverName string            `json:"graphDriverName"`
+		GraphRoot       string            `json:"graphRoot"`
+		RunRoot         string            `json:"runRoot"`
+		VolumePath      string            `json:"volumePath"`
+		GraphOptions    map[string]any    `json:"graphOptions"`
+		GraphStatus     map[string]string `json:"graphStatus"`
 	} `json:"store"`
 	Version struct {
 		Version string `json:"Version"`
 	} `json:"version"`
+}
+
+// InfoArgs makes podman say what [DecodeInfo] reads.
+func InfoArgs() []string { return []string{"info", "--format", "json"} }
+
+// DecodeInfo reads what podman said to [InfoArgs].
+func DecodeInfo(out []byte) (Info, error) {
+	var i Info
+	if err := json.Unmarshal(out, &i); err != nil {
+		return i, fmt.Errorf("cannot read podman info: %w", err)
+	}
+	return i, nil
 }
 
 // ErrNoPodman reports that there is no podman to run.
@@ -96,15 +103,11 @@ func (c CLI) Version(ctx context.Context) (major, minor int, text string, err er
 
 // Info asks podman what it really uses.
 func (c CLI) Info(ctx context.Context) (Info, error) {
-	var i Info
-	out, err := c.Run(ctx, nil, "info", "--format", "json")
+	out, err := c.Run(ctx, nil, InfoArgs()...)
 	if err != nil {
-		return i, err
+		return Info{}, err
 	}
-	if err := json.Unmarshal(out, &i); err != nil {
-		return i, fmt.Errorf("cannot read podman info: %w", err)
-	}
-	return i, nil
+	return DecodeInfo(out)
 }
 
 // Container is one container of podman, or an external one (buildah's).

@@ -1,0 +1,22 @@
+package podman
+
+import "testing"
+
+// TestDecodeInfo reads what podman 4.3.1 and 5.4.2 say, cut down.
+func TestDecodeInfo(t *testing.T) {
+	for _, c := range []struct{ name, text, backend, program string }{
+		{"4.3.1", `{"host":{"os":"linux"},"store":{"graphDriverName":"vfs","graphOptions":{},"graphRoot":"/g","graphStatus":{},"runRoot":"/r","volumePath":"/g/volumes"},"version":{"Version":"4.3.1"}}`, "", ""},
+		{"5.4.2", `{"host":{"databaseBackend":"sqlite"},"store":{"graphDriverName":"vfs","graphOptions":{"overlay.mount_program":"/usr/bin/fuse-overlayfs"},"graphRoot":"/g","graphStatus":{"Backing Filesystem":"extfs"},"runRoot":"/r"},"version":{"Version":"5.4.2"}}`, "sqlite", "/usr/bin/fuse-overlayfs"},
+	} {
+		i, err := DecodeInfo([]byte(c.text))
+		if err != nil || i.Version.Version != c.name || i.Store.GraphDriverName != "vfs" || i.Store.GraphRoot != "/g" || i.Store.RunRoot != "/r" || i.Host.DatabaseBackend != c.backend {
+			t.Errorf("%s: %+v %v", c.name, i, err)
+		}
+		if got, _ := i.Store.GraphOptions["overlay.mount_program"].(string); got != c.program {
+			t.Errorf("%s: mount program %q", c.name, got)
+		}
+	}
+	if _, err := DecodeInfo([]byte("Error: no")); err == nil {
+		t.Error("what is no JSON was read")
+	}
+}
