@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/storagectl/storagectl/internal/host"
 	"github.com/storagectl/storagectl/internal/podman"
 )
 
@@ -128,19 +127,4 @@ func stop(ctx context.Context, cli podman.CLI, ids []string, grace time.Duration
 		return fmt.Errorf("cannot stop the containers at work: %w", err)
 	}
 	return nil
-}
-
-// Hook runs a command of the operator's and returns what it wrote: argv as it
-// stands, no shell, a small environment without any token.
-func Hook(ctx context.Context, r *host.Runner, argv []string, timeout time.Duration) (string, error) {
-	out, err := r.Run(ctx, host.Cmd{Argv: argv, Timeout: timeout,
-		Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"}})
-	text := strings.TrimSpace(string(out))
-	if len(text) > 4000 {
-		text = text[:4000] + " …"
-	}
-	if err != nil {
-		return text, fmt.Errorf("cannot run the hook: %w", err)
-	}
-	return text, nil
 }

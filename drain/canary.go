@@ -152,7 +152,7 @@ func (c *Client) canary(ctx context.Context, n Node, o CanaryOptions, v Variant)
 	if ns == "" {
 		ns = "default"
 	}
-	wo := write(ctx)
+	wo := c.change(ctx, "canary")
 	wo.Namespace = ns
 	if _, _, err := c.api.Jobs().Register(canaryJob(id, n, o, v), wo); err != nil {
 		return r, fmt.Errorf("cannot run the canary: %w", err)
@@ -160,7 +160,7 @@ func (c *Client) canary(ctx context.Context, n Node, o CanaryOptions, v Variant)
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
 		defer cancel()
-		wo := write(ctx)
+		wo := c.change(ctx, "canary-purge")
 		wo.Namespace = ns
 		if _, _, bad := c.api.Jobs().Deregister(id, true, wo); bad != nil {
 			err = errors.Join(err, fmt.Errorf("cannot remove the canary %s: %w", id, bad))

@@ -67,21 +67,29 @@ func FromEnv(getenv func(string) string) Config {
 	return c
 }
 
-// WithToken takes the token from another configuration: a journal has none.
-func (c Config) WithToken(from Config) Config {
-	c.token = from.token
-	return c
-}
-
 func isSocket(path string) bool {
 	fi, err := os.Stat(path)
 	return err == nil && fi.Mode()&os.ModeSocket != 0
 }
 
+// Now is a configuration that was kept, as it must be today: with the token of
+// env, the caller's environment, and not at the task API's socket of an
+// allocation that is over.
+func (c Config) Now(env Config) Config {
+	c.token = env.token
+	if path, is := strings.CutPrefix(c.Address, "unix://"); is && (env.Address != "" || !isSocket(path)) {
+		c.Address = env.Address
+	}
+	return c
+}
+
 // Client talks to Nomad.
 type Client struct {
 	Config Config
-	api    *api.Client
+	// Point, if set, is called before each request that changes something. The
+	// crash sweep kills the process there.
+	Point func(string)
+	api   *api.Client
 }
 
 // New makes a client. A token file counts before NOMAD_TOKEN; it is read now and
@@ -130,6 +138,14 @@ func query(ctx context.Context) *api.QueryOptions {
 
 func write(ctx context.Context) *api.WriteOptions {
 	return (&api.WriteOptions{}).WithContext(ctx)
+}
+
+// change is write for a request that changes what a run is about.
+func (c *Client) change(ctx context.Context, what string) *api.WriteOptions {
+	if c.Point != nil {
+		c.Point("before nomad " + what)
+	}
+	return write(ctx)
 }
 
 // status is the HTTP status inside an error, 0 where no agent answered.

@@ -53,7 +53,7 @@ func (c *Client) Drain(ctx context.Context, n Node, o Options) error {
 		spec.Deadline, spec.IgnoreSystemJobs = 0, true
 	}
 	err = c.few(ctx, func(ctx context.Context) error {
-		_, err := c.api.Nodes().UpdateDrainOpts(n.ID, &api.DrainOptions{DrainSpec: spec, Meta: o.meta()}, write(ctx))
+		_, err := c.api.Nodes().UpdateDrainOpts(n.ID, &api.DrainOptions{DrainSpec: spec, Meta: o.meta()}, c.change(ctx, "drain"))
 		return err
 	})
 	if err != nil {
@@ -222,7 +222,7 @@ func (c *Client) cancelOwn(ctx context.Context, n Node, o Options) error {
 	meta := o.meta()
 	meta[metaOwn] = o.OwnAlloc
 	err := c.few(ctx, func(ctx context.Context) error {
-		_, err := c.api.Nodes().UpdateDrainOpts(n.ID, &api.DrainOptions{MarkEligible: false, Meta: meta}, write(ctx))
+		_, err := c.api.Nodes().UpdateDrainOpts(n.ID, &api.DrainOptions{MarkEligible: false, Meta: meta}, c.change(ctx, "end-drain"))
 		return err
 	})
 	if err != nil && !passing(err) {
@@ -331,9 +331,9 @@ func (c *Client) SetEligible(ctx context.Context, n Node, draining bool) error {
 	err := c.few(ctx, func(ctx context.Context) error {
 		var err error
 		if draining { // a drain that did not end: end it with the node as it was
-			_, err = c.api.Nodes().UpdateDrainOpts(n.ID, &api.DrainOptions{MarkEligible: n.Eligible}, write(ctx))
+			_, err = c.api.Nodes().UpdateDrainOpts(n.ID, &api.DrainOptions{MarkEligible: n.Eligible}, c.change(ctx, "eligibility"))
 		} else {
-			_, err = c.api.Nodes().ToggleEligibility(n.ID, n.Eligible, write(ctx))
+			_, err = c.api.Nodes().ToggleEligibility(n.ID, n.Eligible, c.change(ctx, "eligibility"))
 		}
 		return err
 	})

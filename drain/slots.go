@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
@@ -55,6 +56,7 @@ type Lease struct {
 	c      *Client
 	ttl    time.Duration
 	cancel context.CancelFunc
+	lose   func()        // closes lost
 	lost   chan struct{} // closed when another may hold the slot
 	ended  chan struct{} // closed when the renewal has ended
 }
@@ -70,6 +72,21 @@ func (l *Lease) Err() error {
 	default:
 		return nil
 	}
+}
+
+// Check asks Nomad whether the slot is still held, and gives it another TTL. It
+// is [ErrLost] if it is not. Servers that do not answer are not taken for a
+// loss before a TTL has passed.
+func (l *Lease) Check(ctx context.Context) error {
+	if err := l.Err(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, l.ttl/3)
+	defer cancel()
+	if err := l.c.renew(ctx, l.Ref, l.ttl); err != nil && !passing(err) {
+		l.lose()
+	}
+	return l.Err()
 }
 
 // AcquireSlot waits until a slot is free, takes it and keeps it renewed. ctx
@@ -128,8 +145,7 @@ func (c *Client) slotError(err error, o SlotOptions) error {
 
 func taken(err error) bool { return status(err) == http.StatusConflict }
 
-func (c *Client) slotWrite(ctx context.Context) *api.WriteOptions {
-	w := write(ctx)
+func slotWrite(w *api.WriteOptions) *api.WriteOptions {
 	w.Namespace = slotSpace
 	return w
 }
@@ -140,7 +156,7 @@ func (c *Client) tryLock(ctx context.Context, path string, o SlotOptions) (SlotR
 		Lock:  &api.VariableLock{TTL: o.TTL.String(), LockDelay: max(o.TTL/3, 10*time.Second).String()}}
 	var out *api.Variable
 	err := c.few(ctx, func(ctx context.Context) (err error) {
-		out, _, err = c.api.Variables().AcquireLock(v, c.slotWrite(ctx))
+		out, _, err = c.api.Variables().AcquireLock(v, slotWrite(c.change(ctx, "lock")))
 		return err
 	})
 	if err != nil {
@@ -157,7 +173,7 @@ func (c *Client) tryLock(ctx context.Context, path string, o SlotOptions) (SlotR
 	v.Items["ttl"] = o.TTL.String()
 	note := &api.Variable{Namespace: slotSpace, Path: path + holder, Items: v.Items}
 	err = c.few(ctx, func(ctx context.Context) error {
-		_, _, err := c.api.Variables().Update(note, c.slotWrite(ctx))
+		_, _, err := c.api.Variables().Update(note, slotWrite(c.change(ctx, "slot-note")))
 		return err
 	})
 	if err != nil {
@@ -171,7 +187,7 @@ const holder = "/holder"
 
 func (c *Client) renew(ctx context.Context, ref SlotRef, ttl time.Duration) error {
 	v := &api.Variable{Namespace: slotSpace, Path: ref.Path, Lock: &api.VariableLock{ID: ref.Lock, TTL: ttl.String()}}
-	_, _, err := c.api.Variables().RenewLock(v, c.slotWrite(ctx))
+	_, _, err := c.api.Variables().RenewLock(v, slotWrite(write(ctx)))
 	return err
 }
 
@@ -181,6 +197,7 @@ func (c *Client) renew(ctx context.Context, ref SlotRef, ttl time.Duration) erro
 func (c *Client) hold(ref SlotRef, ttl time.Duration) *Lease {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Lease{Ref: ref, c: c, ttl: ttl, cancel: cancel, lost: make(chan struct{}), ended: make(chan struct{})}
+	l.lose = sync.OnceFunc(func() { close(l.lost) })
 	go func() {
 		defer close(l.ended)
 		last := time.Now()
@@ -201,7 +218,7 @@ func (c *Client) hold(ref SlotRef, ttl time.Duration) *Lease {
 			case err == nil:
 				last, wait = asked, ttl/3
 			case !passing(err), time.Since(last) >= ttl:
-				close(l.lost)
+				l.lose()
 				return
 			default:
 				wait = min(time.Second, max(0, ttl-time.Since(last)))
@@ -228,7 +245,7 @@ func (l *Lease) Release(ctx context.Context) error {
 func (c *Client) ReleaseSlot(ctx context.Context, ref SlotRef) error {
 	v := &api.Variable{Namespace: slotSpace, Path: ref.Path, Lock: &api.VariableLock{ID: ref.Lock}}
 	err := c.few(ctx, func(ctx context.Context) error {
-		_, _, err := c.api.Variables().ReleaseLock(v, c.slotWrite(ctx))
+		_, _, err := c.api.Variables().ReleaseLock(v, slotWrite(c.change(ctx, "unlock")))
 		return err
 	})
 	if err != nil && !taken(err) && status(err) != http.StatusBadRequest {

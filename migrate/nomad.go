@@ -42,9 +42,12 @@ type Outage struct {
 	Canary       string        `json:"canary,omitempty"` // an image of the store with a shell; "": none
 	CanaryShell  []string      `json:"canaryShell,omitempty"`
 
-	Busy       drain.BusyOptions `json:"busy,omitzero"`
-	HookBefore []string          `json:"hookBefore,omitempty"` // argv
-	HookAfter  []string          `json:"hookAfter,omitempty"`
+	Busy drain.BusyOptions `json:"busy,omitzero"`
+	// Commands word by word, run one after the other: before the drain, and
+	// after the return.
+	HookBefore  [][]string    `json:"hookBefore,omitempty"`
+	HookAfter   [][]string    `json:"hookAfter,omitempty"`
+	HookTimeout time.Duration `json:"hookTimeout,omitempty"` // of each
 }
 
 // NomadUse is Nomad as a run found it; it stands in the run's first record.
@@ -63,8 +66,6 @@ const drainGrace = 2 * time.Minute
 // podman every 30 seconds, and the servers know some seconds later.
 const returnLimit = 3 * time.Minute
 
-const hookLimit = 2 * time.Minute
-
 // around puts the steps that take the host out of service and back around a
 // plan. A plan without Nomad and without busy containers or hooks is as it was.
 func (s *Session) around(plan []engine.Step) []engine.Step {
@@ -77,7 +78,8 @@ func (s *Session) around(plan []engine.Step) []engine.Step {
 			Holds: s.holdsSlot, Do: s.takeSlot, Undo: s.slotBack})
 	}
 	if len(out.HookBefore) > 0 {
-		before = append(before, engine.Step{Name: stepHookBefore, Title: "run the hook before", Do: s.hook(out.HookBefore)})
+		before = append(before, engine.Step{Name: stepHookBefore, Title: "run the hooks before", Pausable: true,
+			Do: s.hooksBefore, Undo: s.hooksBack(out.HookAfter)})
 	}
 	if use != nil {
 		before = append(before, engine.Step{Name: stepDrain, Title: "drain the Nomad node", Pausable: true,
@@ -93,7 +95,8 @@ func (s *Session) around(plan []engine.Step) []engine.Step {
 			Do: s.waitBusy})
 	}
 	if len(out.HookAfter) > 0 {
-		after = append(after, engine.Step{Name: stepHookAfter, Title: "run the hook after", Do: s.hook(out.HookAfter)})
+		after = append(after, engine.Step{Name: stepHookAfter, Title: "run the hooks after",
+			Do: s.hooksAfter, Undo: s.hooksBack(out.HookBefore)})
 	}
 	if len(needs) > 0 {
 		after = append(after, engine.Step{Name: stepSlotBack, Title: "give the maintenance slot back",
@@ -123,10 +126,26 @@ func (s *Session) nomad() (*drain.Client, error) {
 	if s.drainer != nil {
 		return s.drainer, nil
 	}
-	c, err := drain.New(s.Inputs.Nomad.Config.WithToken(drain.FromEnv(os.Getenv)))
+	c, err := drain.New(s.Inputs.Nomad.Config.Now(drain.FromEnv(os.Getenv)))
+	if err != nil {
+		return nil, err
+	}
+	c.Point = s.env.Point
 	s.drainer = c
-	return c, err
+	return c, nil
 }
+
+// ownAlloc is the allocation that this process runs in, or that the run began
+// in; "": none. A job that Nomad starts again has another one.
+func (s *Session) ownAlloc() string {
+	if id := os.Getenv(allocVar); id != "" {
+		return id
+	}
+	return s.Inputs.Nomad.OwnAlloc
+}
+
+// allocVar is set in each task that Nomad starts.
+const allocVar = "NOMAD_ALLOC_ID"
 
 func (s *Session) drainOptions(step string) drain.Options {
 	out, use := s.Inputs.Request.Outage, s.Inputs.Nomad
@@ -134,5 +153,5 @@ func (s *Session) drainOptions(step string) drain.Options {
 	if out.Reason != "" {
 		meta["storagectl.reason"] = out.Reason
 	}
-	return drain.Options{Run: s.ID, Deadline: out.Deadline, IgnoreSystem: out.IgnoreSystem, OwnAlloc: use.OwnAlloc, Meta: meta}
+	return drain.Options{Run: s.ID, Deadline: out.Deadline, IgnoreSystem: out.IgnoreSystem, OwnAlloc: s.ownAlloc(), Meta: meta}
 }

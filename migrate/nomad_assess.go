@@ -86,7 +86,7 @@ func FindNomad(ctx context.Context, cli podman.CLI, r Outage) (*NomadUse, *Refus
 		return nil, nil, err
 	}
 	use := &NomadUse{Config: conf, Nodes: nodes, Operator: operator()}
-	if id := os.Getenv("NOMAD_ALLOC_ID"); id != "" {
+	if id := os.Getenv(allocVar); id != "" {
 		use.OwnAlloc = id
 	}
 	want := drain.Rights{Allocs: allocs, Namespaces: spaces}

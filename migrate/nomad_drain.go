@@ -74,7 +74,7 @@ func (s *Session) drainProgress(p drain.Progress) {
 
 // nomadContainers lists what Nomad has in the store, our own allocation left out.
 func (s *Session) nomadContainers(ctx context.Context) ([]string, error) {
-	return NomadContainers(ctx, s.cli, s.Inputs.Nomad.OwnAlloc)
+	return NomadContainers(ctx, s.cli, s.ownAlloc())
 }
 
 // NomadContainers names the containers of a store that Nomad started, those of
@@ -112,7 +112,7 @@ func (s *Session) drained(ctx context.Context) (bool, error) {
 // hand gave the nodes work again. It stops the run if so: whoever did that has
 // to be asked.
 func (s *Session) stillOut(ctx context.Context) error {
-	if err := s.lostSlot(); err != nil || s.Inputs.Nomad == nil {
+	if err := s.lostSlot(ctx); err != nil || s.Inputs.Nomad == nil {
 		return err
 	}
 	c, err := s.nomad()

@@ -42,6 +42,9 @@ func (s *Session) takeSlot(ctx context.Context) error {
 		return refusedBy(err)
 	}
 	s.lease = lease
+	if s.env.Point != nil {
+		s.env.Point("before slot-file")
+	}
 	b, err := json.Marshal(lease.Ref)
 	if err == nil {
 		err = renameio.WriteFile(s.slotFile(), b, 0o600)
@@ -73,15 +76,15 @@ func (s *Session) keptSlot() (*drain.SlotRef, error) {
 
 // holdsSlot says whether this process holds the slot. One that was lost in the
 // middle is an error: the run stops before its next change.
-func (s *Session) holdsSlot(context.Context) (bool, error) {
-	return s.lease != nil, s.lostSlot()
+func (s *Session) holdsSlot(ctx context.Context) (bool, error) {
+	return s.lease != nil, s.lostSlot(ctx)
 }
 
-func (s *Session) lostSlot() error {
+func (s *Session) lostSlot(ctx context.Context) error {
 	if s.lease == nil {
 		return nil
 	}
-	return s.lease.Err()
+	return s.lease.Check(ctx)
 }
 
 func (s *Session) slotBack(ctx context.Context) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -64,14 +65,80 @@ func (s *Session) waitBusy(ctx context.Context) error {
 	return err
 }
 
-func (s *Session) hook(argv []string) func(context.Context) error {
+// hooksBefore runs the hooks before the drain. One that fails is a refusal:
+// nothing was taken out of service yet.
+func (s *Session) hooksBefore(ctx context.Context) error {
+	for _, argv := range s.Inputs.Request.Outage.HookBefore {
+		if err := s.hook(ctx, "before", argv); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return &Refusal{ID: "hook", Text: err.Error(), Hint: "see what it said, in the journal, too; the node was not touched"}
+		}
+	}
+	return nil
+}
+
+// hooksAfter runs the hooks after the return. One that fails stops the run with
+// the node in service; a resume runs them all again.
+func (s *Session) hooksAfter(ctx context.Context) error {
+	for _, argv := range s.Inputs.Request.Outage.HookAfter {
+		if err := s.hook(ctx, "after", argv); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hooksBack runs the hooks of the other side on the way back: what the hooks
+// before paused goes on again, and what those after let go on is paused for the
+// second outage. Nothing on the way back depends on them: a failure is noted.
+func (s *Session) hooksBack(list [][]string) func(context.Context) error {
+	if len(list) == 0 {
+		return nil
+	}
 	return func(ctx context.Context) error {
-		text, err := drain.Hook(ctx, s.env.Runner, argv, hookLimit)
-		if text != "" {
-			if bad := s.note("hook %s said: %s", argv[0], text); bad != nil {
-				return errors.Join(err, bad)
+		for _, argv := range list {
+			if err := s.hook(ctx, "rollback", argv); err != nil {
+				if err := s.note("on the way back: %v", err); err != nil {
+					return err
+				}
 			}
 		}
-		return err
+		return nil
 	}
+}
+
+// hook runs one hook; what it says is kept in the journal.
+func (s *Session) hook(ctx context.Context, when string, argv []string) error {
+	vars := []string{"STORAGECTL_RUN=" + s.ID, "STORAGECTL_HOOK=" + when}
+	if use := s.Inputs.Nomad; use != nil {
+		var names []string
+		for _, n := range use.Nodes {
+			names = append(names, n.Name)
+		}
+		vars = append(vars, "STORAGECTL_NODES="+strings.Join(names, ","))
+	}
+	text, err := drain.Hook(ctx, s.env.Runner, argv, s.Inputs.Request.Outage.HookTimeout, vars...)
+	if text != "" {
+		return errors.Join(err, s.note("hook %s said: %s", drain.HookName(argv), text))
+	}
+	return err
+}
+
+// hookNames is hooks for people, who want to see in a plan what will run.
+func hookNames(list [][]string) string {
+	names := make([]string, len(list))
+	for i, argv := range list {
+		for k, w := range argv {
+			if strings.ContainsAny(w, " \t\n\"'\\") || w == "" {
+				w = strconv.Quote(w)
+			}
+			if k > 0 {
+				names[i] += " "
+			}
+			names[i] += w
+		}
+	}
+	return strings.Join(names, ", then ")
 }

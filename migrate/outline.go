@@ -38,8 +38,8 @@ func (a *Assessment) what() map[string]string {
 	}
 	db := fmt.Sprintf("%s: graph driver %s becomes %s", st.Database, st.Driver, a.Inputs.Request.To)
 	what := map[string]string{
-		stepStage: fmt.Sprintf("%d images, %d layers, %d entries, %s in %s; files by %s (%s); needs %s of %s free; each file is looked at only then",
-			e.Images, e.Layers, e.Entries, Bytes(e.Bytes), runFolder(st.GraphRoot, "RUN"), e.Method, e.MethodReason, Bytes(e.BytesNeeded), Bytes(e.BytesFree)),
+		stepStage: fmt.Sprintf("%s, %s, %s, %s in %s; files by %s (%s); needs %s of %s free; each file is looked at only then",
+			Count(e.Images, "image", "images"), Count(e.Layers, "layer", "layers"), Count(e.Entries, "entry", "entries"), Bytes(e.Bytes), runFolder(st.GraphRoot, "RUN"), e.Method, e.MethodReason, Bytes(e.BytesNeeded), Bytes(e.BytesFree)),
 		stepProve:     "every entry of every image, as overlay shows it and as vfs does",
 		stepStop:      units,
 		stepStageRest: "images that came or went meanwhile, and the layers of buildah's working containers",
@@ -49,14 +49,13 @@ func (a *Assessment) what() map[string]string {
 		stepClear:     fmt.Sprintf("%s-* in %s", st.Driver, st.RunRoot),
 		stepVerify:    "images, layers, volumes, secrets, networks; podman info; a container runs and is removed",
 		stepSmoke:     "podman info; a container runs and is removed",
-		stepDrop:      fmt.Sprintf("%d containers; a rollback brings them back", len(a.Database.Containers)),
+		stepDrop:      Count(len(a.Database.Containers), "container; a rollback brings it back", "containers; a rollback brings them back"),
 		stepStart:     "what was stopped, in reverse order; podman's socket must answer",
 		stepCommit:    "only with --commit, or later by storagectl commit; no way back after it",
-		stepReset: fmt.Sprintf("deletes all images, %d containers, %d pods, %d volumes and all networks and secrets of this store; no way back",
-			len(a.Database.Containers), len(a.Database.Pods), len(a.Database.Volumes)),
+		stepReset:     fmt.Sprintf("deletes all images, %s and all networks and secrets of this store; no way back", a.Objects()),
 	}
 	out := a.Inputs.Request.Outage
-	what[stepHookBefore], what[stepHookAfter] = strings.Join(out.HookBefore, " "), strings.Join(out.HookAfter, " ")
+	what[stepHookBefore], what[stepHookAfter] = hookNames(out.HookBefore), hookNames(out.HookAfter)
 	what[stepBusy] = fmt.Sprintf("running containers with the labels %s; after %s: %s", strings.Join(out.Busy.Labels, ", "), out.Busy.Deadline, out.Busy.Then)
 	if u := a.Inputs.Nomad; u != nil {
 		deadline := "without a deadline"
@@ -70,6 +69,20 @@ func (a *Assessment) what() map[string]string {
 		what[stepSlotBack] = "for the next node"
 	}
 	return what
+}
+
+// Objects counts what podman's database holds.
+func (a *Assessment) Objects() string {
+	db := a.Database
+	return Count(len(db.Containers), "container", "containers") + ", " + Count(len(db.Pods), "pod", "pods") + ", " + Count(len(db.Volumes), "volume", "volumes")
+}
+
+// Count writes a number with its noun: "1 entry", "2 entries".
+func Count[N int | int64 | uint64](n N, one, many string) string {
+	if n == 1 {
+		many = one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }
 
 // Outline tells the steps of a run from its journal, without touching the host.

@@ -41,14 +41,31 @@ func outageFlags(f *pflag.FlagSet, o *migrate.Outage) {
 	f.DurationVar(&o.Busy.Deadline, "busy-deadline", 30*time.Minute, "how long to wait for them")
 	f.StringVar(&o.Busy.Then, "busy-then", drain.BusyRefuse, "wait on, stop them, or refuse to go on")
 	f.DurationVar(&o.Busy.Grace, "busy-grace", time.Minute, "what a stopped container gets to end by itself")
-	f.StringArrayVar(&o.HookBefore, "hook-before", nil, "a word of the command to run before the drain; repeat it for each word")
-	f.StringArrayVar(&o.HookAfter, "hook-after", nil, "a word of the command to run after the return; repeat it for each word")
+	f.Var(hooks{&o.HookBefore}, "hook-before", "a command to run before the drain, in quotes ('prefect work-pool pause mypool') or as a JSON list of words; no shell runs. Again for further ones")
+	f.Var(hooks{&o.HookAfter}, "hook-after", "the same after the return")
+	f.DurationVar(&o.HookTimeout, "hook-timeout", 2*time.Minute, "what each hook gets")
 }
+
+// hooks is a flag that adds one command each time.
+type hooks struct{ list *[][]string }
+
+func (h hooks) Set(text string) error {
+	argv, err := drain.ParseHook(text)
+	if err == nil {
+		*h.list = append(*h.list, argv)
+	}
+	return err
+}
+
+func (h hooks) Type() string   { return "command" }
+func (h hooks) String() string { return "" }
 
 func checkOutage(o *migrate.Outage) error {
 	switch {
 	case o.Nomad != migrate.NomadAuto && o.Nomad != migrate.NomadOff && !strings.Contains(o.Nomad, "://"):
 		return usagef("cannot use --nomad %q: it is auto, off, or an address like http://127.0.0.1:4646", o.Nomad)
+	case o.HookTimeout < 0 || len(o.HookBefore)+len(o.HookAfter) > 0 && o.HookTimeout == 0:
+		return usagef("cannot use --hook-timeout %s: hooks need some time", o.HookTimeout)
 	case o.Deadline < 0 || o.Slots < 0:
 		return usagef("cannot use a deadline or a number of slots below zero: nothing is forced")
 	case o.Busy.Then != drain.BusyWait && o.Busy.Then != drain.BusyStop && o.Busy.Then != drain.BusyRefuse:
@@ -62,6 +79,9 @@ func checkOutage(o *migrate.Outage) error {
 	}
 	if o.Slots == 0 {
 		o.SlotPath, o.SlotWait = "", 0
+	}
+	if len(o.HookBefore)+len(o.HookAfter) == 0 {
+		o.HookTimeout = 0
 	}
 	if o.Nomad == migrate.NomadOff {
 		o.Deadline = 0
@@ -157,7 +177,7 @@ func (a *app) drain(ctx context.Context, name string, out migrate.Outage) error 
 			return err
 		}
 	}
-	c, err := drain.New(h.Use.Config.WithToken(drain.FromEnv(os.Getenv)))
+	c, err := drain.New(h.Use.Config.Now(drain.FromEnv(os.Getenv)))
 	if err != nil {
 		return err
 	}
@@ -233,7 +253,7 @@ eligible meanwhile is an error, once: look why, then undrain again.
 			if tokenFile != "" {
 				h.Use.Config.TokenFile = tokenFile
 			}
-			c, err := drain.New(h.Use.Config.WithToken(drain.FromEnv(os.Getenv)))
+			c, err := drain.New(h.Use.Config.Now(drain.FromEnv(os.Getenv)))
 			if err != nil {
 				return err
 			}

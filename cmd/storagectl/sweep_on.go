@@ -12,9 +12,9 @@ import (
 )
 
 // sweep kills this process at the point that STORAGECTL_SWEEP_KILL_AT numbers
-// (1 is the first). A point lies before each journal record, host command and
-// worker request; between two of them nothing changes, so that these are all
-// the states there are. STORAGECTL_SWEEP_COUNT names a file for the number
+// (1 is the first), or at the first one of that name. A point lies before each
+// journal record, host command, worker request and change in Nomad; between two
+// of them nothing changes, so that these are all the states there are. STORAGECTL_SWEEP_COUNT names a file for the number
 // of points passed, STORAGECTL_SWEEP_LOG one for their names.
 type sweep struct {
 	point func(string)
@@ -22,7 +22,8 @@ type sweep struct {
 }
 
 func newSweep() sweep {
-	at, _ := strconv.ParseInt(os.Getenv("STORAGECTL_SWEEP_KILL_AT"), 10, 64)
+	name := os.Getenv("STORAGECTL_SWEEP_KILL_AT")
+	at, _ := strconv.ParseInt(name, 10, 64) // 0: it is a name
 	var n atomic.Int64
 	var log *os.File
 	if path := os.Getenv("STORAGECTL_SWEEP_LOG"); path != "" {
@@ -37,7 +38,7 @@ func newSweep() sweep {
 			if log != nil {
 				fmt.Fprintln(log, i, what)
 			}
-			if i == at {
+			if i == at || name == strings.TrimPrefix(what, "before ") {
 				_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 				select {}
 			}
