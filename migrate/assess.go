@@ -292,7 +292,7 @@ func (a *Assessment) content(ctx context.Context, s *Session) error {
 			lines = append(lines, d.String())
 		}
 		a.refuse("damaged", "repair or remove the damaged images, or carry them over as they are with --keep-damaged",
-			"the store is damaged in %d places: %s", len(e.Damage), strings.Join(lines, "; "))
+			"the store is damaged in %s: %s", Count(len(e.Damage), "place", "places"), strings.Join(lines, "; "))
 	}
 	if e.BytesNeeded > e.BytesFree {
 		a.refuse("no-room", "free some space on the filesystem of "+a.Inputs.Store.GraphRoot,
@@ -300,11 +300,11 @@ func (a *Assessment) content(ctx context.Context, s *Session) error {
 	}
 	if e.InodesFree > 0 && e.InodesNeeded > e.InodesFree {
 		a.refuse("no-room", "remove some files on the filesystem of "+a.Inputs.Store.GraphRoot,
-			"staging needs %d inodes, and %d are free", e.InodesNeeded, e.InodesFree)
+			"staging needs %s, and %d are free", Count(e.InodesNeeded, "inode", "inodes"), e.InodesFree)
 	}
 	for _, i := range e.ImageStores {
 		if i.Images > 0 {
-			a.Notes = append(a.Notes, fmt.Sprintf("the additional image store %s and its %d vfs images stay where they are: podman on overlay sees only what overlay images it holds", i.Path, i.Images))
+			a.Notes = append(a.Notes, fmt.Sprintf("the additional image store %s and its %s stay where they are: podman on overlay sees only what overlay images it holds", i.Path, Count(i.Images, "vfs image", "vfs images")))
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -83,6 +84,11 @@ func Count[N int | int64 | uint64](n N, one, many string) string {
 		many = one
 	}
 	return fmt.Sprintf("%d %s", n, many)
+}
+
+// OldStore is where a finished run keeps the store that was, until its commit.
+func (in Inputs) OldStore(run string) string {
+	return filepath.Join(runFolder(in.Store.GraphRoot, run), "old")
 }
 
 // Outline tells the steps of a run from its journal, without touching the host.

@@ -130,7 +130,7 @@ func (a *app) confirm(ctx context.Context, plan *migrate.Assessment) error {
 	if a.json || !term.IsTerminal(int(a.stdin.Fd())) {
 		return usagef("cannot go on without a word: say --yes, or --dry-run to see the plan")
 	}
-	fmt.Fprint(a.stdout, planText(plan), "\n")
+	a.out.say(planText(plan) + "\n")
 	return a.askWord(ctx)
 }
 
@@ -208,10 +208,10 @@ func planText(p *migrate.Assessment) string {
 	fmt.Fprintf(&b, "Migrate the store of %s (podman %s) from %s to %s\n\n", in.Owner.Name, in.Podman, in.Store.Driver, in.Request.To)
 	fmt.Fprintf(&b, "  graphroot  %s (%s, %s free)\n", in.Store.GraphRoot, p.Look.FSType, migrate.Bytes(p.Look.FreeBytes))
 	if e.Images > 0 || e.Layers > 0 {
-		fmt.Fprintf(&b, "  holds      %d images (%d without a name), %d layers, %d entries, %s\n", e.Images, e.Dangling, e.Layers, e.Entries, migrate.Bytes(e.Bytes))
+		fmt.Fprintf(&b, "  holds      %s (%d without a name), %s, %s, %s\n", migrate.Count(e.Images, "image", "images"), e.Dangling,
+			migrate.Count(e.Layers, "layer", "layers"), migrate.Count(e.Entries, "entry", "entries"), migrate.Bytes(e.Bytes))
 	}
-	fmt.Fprintf(&b, "  database   %s %s: %d containers, %d pods, %d volumes\n", in.Store.DBKind, in.Store.Database,
-		len(p.Database.Containers), len(p.Database.Pods), len(p.Database.Volumes))
+	fmt.Fprintf(&b, "  database   %s %s: %s\n", in.Store.DBKind, in.Store.Database, p.Objects())
 	fmt.Fprintf(&b, "\nWhat podman goes by\n")
 	for _, s := range p.Conf.Settings {
 		value := s.Value

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -15,7 +16,6 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 	"golang.org/x/term"
 
-	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/migrate"
 )
 
@@ -30,7 +30,10 @@ type output struct {
 	out, err io.Writer
 	json     bool
 	quiet    bool
-	tty      bool
+	tty      bool // err is a terminal that can redraw a line
+
+	// How wide the terminals behind out and err are now; 0: no terminal.
+	outWidth, errWidth func() int
 
 	bars    *mpb.Progress
 	bar     *mpb.Bar
@@ -38,10 +41,13 @@ type output struct {
 	phase   string
 	began   time.Time
 	lastLog time.Time
+	doing   string // the step under way
+	endBeat context.CancelFunc
 }
 
 func newOutput(a *app) *output {
-	o := &output{out: a.stdout, err: a.stderr, json: a.json, quiet: a.quiet}
+	o := &output{out: a.stdout, err: a.stderr, json: a.json, quiet: a.quiet, endBeat: func() {},
+		outWidth: func() int { return columns(a.stdout) }, errWidth: func() int { return columns(a.stderr) }}
 	if !o.json {
 		o.out = printable{a.stdout}
 	}
@@ -65,66 +71,6 @@ func (o *output) message(kind string, v any) {
 	fmt.Fprintln(o.out, head+rest)
 }
 
-type stepMessage struct {
-	Step    string  `json:"step"`
-	Title   string  `json:"title"`
-	Index   int     `json:"index"`
-	Total   int     `json:"total"`
-	Status  string  `json:"status"` // begin, done, skip, redo, failed
-	Undo    bool    `json:"undo,omitempty"`
-	Seconds float64 `json:"seconds,omitempty"`
-	Error   string  `json:"error,omitempty"`
-}
-
-// event tells of a step.
-func (o *output) event(e engine.Event) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	took := time.Since(o.began)
-	if e.Kind == engine.EventBegin {
-		o.began, o.lastLog = time.Now(), time.Now()
-	}
-	if e.Kind == engine.EventDone || e.Kind == engine.EventFailed {
-		o.endBar()
-	}
-	if o.json {
-		m := stepMessage{Step: e.Step.Name, Title: e.Step.Title, Index: e.Index + 1, Total: e.Total, Status: string(e.Kind), Undo: e.Undo}
-		if e.Kind == engine.EventDone {
-			m.Seconds = took.Seconds()
-		}
-		if e.Err != nil {
-			m.Error = e.Err.Error()
-		}
-		o.message("step", m)
-		return
-	}
-	if o.quiet {
-		return
-	}
-	name := fmt.Sprintf("%2d/%d %s", e.Index+1, e.Total, e.Step.Title)
-	if e.Undo {
-		name = fmt.Sprintf("%2d/%d take back: %s", e.Index+1, e.Total, e.Step.Title)
-	}
-	if e.Kind == engine.EventBegin && o.tty {
-		fmt.Fprintf(o.err, "%s …", name)
-		o.open = true
-		return
-	}
-	o.clearLine()
-	switch e.Kind {
-	case engine.EventBegin:
-		fmt.Fprintf(o.err, "%s …\n", name)
-	case engine.EventDone:
-		fmt.Fprintf(o.err, "%s: done, %s\n", name, seconds(took))
-	case engine.EventSkip:
-		fmt.Fprintf(o.err, "%s: done before\n", name)
-	case engine.EventRedo:
-		fmt.Fprintf(o.err, "%s: no longer holds, doing it again\n", name)
-	case engine.EventFailed:
-		fmt.Fprintf(o.err, "%s: failed after %s\n", name, seconds(took))
-	}
-}
-
 // progress tells how far a step is.
 func (o *output) progress(p migrate.Progress) {
 	o.mu.Lock()
@@ -143,22 +89,31 @@ func (o *output) progress(p migrate.Progress) {
 			return
 		}
 		o.lastLog = time.Now()
-		fmt.Fprintf(o.err, "      %s: %s\n", p.Phase, amount(p))
+		fmt.Fprintf(o.err, "      %s: %s\n", p.Phase, clean(amount(p)))
 	}
 }
 
+// amount is how far a step is, as far as that is known.
 func amount(p migrate.Progress) string {
-	text := fmt.Sprintf("%d of %d %s", p.Done, p.Total, p.Unit)
-	if p.Unit == "bytes" {
-		text = fmt.Sprintf("%s of %s", migrate.Bytes(p.Done), migrate.Bytes(p.Total))
+	count := func(n int64) string {
+		if p.Unit == "bytes" {
+			return migrate.Bytes(n)
+		}
+		return migrate.Count(n, strings.TrimSuffix(p.Unit, "s"), p.Unit)
 	}
-	if p.Total > 0 {
-		text = fmt.Sprintf("%d %%, %s", 100*p.Done/p.Total, text)
+	var words []string
+	switch {
+	case p.Total > 0 && p.Unit == "bytes":
+		words = append(words, fmt.Sprintf("%d %%", 100*p.Done/p.Total), fmt.Sprintf("%s of %s", count(p.Done), count(p.Total)))
+	case p.Total > 0:
+		words = append(words, fmt.Sprintf("%d %%", 100*p.Done/p.Total), fmt.Sprintf("%d of %s", p.Done, count(p.Total)))
+	case p.Done > 0:
+		words = append(words, count(p.Done))
 	}
 	if p.Note != "" {
-		text += ", " + p.Note
+		words = append(words, p.Note)
 	}
-	return text
+	return strings.Join(words, ", ")
 }
 
 func (o *output) draw(p migrate.Progress) {
@@ -202,7 +157,7 @@ func (o *output) endBar() {
 func (o *output) close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.endBar()
+	o.endStep()
 }
 
 // note tells something worth knowing.
@@ -217,7 +172,7 @@ func (o *output) note(text string) {
 	}
 	if !o.quiet {
 		o.clearLine()
-		fmt.Fprintf(o.err, "note: %s\n", clean(text))
+		fmt.Fprint(o.err, wrap("note: "+clean(text)+"\n", o.errWidth()))
 	}
 }
 
@@ -225,7 +180,7 @@ func (o *output) note(text string) {
 func (o *output) fail(text, hint string, code int, id string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.endBar()
+	o.endStep()
 	if o.json {
 		o.message("error", struct {
 			Error string `json:"error"`
@@ -236,9 +191,9 @@ func (o *output) fail(text, hint string, code int, id string) {
 		return
 	}
 	o.clearLine()
-	fmt.Fprintf(o.err, "error: %s\n", clean(text))
+	fmt.Fprint(o.err, wrap("error: "+clean(text)+"\n", o.errWidth()))
 	if hint != "" {
-		fmt.Fprintf(o.err, "hint: %s\n", clean(hint))
+		fmt.Fprint(o.err, wrap("hint: "+clean(hint)+"\n", o.errWidth()))
 	}
 }
 
@@ -247,13 +202,20 @@ func (o *output) fail(text, hint string, code int, id string) {
 func (o *output) result(kind string, v any, text string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.endBar()
+	o.endStep()
 	o.clearLine()
 	if o.json {
 		o.message(kind, v)
 		return
 	}
-	fmt.Fprint(o.out, text)
+	fmt.Fprint(o.out, wrap(text, o.outWidth()))
+}
+
+// say writes what people read and programs do not.
+func (o *output) say(text string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	fmt.Fprint(o.out, wrap(text, o.outWidth()))
 }
 
 // printable passes text on without what would steer a terminal: names, paths and

@@ -2,8 +2,14 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
+	"time"
+
+	"github.com/storagectl/storagectl/internal/engine"
+	"github.com/storagectl/storagectl/migrate"
 )
 
 // TestClean: text of other people's making cannot steer the terminal.
@@ -12,5 +18,127 @@ func TestClean(t *testing.T) {
 	fmt.Fprintf(printable{&b}, "a\x1b]0;owned\x07b\tü\n\u009b1m\xff")
 	if got, want := b.String(), "a\\x1b]0;owned\\x07b\tü\n\\x9b1m\\xfffd"; got != want {
 		t.Fatalf("%q, want %q", got, want)
+	}
+}
+
+// paper is an output onto buffers: a pipe where width is 0, else a terminal.
+func paper(t *testing.T, width int) (o *output, stderr *bytes.Buffer) {
+	t.Helper()
+	stderr = &bytes.Buffer{}
+	columns := func() int { return width }
+	o = &output{out: &bytes.Buffer{}, err: stderr, tty: width > 0, endBeat: func() {}, outWidth: columns, errWidth: columns}
+	t.Cleanup(o.close)
+	return o, stderr
+}
+
+func event(kind engine.EventKind, index int, title string, undo bool) engine.Event {
+	return engine.Event{Kind: kind, Index: index, Total: 11, Undo: undo, Step: engine.Step{Name: "x", Title: title}}
+}
+
+// TestStepLines: the columns stand below each other, and nothing is wrapped on a pipe.
+func TestStepLines(t *testing.T) {
+	o, text := paper(t, 0)
+	const long = "verify against the manifest and run a container"
+	for i, title := range []string{"stop podman", long} {
+		o.event(event(engine.EventBegin, 8+i, title, false))
+		o.event(event(engine.EventDone, 8+i, title, false))
+	}
+	failed := event(engine.EventFailed, 10, "start", false)
+	failed.Err = errors.New("no")
+	for _, e := range []engine.Event{failed, event(engine.EventSkip, 1, long, false), event(engine.EventRedo, 2, "stop podman", false)} {
+		o.event(e)
+	}
+	const want = ` 9/11 stop podman …
+ 9/11 stop podman                                      done      0.0 s
+10/11 verify against the manifest and run a container …
+10/11 verify against the manifest and run a container  done      0.0 s
+11/11 start                                            failed     SEC
+ 2/11 verify against the manifest and run a container  done before
+ 3/11 stop podman                                      no longer holds, doing it again
+`
+	got := text.String()
+	if i := strings.Index(got, "failed"); i > 0 {
+		end := i + strings.IndexByte(got[i:], '\n')
+		got = got[:i] + "failed     SEC" + got[end:]
+	}
+	if got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}
+
+func TestStepLinesFit(t *testing.T) {
+	o, _ := paper(t, 60)
+	line := stepLine(event(engine.EventDone, 2, "stop podman", true), 12*time.Second)
+	if got, want := o.fit(line), " 3/11 take back: stop podman                    done     12.0 s"; len(line) <= 60 || len(got) != 60 || strings.Join(strings.Fields(got), " ") != strings.Join(strings.Fields(want), " ") {
+		t.Errorf("%q", got)
+	}
+	o, _ = paper(t, 34)
+	if got, want := o.fit(line), " 3/11 take back: stop podman done\n      12.0 s"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// TestSignOfLife: a step that says nothing of itself is seen to be at work.
+func TestSignOfLife(t *testing.T) {
+	o, text := paper(t, 0)
+	o.event(event(engine.EventBegin, 2, "stop podman", false))
+	o.mu.Lock()
+	o.sign() // too early
+	o.began, o.lastLog = o.began.Add(-12*time.Second), o.lastLog.Add(-12*time.Second)
+	o.sign()
+	o.sign() // not again so soon
+	o.mu.Unlock()
+	if got, want := text.String(), " 3/11 stop podman …\n      still at it, 12 s\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+
+	o, text = paper(t, 18)
+	o.event(event(engine.EventBegin, 2, "stop podman", false))
+	o.mu.Lock()
+	o.began = o.began.Add(-3 * time.Second)
+	o.sign()
+	o.doing = " 3/11 stop"
+	o.sign()
+	o.mu.Unlock()
+	o.note("a word")
+	// The open line is redrawn in its place, is never wider than the terminal,
+	// and gives way to others.
+	if got, want := text.String(), "\r\x1b[K 3/11 stop podman\r\x1b[K 3/11 stop podman\r\x1b[K 3/11 stop … 3 s\r\x1b[Knote: a word\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	o.event(event(engine.EventDone, 2, "stop podman", false))
+	if o.endBeat(); o.doing != "" || o.open {
+		t.Error("the step is over and still drawn")
+	}
+}
+
+// TestBeat sees the ticker itself at work, on a terminal.
+func TestBeat(t *testing.T) {
+	o, text := paper(t, 80)
+	o.event(event(engine.EventBegin, 2, "stop podman", false))
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		o.mu.Lock()
+		got := text.String()
+		o.mu.Unlock()
+		if strings.Contains(got, "stop podman … 1 s") {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no sign of life: %q", got)
+		}
+	}
+}
+
+func TestAmount(t *testing.T) {
+	for want, p := range map[string]migrate.Progress{
+		"50 %, 1.0 kB of 2.0 kB, 3 of 7 layers": {Done: 1000, Total: 2000, Unit: "bytes", Note: "3 of 7 layers"},
+		"33 %, 1 of 3 images":                   {Done: 1, Total: 3, Unit: "images"},
+		"0 %, 0 of 1 image":                     {Total: 1, Unit: "images"},
+		"1 allocation":                          {Done: 1, Unit: "allocations"},
+		"12 entries":                            {Unit: "images", Note: "12 entries"},
+	} {
+		if got := amount(p); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }

@@ -108,15 +108,34 @@ way back; at a terminal it asks first. RUN left out is the latest run.
 			if st.Phase == engine.PhaseRolledBack || st.Phase == engine.PhaseRollingBack {
 				return &migrate.Refusal{ID: "rolled-back", Text: fmt.Sprintf("cannot commit: run %s is %s", run, phaseWord(st.Phase))}
 			}
-			if !a.yes && !a.json && st.Phase == engine.PhaseFinished && term.IsTerminal(int(a.stdin.Fd())) {
-				fmt.Fprintf(a.stdout, "This removes the old store of run %s. There is no rollback after it.\n", run)
-				if err := a.askWord(cmd.Context()); err != nil {
-					return err
+			question := !a.yes && !a.json && st.Phase == engine.PhaseFinished && term.IsTerminal(int(a.stdin.Fd()))
+			return a.with(cmd.Context(), run, func(s *migrate.Session) error {
+				if question {
+					if err := a.askCommit(cmd.Context(), s); err != nil {
+						return err
+					}
 				}
-			}
-			return a.with(cmd.Context(), run, func(s *migrate.Session) error { return s.Forward(cmd.Context(), true) })
+				return s.Forward(cmd.Context(), true)
+			})
 		},
 	}
+}
+
+// askCommit asks before a run's old store is deleted.
+func (a *app) askCommit(ctx context.Context, s *migrate.Session) error {
+	bytes, err := s.Reclaimable(ctx)
+	if err != nil {
+		return err
+	}
+	a.out.say(commitText(s.Inputs, s.ID, bytes))
+	return a.askWord(ctx)
+}
+
+func commitText(in migrate.Inputs, run string, bytes uint64) string {
+	return fmt.Sprintf(`This deletes for good the old %s store of %s, which run %s keeps in
+  %s
+and frees %s. There is no rollback after it.
+`, in.Store.Driver, in.Owner.Name, run, in.OldStore(run), migrate.Bytes(bytes))
 }
 
 // phaseWord is a phase in words.
@@ -268,14 +287,21 @@ func (a *app) tellStatus(run string, st engine.State) error {
 
 func newHistory(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:     "history",
-		Short:   "List the runs of this host",
-		Long:    "history lists the runs of this state directory, the oldest first.\n\n" + exitHelp,
+		Use:   "history",
+		Short: "List the runs of this host",
+		Long: `history lists the runs of this state directory, the oldest first: the run, when it
+began, where it stands, whose store, and where that is. Runs that a user began are
+not in root's state directory, and the other way round.
+
+` + exitHelp,
 		Example: "  storagectl history\n  storagectl history --json",
 		RunE: func(*cobra.Command, []string) error {
 			runs, err := a.dir().List()
 			if err != nil {
 				return err
+			}
+			if len(runs) == 0 && !a.json { // as messages, no runs are no messages
+				a.out.say(fmt.Sprintf("No run was begun yet (in %s).\n", a.stateDir))
 			}
 			for _, run := range runs {
 				st, err := engine.Read(a.dir().RunPath(run))

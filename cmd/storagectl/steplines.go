@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/storagectl/storagectl/internal/engine"
+)
+
+type stepMessage struct {
+	Step    string  `json:"step"`
+	Title   string  `json:"title"`
+	Index   int     `json:"index"`
+	Total   int     `json:"total"`
+	Status  string  `json:"status"` // begin, done, skip, redo, failed
+	Undo    bool    `json:"undo,omitempty"`
+	Seconds float64 `json:"seconds,omitempty"`
+	Error   string  `json:"error,omitempty"`
+}
+
+// event tells of a step.
+func (o *output) event(e engine.Event) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	took := time.Since(o.began)
+	if e.Kind == engine.EventBegin {
+		o.began, o.lastLog = time.Now(), time.Now()
+	}
+	if e.Kind == engine.EventDone || e.Kind == engine.EventFailed {
+		o.endStep()
+	}
+	if o.json {
+		m := stepMessage{Step: e.Step.Name, Title: e.Step.Title, Index: e.Index + 1, Total: e.Total, Status: string(e.Kind), Undo: e.Undo}
+		if e.Kind == engine.EventDone {
+			m.Seconds = took.Seconds()
+		}
+		if e.Err != nil {
+			m.Error = e.Err.Error()
+		}
+		o.message("step", m)
+		return
+	}
+	if o.quiet {
+		return
+	}
+	o.clearLine()
+	if e.Kind != engine.EventBegin {
+		fmt.Fprintln(o.err, o.fit(stepLine(e, took)))
+		return
+	}
+	o.doing = stepName(e)
+	if o.tty {
+		o.redraw("")
+	} else {
+		fmt.Fprintf(o.err, "%s …\n", o.doing)
+	}
+	o.beat()
+}
+
+func stepName(e engine.Event) string {
+	title := e.Step.Title
+	if e.Undo {
+		title = takeBack + title
+	}
+	return fmt.Sprintf("%2d/%d %s", e.Index+1, e.Total, title)
+}
+
+const (
+	takeBack = "take back: "
+	// nameWidth is the column that what became of a step stands in: the longest
+	// title of a plan, its number before it, and a space behind it.
+	nameWidth = 54
+)
+
+// stepLine tells in columns which step it is, what became of it, and the seconds.
+func stepLine(e engine.Event, took time.Duration) string {
+	width := nameWidth
+	if e.Undo {
+		width += len(takeBack)
+	}
+	what := map[engine.EventKind]string{
+		engine.EventDone:   fmt.Sprintf("done   %8s", seconds(took)),
+		engine.EventFailed: fmt.Sprintf("failed %8s", seconds(took)),
+		engine.EventSkip:   "done before",
+		engine.EventRedo:   "no longer holds, doing it again",
+	}[e.Kind]
+	return fmt.Sprintf("%-*s %s", width, stepName(e), what)
+}
+
+// fit shortens the gap between the columns of a line where the terminal is too
+// narrow for it, and wraps what is longer still.
+func (o *output) fit(line string) string {
+	width := o.errWidth()
+	over := utf8.RuneCountInString(line) - width
+	if width == 0 || over <= 0 {
+		return line
+	}
+	name, what, ok := strings.Cut(line, "  ")
+	if !ok {
+		return wrap(line, width)
+	}
+	gap := len(what) - len(strings.TrimLeft(what, " "))
+	return wrap(name+"  "+what[min(gap, over):], width)
+}
+
+// beat tells once in a while that the step under way is still at it, until
+// endStep: nobody can tell a silent wait from a program that hangs.
+func (o *output) beat() {
+	o.endBeat()
+	ctx, cancel := context.WithCancel(context.Background())
+	o.endBeat = cancel
+	go func() {
+		t := time.NewTicker(time.Second)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+				o.mu.Lock()
+				if ctx.Err() == nil {
+					o.sign()
+				}
+				o.mu.Unlock()
+			}
+		}
+	}()
+}
+
+// sign is a sign of life of a step that has no progress to tell of.
+func (o *output) sign() {
+	so := fmt.Sprintf("%.0f s", time.Since(o.began).Seconds())
+	switch {
+	case o.bar != nil:
+	case o.tty:
+		o.redraw(so)
+	case time.Since(o.lastLog) >= lineEvery:
+		o.lastLog = time.Now()
+		fmt.Fprintf(o.err, "      still at it, %s\n", so)
+	}
+}
+
+// redraw writes the open line of the terminal anew. It must not be wider than
+// the terminal: only one line can be taken back.
+func (o *output) redraw(so string) {
+	line := []rune(o.doing + " … " + so)
+	if width := o.errWidth(); width > 0 && len(line) >= width {
+		line = line[:width-1]
+	}
+	fmt.Fprintf(o.err, "\r\x1b[K%s", string(line))
+	o.open = true
+}
+
+// endStep ends what is drawn of the step under way.
+func (o *output) endStep() {
+	o.endBeat()
+	o.endBar()
+	o.doing = ""
+}
