@@ -45,6 +45,14 @@ func refusals() []refusal {
 			setup: `printf '[storage]\ndriver = "vfs"\ngraphroot = "` + lab.Home + `"\n' >` + conf,
 		},
 		{
+			name: "storage.conf is no TOML", code: refused, says: "storage.conf: line 3", args: migrate, quiet: true,
+			setup: `printf '[storage]\ndriver = "vfs"\ngraphroot = "/opt\n' >` + conf,
+		},
+		{
+			name: "no linger and no login", code: refused, says: "cannot run for hashi", args: migrate, quiet: true,
+			setup: `loginctl disable-linger hashi; while [ -e /run/user/2000 ]; do sleep 0.1; done`,
+		},
+		{
 			name: "graphroot is the root folder", user: "root", code: refused, says: "graphroot",
 			args:  []string{"migrate", "--to", "overlay", "--yes"},
 			setup: `printf '[storage]\ndriver = "vfs"\nrunroot = "/run/containers/storage"\ngraphroot = "/"\n' >/etc/containers/storage.conf; podman info >/dev/null`,

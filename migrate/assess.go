@@ -57,7 +57,7 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 		return a, err
 	}
 	cli := podman.CLI{Owner: owner, Runner: env.Runner, Extra: a.Inputs.ConfEnv}
-	if ok, err := a.podman(ctx, cli); err != nil || !ok {
+	if ok, err := a.version(ctx, cli); err != nil || !ok {
 		return a, err
 	}
 	w, err := podman.StartWorker(ctx, owner, env.Point, a.Inputs.ConfEnv...)
@@ -66,6 +66,13 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 	}
 	defer w.Close()
 	s := &Session{Inputs: a.Inputs, env: env, cli: cli, worker: w, ID: "dry-run"}
+	if ok, err := a.readable(ctx, *s); err != nil || !ok {
+		return a, err
+	}
+	if ok, err := a.podman(ctx, cli); err != nil || !ok {
+		return a, err
+	}
+	s.Inputs = a.Inputs
 	if a.Look, err = ask[storeLook](ctx, s, opLook, pathArg{a.Inputs.Store.GraphRoot}); err != nil {
 		return a, err
 	}
@@ -162,7 +169,7 @@ func confEnv(o podman.Owner) []string {
 	return env
 }
 
-func (a *Assessment) podman(ctx context.Context, cli podman.CLI) (bool, error) {
+func (a *Assessment) version(ctx context.Context, cli podman.CLI) (bool, error) {
 	major, _, version, err := cli.Version(ctx)
 	if errors.Is(err, podman.ErrNoPodman) {
 		a.refuse("no-podman", "install podman", "podman is not installed")
@@ -175,11 +182,38 @@ func (a *Assessment) podman(ctx context.Context, cli podman.CLI) (bool, error) {
 		a.refuse("old-podman", "upgrade podman", "podman %s is too old: 3.0 is the oldest known", version)
 		return false, nil
 	}
+	a.Inputs.Podman = version
+	return true, nil
+}
+
+// readable refuses a storage.conf that podman cannot read, before podman is
+// asked anything: it would complain, go on with its defaults, and make itself
+// another store where these say.
+func (a *Assessment) readable(ctx context.Context, s Session) (bool, error) {
+	s.Inputs.Request.To = "vfs" // no word on whether it can be edited: that is for a store to be migrated
+	var f *podman.Fault
+	if _, err := s.confPlan(ctx, libpoddb.Facts{}); errors.As(err, &f) {
+		a.refuse("storage-conf", "mend that file; podman leaves it aside as long as it cannot read it", "podman's configuration is broken: %v", err)
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	return true, nil
+}
+
+// podman asks podman what it uses.
+func (a *Assessment) podman(ctx context.Context, cli podman.CLI) (bool, error) {
+	var err error
 	if a.Info, err = cli.Info(ctx); err != nil {
-		return false, fmt.Errorf("cannot learn from podman what it uses: %w", err)
+		o := cli.Owner
+		if o.Rootful() || o.RuntimeDir != "" || !host.HasSystemd() {
+			return false, fmt.Errorf("cannot learn from podman what it uses: %w", err)
+		}
+		a.refuse("no-linger", fmt.Sprintf("loginctl enable-linger %s, then try again", o.Name),
+			"podman cannot run for %s, who has no /run/user/%d: not logged in, and no linger", o.Name, o.UID)
+		return false, nil
 	}
 	st := a.Info.Store
-	a.Inputs.Podman = version
 	a.Inputs.Store = Store{GraphRoot: filepath.Clean(st.GraphRoot), RunRoot: filepath.Clean(st.RunRoot), Driver: st.GraphDriverName, VolumePath: st.VolumePath}
 	for k, v := range st.GraphOptions {
 		switch text := v.(type) {

@@ -84,7 +84,14 @@ func (c CLI) Version(ctx context.Context) (major, minor int, text string, err er
 		}
 		return 0, 0, "", err
 	}
-	f := strings.Fields(string(out)) // podman version 4.3.1
+	return parseVersion(out)
+}
+
+// parseVersion reads "podman version 4.3.1". Lines before that are podman's
+// complaints, of a storage.conf that it cannot read for example.
+func parseVersion(out []byte) (major, minor int, text string, err error) {
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	f := strings.Fields(lines[len(lines)-1])
 	if len(f) < 3 {
 		return 0, 0, "", fmt.Errorf("cannot read podman's version from %q", out)
 	}

@@ -20,3 +20,17 @@ func TestDecodeInfo(t *testing.T) {
 		t.Error("what is no JSON was read")
 	}
 }
+
+func TestParseVersion(t *testing.T) {
+	for _, out := range []string{"podman version 4.3.1\n", "Failed to read /h/storage.conf toml: line 2: no\npodman version 4.3.1+ds1\n"} {
+		major, minor, text, err := parseVersion([]byte(out))
+		if err != nil || major != 4 || minor != 3 || text[:5] != "4.3.1" {
+			t.Errorf("%q: %d %d %q %v", out, major, minor, text, err)
+		}
+	}
+	for _, out := range []string{"", "\n", "podman version", "podman version x.y", "podman version 4"} {
+		if _, _, text, err := parseVersion([]byte(out)); err == nil {
+			t.Errorf("%q was read as %q", out, text)
+		}
+	}
+}
