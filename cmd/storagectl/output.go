@@ -117,6 +117,12 @@ func amount(p migrate.Progress) string {
 }
 
 func (o *output) draw(p migrate.Progress) {
+	if p.Total == 0 { // no bar without an end
+		o.endBar()
+		o.lastLog, o.phase = time.Now(), p.Phase
+		o.redraw(strings.TrimSuffix(p.Phase+", "+clean(amount(p)), ", "))
+		return
+	}
 	if o.bar == nil || o.phase != p.Phase {
 		o.endBar()
 		o.phase = p.Phase

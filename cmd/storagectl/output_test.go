@@ -66,15 +66,29 @@ func TestStepLines(t *testing.T) {
 	}
 }
 
+// TestStepLinesFit: on a narrow terminal the columns move left, and still stand
+// below each other.
 func TestStepLinesFit(t *testing.T) {
-	o, _ := paper(t, 60)
-	line := stepLine(event(engine.EventDone, 2, "stop podman", true), 12*time.Second)
-	if got, want := o.fit(line), " 3/11 take back: stop podman                    done     12.0 s"; len(line) <= 60 || len(got) != 60 || strings.Join(strings.Fields(got), " ") != strings.Join(strings.Fields(want), " ") {
-		t.Errorf("%q", got)
-	}
-	o, _ = paper(t, 34)
-	if got, want := o.fit(line), " 3/11 take back: stop podman done\n      12.0 s"; got != want {
-		t.Errorf("%q, want %q", got, want)
+	for _, c := range []struct {
+		kind  engine.EventKind
+		title string
+		undo  bool
+		width int
+		want  string
+	}{
+		{engine.EventDone, "stop podman", false, 60, " 3/11 stop podman                            done     12.0 s"},
+		{engine.EventDone, "stop podman", true, 60, " 3/11 take back: stop podman                 done     12.0 s"},
+		{engine.EventSkip, "stop podman", false, 60, " 3/11 stop podman                            done before"},
+		{
+			engine.EventDone, "verify against the manifest and run a container", false, 60,
+			" 3/11 verify against the manifest and run a container\n                                             done     12.0 s",
+		},
+		{engine.EventRedo, "stop podman", false, 60, " 3/11 stop podman no longer holds, doing it again"},
+		{engine.EventRedo, "stop podman", false, 40, " 3/11 stop podman no longer holds, doing\n      it again"},
+	} {
+		if got := stepLine(event(c.kind, 2, c.title, c.undo), 12*time.Second, c.width); got != c.want {
+			t.Errorf("got\n%s\nwant\n%s", got, c.want)
+		}
 	}
 }
 
@@ -95,7 +109,7 @@ func TestSignOfLife(t *testing.T) {
 	o, text = paper(t, 18)
 	o.event(event(engine.EventBegin, 2, "stop podman", false))
 	o.mu.Lock()
-	o.began = o.began.Add(-3 * time.Second)
+	o.began, o.lastLog = o.began.Add(-3*time.Second), o.lastLog.Add(-3*time.Second)
 	o.sign()
 	o.doing = " 3/11 stop"
 	o.sign()
@@ -109,6 +123,17 @@ func TestSignOfLife(t *testing.T) {
 	o.event(event(engine.EventDone, 2, "stop podman", false))
 	if o.endBeat(); o.doing != "" || o.open {
 		t.Error("the step is over and still drawn")
+	}
+}
+
+// TestProgressWithoutEnd: where the end is not known, a terminal shows no bar.
+func TestProgressWithoutEnd(t *testing.T) {
+	o, text := paper(t, 60)
+	o.doing = " 1/11 stage"
+	o.progress(migrate.Progress{Phase: "flush", Unit: "images", Note: "12 entries"})
+	o.progress(migrate.Progress{Phase: "images", Unit: "images"})
+	if got, want := text.String(), "\r\x1b[K 1/11 stage … flush, 12 entries\r\x1b[K 1/11 stage … images"; got != want || o.bar != nil {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 

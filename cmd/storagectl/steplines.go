@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -48,7 +47,7 @@ func (o *output) event(e engine.Event) {
 	}
 	o.clearLine()
 	if e.Kind != engine.EventBegin {
-		fmt.Fprintln(o.err, o.fit(stepLine(e, took)))
+		fmt.Fprintln(o.err, stepLine(e, took, o.errWidth()))
 		return
 	}
 	o.doing = stepName(e)
@@ -73,37 +72,35 @@ const (
 	// nameWidth is the column that what became of a step stands in: the longest
 	// title of a plan, its number before it, and a space behind it.
 	nameWidth = 54
+	// whatWidth is what the words on a step that was done take.
+	whatWidth = 15
 )
 
-// stepLine tells in columns which step it is, what became of it, and the seconds.
-func stepLine(e engine.Event, took time.Duration) string {
-	width := nameWidth
-	if e.Undo {
-		width += len(takeBack)
-	}
+// stepLine tells in columns which step it is, what became of it, and the
+// seconds. Where a terminal is too narrow for the first column, the others
+// stand on a line of their own.
+func stepLine(e engine.Event, took time.Duration, width int) string {
+	name := stepName(e)
 	what := map[engine.EventKind]string{
 		engine.EventDone:   fmt.Sprintf("done   %8s", seconds(took)),
 		engine.EventFailed: fmt.Sprintf("failed %8s", seconds(took)),
 		engine.EventSkip:   "done before",
 		engine.EventRedo:   "no longer holds, doing it again",
 	}[e.Kind]
-	return fmt.Sprintf("%-*s %s", width, stepName(e), what)
-}
-
-// fit shortens the gap between the columns of a line where the terminal is too
-// narrow for it, and wraps what is longer still.
-func (o *output) fit(line string) string {
-	width := o.errWidth()
-	over := utf8.RuneCountInString(line) - width
-	if width == 0 || over <= 0 {
-		return line
+	column := nameWidth
+	if e.Undo {
+		column += len(takeBack)
 	}
-	name, what, ok := strings.Cut(line, "  ")
-	if !ok {
-		return wrap(line, width)
+	if width >= narrowest {
+		column = min(column, width-whatWidth-1)
 	}
-	gap := len(what) - len(strings.TrimLeft(what, " "))
-	return wrap(name+"  "+what[min(gap, over):], width)
+	switch {
+	case utf8.RuneCountInString(name) > column:
+		return fmt.Sprintf("%s\n%-*s %s", wrap(name, width), column, "", what)
+	case width >= narrowest && column+1+len(what) > width:
+		return wrap(name+" "+what, width)
+	}
+	return fmt.Sprintf("%-*s %s", column, name, what)
 }
 
 // beat tells once in a while that the step under way is still at it, until
@@ -136,7 +133,9 @@ func (o *output) sign() {
 	switch {
 	case o.bar != nil:
 	case o.tty:
-		o.redraw(so)
+		if time.Since(o.lastLog) >= time.Second/2 { // else progress has just been told
+			o.redraw(so)
+		}
 	case time.Since(o.lastLog) >= lineEvery:
 		o.lastLog = time.Now()
 		fmt.Fprintf(o.err, "      still at it, %s\n", so)

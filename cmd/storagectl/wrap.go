@@ -77,7 +77,7 @@ func hang(line string) int {
 	at := 0
 	skip := func(set string) { at += len(line[at:]) - len(strings.TrimLeft(line[at:], set)) }
 	skip(" ↓")
-	if strings.IndexAny(line[at:], "0123456789") == 0 {
+	if utf8.RuneCountInString(line[:at]) < 5 && strings.IndexAny(line[at:], "0123456789") == 0 { // deeper in it is no step's
 		skip("0123456789/")
 		skip(" ")
 	}

@@ -24,6 +24,10 @@ func TestWrap(t *testing.T) {
 			"↓  3 move the new store in and\n     the old one aside\n       renames vfs* into the\n       folder of the run",
 		},
 		{
+			"a number that is not a step's", "       17 images, 141 layers, 592 entries", 34,
+			"       17 images, 141 layers, 592\n       entries",
+		},
+		{
 			"hint", "hint: loginctl enable-linger hashi, then again", 30,
 			"hint: loginctl enable-linger\n      hashi, then again",
 		},
