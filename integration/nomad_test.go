@@ -22,6 +22,7 @@ type nomadWorld struct {
 	*nomad.Cluster
 	t    testing.TB
 	ctx  context.Context
+	at   *nomad.Client // where storagectl runs, its node is a
 	a, b *world
 }
 
@@ -48,16 +49,17 @@ func newNomadWorld(t testing.TB, opts nomad.Options) *nomadWorld {
 			t.Fatal(err)
 		}
 	}
+	w.at = c.Clients[0]
 	w.a = &world{t: t, ctx: ctx, node: c.Clients[0].Node, user: lab.Owner}
 	w.b = &world{t: t, ctx: ctx, node: c.Clients[1].Node, user: lab.Owner}
 	return w
 }
 
-// ctl runs storagectl as root on the first node, with the environment that it
+// ctl runs storagectl as root on the node, the first, with the environment that it
 // needs to reach Nomad there.
 func (w *nomadWorld) ctl(token string, args ...string) result {
 	w.t.Helper()
-	argv := append([]string{"env"}, w.Env(w.Clients[0], token)...)
+	argv := append([]string{"env"}, w.Env(w.at, token)...)
 	return w.a.exec("root", append(append(argv, "storagectl"), args...)...)
 }
 

@@ -2,7 +2,6 @@ package nomad
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,8 +13,9 @@ import (
 	"github.com/storagectl/storagectl/integration/lab"
 )
 
-// clientSetup runs in the node. The lab machine may have no cgroup controllers,
-// and Nomad always sets limits: crun gets to see none.
+// clientSetup runs in the node with an agent's unit ($1), its user ($2) and the
+// socket of its podman ($3). The lab machine may have no cgroup controllers, and
+// Nomad always sets limits: crun gets to see none.
 const clientSetup = `
 cat >/usr/local/bin/crun <<-'EOF'
 	#!/bin/sh
@@ -32,22 +32,24 @@ EOF
 chmod 0755 /usr/local/bin/crun
 # A client that is root makes folders and log pipes that a rootless podman
 # cannot open: the client runs as the store's owner.
-mkdir -p /etc/nomad.d /var/lib/nomad /etc/nomad-tls
-chown -R hashi: /etc/nomad.d /var/lib/nomad /etc/nomad-tls
-cat >/etc/systemd/system/nomad.service <<-EOF
+mkdir -p "/etc/$1.d" "/var/lib/$1" /etc/nomad-tls
+chown -R "$2:" "/etc/$1.d" "/var/lib/$1"
+chown -R hashi: /etc/nomad-tls
+test "$2" != root || systemctl enable --now --quiet podman.socket
+cat >"/etc/systemd/system/$1.service" <<-EOF
 	[Unit]
 	Description=Nomad client
 	[Service]
-	User=hashi
-	ExecStartPre=/bin/sh -c 'until test -S /run/user/2000/podman/podman.sock; do sleep 0.2; done'
-	ExecStart=/usr/local/lib/nomad/nomad agent -config /etc/nomad.d
+	User=$2
+	ExecStartPre=/bin/sh -c 'until test -S $3; do sleep 0.2; done'
+	ExecStart=/usr/local/lib/nomad/nomad agent -config /etc/$1.d
 	KillMode=process
 	Restart=on-failure
 	[Install]
 	WantedBy=multi-user.target
 EOF
 systemctl daemon-reload
-systemctl enable --now --quiet nomad.service
+systemctl enable --now --quiet "$1.service"
 `
 
 // AddClient boots a node on the cluster's network, with a Nomad client whose
@@ -55,8 +57,7 @@ systemctl enable --now --quiet nomad.service
 // the node as ready and its podman driver as healthy.
 func (c *Cluster) AddClient(ctx context.Context, opts lab.Options) (*Client, error) {
 	i := len(c.Clients)
-	cl := &Client{IP: fmt.Sprintf("10.77.0.%d", 11+i)}
-	cl.Addr = fmt.Sprintf("%s://%s:4646", c.scheme(), cl.IP)
+	cl := &Client{Name: fmt.Sprint("node", i), IP: fmt.Sprintf("10.77.0.%d", 11+i), unit: "nomad", user: lab.Owner, port: 4646}
 	name := fmt.Sprintf("%s-n%d", c.hub, i)
 	if err := joinNet(ctx, c.hub, name, cl.IP); err != nil {
 		return nil, fmt.Errorf("cannot add a nomad client: %w", err)
@@ -69,26 +70,45 @@ func (c *Cluster) AddClient(ctx context.Context, opts lab.Options) (*Client, err
 		return nil, err
 	}
 	c.Clients = append(c.Clients, cl)
-	if err := c.configure(ctx, cl, i); err != nil {
-		return nil, fmt.Errorf("cannot add a nomad client: %w", err)
-	}
-	if err := c.WaitReady(ctx, cl); err != nil {
-		log, _ := cl.Run(ctx, "root", "journalctl", "-u", "nomad", "-n", "40", "--no-pager", "-o", "cat")
-		return nil, fmt.Errorf("cannot add a nomad client: %w; it said: %s", err, log)
-	}
-	return cl, nil
+	return cl, c.enter(ctx, cl)
 }
 
-func (c *Cluster) configure(ctx context.Context, cl *Client, i int) error {
+// AddAgent starts one more Nomad client in a client's node: as the user whose
+// podman it serves, the owner's or root's. It is a Nomad node of its own.
+func (c *Cluster) AddAgent(ctx context.Context, beside *Client, name, user string) (*Client, error) {
+	c.agents++
+	cl := &Client{Node: beside.Node, Name: name, IP: beside.IP, unit: "nomad-" + name, user: user, port: 4646 + 1000*c.agents}
+	return cl, c.enter(ctx, cl)
+}
+
+// enter starts a client's agent and waits until Nomad knows it.
+func (c *Cluster) enter(ctx context.Context, cl *Client) error {
+	cl.Addr = fmt.Sprintf("%s://%s:%d", c.scheme(), cl.IP, cl.port)
+	if err := c.configure(ctx, cl); err != nil {
+		return fmt.Errorf("cannot add a nomad client: %w", err)
+	}
+	if err := c.WaitReady(ctx, cl); err != nil {
+		log, _ := cl.Run(ctx, "root", "journalctl", "-u", cl.unit, "-n", "40", "--no-pager", "-o", "cat")
+		return fmt.Errorf("cannot add a nomad client: %w; it said: %s", err, log)
+	}
+	return nil
+}
+
+func (c *Cluster) configure(ctx context.Context, cl *Client) error {
 	var servers []string
 	for k := range c.opts.Servers {
 		servers = append(servers, fmt.Sprintf("%q", serverIP(k+1)))
 	}
+	socket := "/run/user/2000/podman/podman.sock"
+	if cl.user == "root" {
+		socket = "/run/podman/podman.sock"
+	}
 	config := fmt.Sprintf(`
-name       = "node%d"
-data_dir   = "/var/lib/nomad/data"
+name       = %q
+data_dir   = "/var/lib/%s/data"
 plugin_dir = "/usr/local/lib/nomad/plugins"
 bind_addr  = "0.0.0.0"
+ports { http = %d }
 advertise { http = %q }
 log_level  = "WARN"
 disable_update_check = true
@@ -98,20 +118,23 @@ client {
   network_interface = "eth0"
   options = {
     "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
-    "driver.allowlist"     = "podman"
+    "driver.allowlist"     = "podman,raw_exec"
   }
 }
 acl { enabled = %v }
+plugin "raw_exec" {
+  config { enabled = true }
+}
 plugin "nomad-driver-podman" {
   config {
-    socket_path = "unix://run/user/2000/podman/podman.sock"
+    socket_path = "unix:/%s"
     disable_log_collection = false
     gc { container = true }
     volumes { enabled = true }
   }
 }
-`, i, cl.IP, strings.Join(servers, ", "), c.opts.ACL) + c.tlsConfig("/etc/nomad-tls", "client")
-	files := map[string]string{"/etc/nomad.d/client.hcl": config}
+`, cl.Name, cl.unit, cl.port, cl.IP, strings.Join(servers, ", "), c.opts.ACL, socket) + c.tlsConfig("/etc/nomad-tls", "client")
+	files := map[string]string{"/etc/" + cl.unit + ".d/client.hcl": config}
 	if c.opts.TLS {
 		for _, f := range []string{"nomad-agent-ca.pem", "global-client-nomad.pem", "global-client-nomad-key.pem", "global-cli-nomad.pem", "global-cli-nomad-key.pem"} {
 			b, err := os.ReadFile(filepath.Join(c.dir, f))
@@ -128,7 +151,7 @@ plugin "nomad-driver-podman" {
 			return fmt.Errorf("%w: %s", err, out)
 		}
 	}
-	_, err := cl.Script(ctx, "root", clientSetup)
+	_, err := cl.Run(ctx, "root", "bash", "-euo", "pipefail", "-c", clientSetup, "setup", cl.unit, cl.user, socket)
 	return err
 }
 
@@ -145,7 +168,7 @@ func (c *Cluster) WaitReady(ctx context.Context, cl *Client) error {
 			return false, nil //nolint:nilerr // not yet
 		}
 		for _, n := range nodes {
-			if d := n.Drivers["podman"]; n.Address == cl.IP && n.Status == api.NodeStatusReady && d != nil && d.Healthy {
+			if d := n.Drivers["podman"]; n.Name == cl.Name && n.Address == cl.IP && n.Status == api.NodeStatusReady && d != nil && d.Healthy {
 				cl.ID = n.ID
 				return true, nil
 			}
@@ -166,70 +189,6 @@ func (c *Cluster) Env(cl *Client, token string) []string {
 			"NOMAD_CLIENT_CERT=/etc/nomad-tls/global-cli-nomad.pem", "NOMAD_CLIENT_KEY=/etc/nomad-tls/global-cli-nomad-key.pem")
 	}
 	return env
-}
-
-// ServiceJob is a service of count podman containers, at most one a node unless
-// there are fewer nodes.
-func ServiceJob(id, image string, count int) *api.Job {
-	task := api.NewTask("main", "podman").SetConfig("image", image).
-		SetConfig("command", "/bin/busybox").SetConfig("args", []string{"sleep", "100000"}).
-		SetConfig("network_mode", "none").SetConfig("init", false)
-	task.KillTimeout = new(2 * time.Second)
-	task.Resources = &api.Resources{CPU: new(20), MemoryMB: new(32)}
-	task.LogConfig = &api.LogConfig{MaxFiles: new(1), MaxFileSizeMB: new(1)}
-	group := api.NewTaskGroup("group", count).AddTask(task)
-	group.EphemeralDisk = &api.EphemeralDisk{SizeMB: new(10)}
-	group.Migrate = &api.MigrateStrategy{MaxParallel: new(1), HealthCheck: new("task_states"),
-		MinHealthyTime: new(time.Second), HealthyDeadline: new(time.Minute)}
-	group.Update = &api.UpdateStrategy{HealthCheck: new("task_states"), MinHealthyTime: new(time.Second)}
-	job := api.NewServiceJob(id, id, "global", 50).AddTaskGroup(group).AddDatacenter("dc1")
-	job.Spreads = []*api.Spread{{Attribute: "${node.unique.id}", Weight: new(int8(100))}}
-	return job
-}
-
-// RunJob registers a job and waits until count allocations of it run.
-func (c *Cluster) RunJob(ctx context.Context, job *api.Job, count int) error {
-	client, err := c.API(c.Token)
-	if err != nil {
-		return err
-	}
-	if _, _, err := client.Jobs().Register(job, nil); err != nil {
-		return err
-	}
-	var why string
-	err = poll(ctx, 90*time.Second, "the job running", func() (bool, error) {
-		allocs, err := c.Allocs(*job.ID)
-		if err != nil {
-			return false, err
-		}
-		running := 0
-		why = ""
-		for _, a := range allocs {
-			if a.ClientStatus == api.AllocClientStatusRunning {
-				running++
-			}
-			for _, t := range a.TaskStates {
-				for _, e := range t.Events {
-					why += "\n" + e.Type + ": " + e.DisplayMessage
-				}
-			}
-		}
-		return running >= count, nil
-	})
-	if err != nil {
-		return errors.Join(err, fmt.Errorf("its last word: %s", why))
-	}
-	return nil
-}
-
-// Allocs lists the allocations of a job.
-func (c *Cluster) Allocs(job string) ([]*api.AllocationListStub, error) {
-	client, err := c.API(c.Token)
-	if err != nil {
-		return nil, err
-	}
-	allocs, _, err := client.Jobs().Allocations(job, true, nil)
-	return allocs, err
 }
 
 // Node is a client's node as the servers know it.

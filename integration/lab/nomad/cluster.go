@@ -42,6 +42,7 @@ type Cluster struct {
 	servers []*exec.Cmd // nil where stopped
 	ended   []chan struct{}
 	nets    []string
+	agents  int // that were added to nodes that have one
 
 	mu   sync.Mutex
 	apis map[string]*api.Client // an agent takes a hundred connections at most
@@ -50,9 +51,14 @@ type Cluster struct {
 // A Client is a node of the lab with a Nomad client on it.
 type Client struct {
 	*lab.Node
-	Addr string // of its agent, for NOMAD_ADDR
-	ID   string // of the Nomad node
+	Name string // of the Nomad node
+	ID   string
 	IP   string
+	Addr string // of its agent, for NOMAD_ADDR
+
+	unit string // of systemd
+	user string // whom it runs as, and whose podman it has
+	port int
 }
 
 func serverIP(n int) string { return fmt.Sprintf("10.77.0.%d", n) }
