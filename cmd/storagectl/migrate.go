@@ -29,13 +29,19 @@ with what was there before and tried with a container. Until you commit, the old
 store is whole: "storagectl rollback" returns to it.
 
 Without --user it works on the caller's own store: run as root that is the
-rootful store.
+rootful store. It shows the plan and asks, unless you say --yes.
+
+A store with containers is refused, or they are removed on your word (--containers
+discard). Ctrl-C stops at the next safe point; where podman is stopped then, it
+stays so until the run is resumed or rolled back.
 
 ` + exitHelp,
 		Example: `  storagectl migrate --to overlay --user hashi --dry-run   show the plan, change nothing
   storagectl migrate --to overlay --user hashi --yes       do it; the old store stays for a rollback
   storagectl migrate --to overlay --yes --commit           the rootful store; remove the old one at the end
-  storagectl migrate --to overlay --images discard --yes   the classic way: podman system reset, an empty store`,
+  storagectl migrate --to overlay --images discard --yes   the classic way: podman system reset, an empty store
+  storagectl migrate --to overlay --user hashi --yes --slots 1 --drain-deadline 10m --canary localhost/base:1
+                                                           on a Nomad client: one node at a time, tried by a job`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := errors.Join(checkRequest(req), checkOutage(&req.Outage)); err != nil {
 				return err
@@ -46,7 +52,7 @@ rootful store.
 	f := cmd.Flags()
 	f.StringVar(&req.To, "to", "", "the driver to convert to: overlay")
 	f.StringVar(&req.User, "user", "", "the user whose store it is (default: the caller)")
-	f.StringVar(&req.Images, "images", migrate.Keep, "keep, or discard (podman system reset: images, containers and volumes are deleted)")
+	f.StringVar(&req.Images, "images", migrate.Keep, "keep, or discard (podman system reset: images, containers, volumes, secrets and networks are deleted)")
 	f.StringVar(&req.Containers, "containers", migrate.Refuse, "refuse to go on while there are containers, or discard them")
 	f.BoolVar(&req.KeepDamaged, "keep-damaged", false, "carry damaged images over as they are")
 	f.StringVar(&req.SmokeImage, "smoke-image", "", "an image of the store to run as a test (default: a tiny one that comes with storagectl)")

@@ -36,7 +36,16 @@ func newRoot(a *app) *cobra.Command {
 journal: nothing is lost until "storagectl commit", and a run that was cut off at
 any moment is finished by "storagectl resume" or undone by "storagectl rollback".
 
+A RUN is named by its id (0006-migrate-4f77), the beginning of that, or its number
+(6); left out, it is the latest run. Results go to stdout, progress and errors to
+stderr.
+
 ` + exitHelp,
+		Example: `  storagectl migrate --to overlay --user hashi --dry-run   show the plan, change nothing
+  storagectl migrate --to overlay --user hashi --yes       do it; the old store is kept
+  storagectl status                                        where it stands, and what can be done now
+  storagectl rollback                                      back to the old store, or
+  storagectl commit                                        remove it: no way back`,
 		SilenceUsage: true, SilenceErrors: true,
 		Version:           version,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
@@ -62,7 +71,7 @@ any moment is finished by "storagectl resume" or undone by "storagectl rollback"
 	f := root.PersistentFlags()
 	f.BoolVar(&a.json, "json", false, "write JSON lines, one message each (docs/json.md)")
 	f.BoolVar(&a.quiet, "quiet", false, "write no progress; results and errors only")
-	f.BoolVar(&a.yes, "yes", false, "do not ask")
+	f.BoolVar(&a.yes, "yes", false, "do not ask; migrate needs it where there is no terminal")
 	f.StringVar(&a.stateDir, "state-dir", "", "where runs are kept (default /var/lib/storagectl; for users ~/.local/state/storagectl)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(newMigrate(a), newResume(a), newRollback(a), newCommit(a), newStatus(a), newHistory(a), newDrain(a), newUndrain(a), newWorker(a))

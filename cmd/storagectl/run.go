@@ -21,10 +21,11 @@ func newResume(a *app) *cobra.Command {
 		Short: "Go on with a run that was interrupted, failed or was cut off",
 		Long: `resume goes on where a run stopped. A step that the journal calls done is left alone;
 one that was begun is looked at, and done again if its effect is not there. A run
-that was on its way back goes on back. RUN left out is the latest run.
+that was on its way back goes on back, and one whose commit was cut off is
+committed. RUN left out is the latest run.
 
 ` + exitHelp,
-		Example: "  storagectl resume\n  storagectl resume 0003-migrate-9f2c --dry-run",
+		Example: "  storagectl resume\n  storagectl resume --dry-run           what is done and what is left, as status tells it\n  storagectl resume 0003-migrate-9f2c",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			run, st, err := a.find(runArg(args))
@@ -61,7 +62,9 @@ func newRollback(a *app) *cobra.Command {
 		Long: `rollback takes back, last first, each step that was begun: the old store returns, with
 podman's database and storage.conf as they were, and what ran before runs again.
 What was made in the new store since is kept aside, and named. It is possible
-until the old store is removed. RUN left out is the latest run.
+until the old store is removed, and it does not ask; while containers run on the
+new store it is refused. Ctrl-C waits for the current step. RUN left out is the
+latest run.
 
 ` + exitHelp,
 		Example: "  storagectl rollback\n  storagectl rollback 0003-migrate-9f2c",
@@ -90,11 +93,12 @@ func newCommit(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "commit [RUN]",
 		Short: "Remove the old store of a finished run",
-		Long: `commit removes the old store that a finished run kept. It is the only step without a
-way back; at a terminal it asks first. RUN left out is the latest run.
+		Long: `commit removes the old store that a finished run kept, and frees its space. It is the
+only step without a way back; at a terminal it asks first, and tells whose store
+it is, where it lies and what it frees. RUN left out is the latest run.
 
 ` + exitHelp,
-		Example: "  storagectl commit\n  storagectl commit 0003-migrate-9f2c",
+		Example: "  storagectl commit\n  storagectl commit 0003-migrate-9f2c --yes",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			run, st, err := a.find(runArg(args))
