@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -100,7 +101,7 @@ func classify(pid int, comm string, argv [][]byte) (process, bool) {
 	if len(argv) == 0 || len(argv[0]) == 0 {
 		return process{}, false
 	}
-	p := process{PID: pid, Command: comm}
+	p := process{PID: pid, Command: called(comm, argv[1:])}
 	switch filepath.Base(comm) {
 	case "podman pause":
 		p.Pause = true
@@ -114,4 +115,27 @@ func classify(pid int, comm string, argv [][]byte) (process, bool) {
 		return process{}, false
 	}
 	return p, true
+}
+
+// called is what people call a process: the program and what it is told to do,
+// or the container that it watches. The rest of a command line is left out, for
+// passwords stand in it.
+func called(comm string, args [][]byte) string {
+	verbs := map[string][]string{
+		"podman": {"attach", "auto-update", "build", "commit", "container", "cp", "create", "events", "exec", "export", "image", "import", "info",
+			"kube", "load", "logs", "manifest", "mount", "network", "play", "pod", "ps", "pull", "push", "restart", "rm", "rmi", "run", "save", "search",
+			"secret", "start", "stats", "stop", "system", "top", "unshare", "volume", "wait"},
+		"buildah": {"add", "bud", "build", "commit", "copy", "from", "mount", "pull", "push", "run", "unshare"},
+		"skopeo":  {"copy", "delete", "inspect", "sync"},
+	}[comm]
+	for i, a := range args {
+		word := string(a)
+		if comm == "conmon" && (word == "-n" || word == "--name") && i+1 < len(args) {
+			return "conmon of " + string(args[i+1])
+		}
+		if slices.Contains(verbs, word) {
+			return comm + " " + word
+		}
+	}
+	return comm
 }
