@@ -86,7 +86,7 @@ func (a *app) migrate(ctx context.Context, req migrate.Request, dryRun bool) err
 			return err
 		}
 		return fmt.Errorf("cannot migrate: %w", &migrate.Refusal{ID: "look", Text: "the store cannot be looked at: " + err.Error(),
-			Hint: "nothing was changed; see first that podman info works for that user (and, without a login, loginctl enable-linger)"})
+			Hint: "nothing was changed; see first that podman info works for that user"})
 	}
 	if len(plan.Refusals) > 0 {
 		for _, r := range plan.Refusals {
