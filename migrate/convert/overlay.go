@@ -68,8 +68,11 @@ func (d *stagedDriver) Close() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	return errors.Join(err, os.RemoveAll(filepath.Join(d.home, "staging")))
+	return errors.Join(err, d.clearStaging())
 }
+
+// clearStaging removes the folders in which layers were filled.
+func (d *stagedDriver) clearStaging() error { return os.RemoveAll(filepath.Join(d.home, "staging")) }
 
 // remove takes a layer's folder away, mounted or not. Its short link is left to
 // sweep: the driver would remove l/ and what the layer's link file names, and
@@ -101,7 +104,7 @@ func wholeLayer(home, id string) bool {
 // sweep removes every layer that keep does not name, links that lead nowhere,
 // and what an interrupted run was filling. It tells the layers removed.
 func (d *stagedDriver) sweep(keep map[string]bool) ([]string, error) {
-	if err := os.RemoveAll(filepath.Join(d.home, "staging")); err != nil {
+	if err := d.clearStaging(); err != nil {
 		return nil, err
 	}
 	names, err := os.ReadDir(d.home)

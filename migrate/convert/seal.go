@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,6 +43,7 @@ func (s *stager) sealedLayers() (map[string]string, error) {
 
 // unseal removes from the staged records what will be taken away.
 func (s *stager) unseal(have map[string]bool) error {
+	var less []records
 	for _, f := range []string{"layers.json", "volatile-layers.json"} {
 		path := s.o.stagedFile("layers", f)
 		list, err := recordFile(path)
@@ -60,14 +62,12 @@ func (s *stager) unseal(have map[string]bool) error {
 				keep = append(keep, raw)
 			}
 		}
-		if len(keep) == len(list) {
-			continue
-		}
-		if _, err := writeRecords(path, keep); err != nil {
-			return err
+		if len(keep) < len(list) {
+			less = append(less, records{path, keep})
 		}
 	}
-	return nil
+	_, err := writeRecords(s.o.Stage, less, false)
+	return err
 }
 
 // seal takes over images and containers, flushes everything to disk, and only
@@ -83,21 +83,18 @@ func (s *stager) seal(ctx context.Context, want []*layer, r *Report) error {
 		return err
 	}
 	// What was only taken away need not reach the disk before the records do.
-	if len(r.NewLayers) > 0 || images || containers {
+	fresh := len(r.NewLayers) > 0 || images || containers
+	if fresh {
 		s.phase("flush")
-		if err := syncfs(s.o.Stage); err != nil {
+		if err := s.driver.clearStaging(); err != nil { // what is gone before the flush is not written
 			return err
 		}
 	}
-	moved := len(r.NewLayers)+len(r.DroppedLayers)+len(r.DroppedImages) > 0 || images || containers
-	for _, f := range s.records(want) {
-		changed, err := writeRecords(f.path, f.list)
-		if err != nil {
-			return err
-		}
-		moved = moved || changed
+	changed, err := writeRecords(s.o.Stage, s.records(want), fresh)
+	if err != nil {
+		return err
 	}
-	r.Changed = moved
+	r.Changed = changed || fresh || len(r.DroppedLayers)+len(r.DroppedImages) > 0
 	r.Layers, r.Images = len(want), len(s.snap.images)
 	if s.o.Containers {
 		r.Containers = len(s.snap.containers)
@@ -162,40 +159,65 @@ func joinRecords(list []json.RawMessage) []byte {
 	return b.Bytes()
 }
 
-// writeRecords replaces a record file, durably, unless it says so already. A
-// volatile file without records is not made.
-func writeRecords(path string, list []json.RawMessage) (bool, error) {
-	data := joinRecords(list)
-	old, err := os.ReadFile(path)
-	if err == nil && bytes.Equal(old, data) {
-		return false, nil
+// writeRecords replaces the record files that do not say so already, durably.
+// It tells whether one changed. Whatever a new record names is on disk before
+// the record is, also what an earlier run made that was killed before its own
+// flush: then, and if all is set, everything on the filesystem of stage is
+// flushed first. A volatile record file that is not there is not made for
+// nothing.
+//
+// One flush before all renames and one after them: each flush costs a journal
+// commit, some 100 kB on ext4.
+func writeRecords(stage string, files []records, all bool) (bool, error) {
+	var changed []string
+	for _, f := range files {
+		data := joinRecords(f.list)
+		old, err := os.ReadFile(f.path)
+		switch {
+		case err == nil && bytes.Equal(old, data):
+			continue
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			return false, err
+		case err != nil && len(f.list) == 0 && filepath.Base(f.path)[0] == 'v':
+			continue
+		}
+		all = all || slices.ContainsFunc(f.list, func(r json.RawMessage) bool { return !bytes.Contains(old, r) })
+		if err := os.WriteFile(f.path+".tmp", data, 0o600); err != nil {
+			return false, err
+		}
+		changed = append(changed, f.path)
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, err
+	if all {
+		if err := syncfs(stage); err != nil {
+			return false, err
+		}
 	}
-	if err != nil && len(list) == 0 && filepath.Base(path)[0] == 'v' {
-		return false, nil
+	for _, path := range changed {
+		if !all {
+			if err := syncFile(path + ".tmp"); err != nil {
+				return false, err
+			}
+		}
 	}
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	for _, path := range changed {
+		if err := os.Rename(path+".tmp", path); err != nil {
+			return false, err
+		}
+	}
+	for _, path := range changed {
+		if err := syncFile(filepath.Dir(path)); err != nil {
+			return false, err
+		}
+	}
+	return len(changed) > 0, nil
+}
+
+func syncFile(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
-		return false, err
+		return err
 	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return false, err
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return false, err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return false, err
-	}
-	return true, errors.Join(dir.Sync(), dir.Close())
+	return errors.Join(f.Sync(), f.Close())
 }
 
 func syncfs(path string) error {
