@@ -87,12 +87,7 @@ storagectl then compares each entry of each image with what vfs shows, which no 
 Both happen beside the live store, while podman works.
 `, r.Methods[0].Prove)
 	b.WriteString(`
-Where the rest of the time goes (profiled by hand, once, on 2026-11-22 with 40 000
-files; this text is not measured anew): half of it is
-the kernel's, in one linkat and one fstatat a file and little else; the other half reads the layers' lists of
-headers, after the reader of those lists was replaced by one that takes a third of the time. What is written is
-metadata: each file's inode, whose link count changes, goes through the filesystem's journal, about 700 bytes
-a file. So the share of skopeo's bytes falls with the size of files; here they have 24 kB on average.
+Where the rest of the time and the bytes go is in [profile.md](profile.md).
 
 ## Seconds down
 
