@@ -41,7 +41,8 @@ type output struct {
 	phase   string
 	began   time.Time
 	lastLog time.Time
-	doing   string // the step under way
+	heard   time.Time // when there was progress last
+	doing   string    // the step under way
 	endBeat context.CancelFunc
 }
 
@@ -75,6 +76,7 @@ func (o *output) message(kind string, v any) {
 func (o *output) progress(p migrate.Progress) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.heard = time.Now()
 	switch {
 	case o.json:
 		if time.Since(o.lastLog) >= time.Second || o.phase != p.Phase {
@@ -119,7 +121,7 @@ func amount(p migrate.Progress) string {
 func (o *output) draw(p migrate.Progress) {
 	if p.Total == 0 { // no bar without an end
 		o.endBar()
-		o.lastLog, o.phase = time.Now(), p.Phase
+		o.phase = p.Phase
 		o.redraw(strings.TrimSuffix(p.Phase+", "+clean(amount(p)), ", "))
 		return
 	}

@@ -101,15 +101,22 @@ func TestSignOfLife(t *testing.T) {
 	o.began, o.lastLog = o.began.Add(-12*time.Second), o.lastLog.Add(-12*time.Second)
 	o.sign()
 	o.sign() // not again so soon
+	o.lastLog = o.lastLog.Add(-12 * time.Second)
 	o.mu.Unlock()
-	if got, want := text.String(), " 3/11 stop podman …\n      still at it, 12 s\n"; got != want {
+	o.progress(migrate.Progress{Phase: "wait", Done: 24, Unit: "seconds", Note: "in use by podman load (pid 7)"})
+	o.mu.Lock()
+	o.lastLog = o.lastLog.Add(-12 * time.Second)
+	o.sign() // it tells of itself
+	o.mu.Unlock()
+	const want = " 3/11 stop podman …\n      still at it, 12 s\n      wait: 24 seconds, in use by podman load (pid 7)\n"
+	if got := text.String(); got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 
 	o, text = paper(t, 18)
 	o.event(event(engine.EventBegin, 2, "stop podman", false))
 	o.mu.Lock()
-	o.began, o.lastLog = o.began.Add(-3*time.Second), o.lastLog.Add(-3*time.Second)
+	o.began = o.began.Add(-3 * time.Second)
 	o.sign()
 	o.doing = " 3/11 stop"
 	o.sign()

@@ -129,13 +129,14 @@ func (o *output) beat() {
 
 // sign is a sign of life of a step that has no progress to tell of.
 func (o *output) sign() {
+	if time.Since(o.heard) < 2*time.Second { // it tells of itself
+		return
+	}
 	so := fmt.Sprintf("%.0f s", time.Since(o.began).Seconds())
 	switch {
 	case o.bar != nil:
 	case o.tty:
-		if time.Since(o.lastLog) >= time.Second/2 { // else progress has just been told
-			o.redraw(so)
-		}
+		o.redraw(so)
 	case time.Since(o.lastLog) >= lineEvery:
 		o.lastLog = time.Now()
 		fmt.Fprintf(o.err, "      still at it, %s\n", so)
