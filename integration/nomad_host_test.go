@@ -120,6 +120,7 @@ func TestNomadOneHost(t *testing.T) {
 	}
 
 	t.Run("by its workload identity", func(t *testing.T) {
+		w := w.under(t)
 		low := w.least("web")
 		log := w.asJob(first, nil)
 		if n := low(); n < 1 {
@@ -137,6 +138,7 @@ func TestNomadOneHost(t *testing.T) {
 	})
 
 	t.Run("the way back, as another allocation", func(t *testing.T) {
+		w := w.under(t)
 		w.asJob(first, nil, "rollback")
 		if d := w.a.driver(); d != "vfs" {
 			t.Errorf("podman is on %s", d)
@@ -146,6 +148,7 @@ func TestNomadOneHost(t *testing.T) {
 	})
 
 	t.Run("root's store, with a token", func(t *testing.T) {
+		w := w.under(t)
 		w.a.script("root", "sudo -u hashi -i podman save localhost/lab/base:1 | podman load -q")
 		token, err := w.TokenFor("by-hand", documented(t, "hcl", "node {"))
 		if err != nil {

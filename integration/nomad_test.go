@@ -28,7 +28,7 @@ type nomadWorld struct {
 
 func newNomadWorld(t testing.TB, opts nomad.Options) *nomadWorld {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Minute)
 	t.Cleanup(cancel)
 	seed, err := images.Store(ctx, "bookworm", lab.Owner, images.Small)
 	if err != nil {

@@ -34,6 +34,7 @@ type Outage struct {
 	TokenFile    string        `json:"tokenFile,omitempty"`
 	Nodes        []string      `json:"nodes,omitempty"` // names or ids; none: found
 	Deadline     time.Duration `json:"deadline,omitempty"`
+	Grace        time.Duration `json:"drainGrace,omitempty"` // past the deadline
 	IgnoreSystem bool          `json:"ignoreSystem,omitempty"`
 	Reason       string        `json:"reason,omitempty"`
 	Slots        int           `json:"slots,omitempty"` // 0: none are used
@@ -57,10 +58,6 @@ type NomadUse struct {
 	OwnAlloc string       `json:"ownAlloc,omitempty"`
 	Operator string       `json:"operator"`
 }
-
-// drainGrace is how long past its deadline a drain may take to be over: Nomad
-// still has to stop what is left, and tell.
-const drainGrace = 2 * time.Minute
 
 // returnLimit is how long the driver may take to be healthy again. It looks at
 // podman every 30 seconds, and the servers know some seconds later.

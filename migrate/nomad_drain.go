@@ -26,10 +26,7 @@ func (s *Session) drain(ctx context.Context) error {
 			return refusedBy(err)
 		}
 	}
-	limit := o.Deadline + drainGrace
-	if o.Deadline == 0 || o.OwnAlloc != "" {
-		limit = 24 * time.Hour
-	}
+	limit := s.Inputs.Request.Outage.DrainLimit(o.OwnAlloc)
 	for _, n := range s.Inputs.Nomad.Nodes {
 		err := c.Wait(ctx, n, o, drain.WaitOptions{Limit: limit, Containers: s.nomadContainers, Progress: s.drainProgress})
 		if err != nil {
@@ -37,6 +34,15 @@ func (s *Session) drain(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// DrainLimit is how long a drain may take in all: past its deadline Nomad still
+// has to stop what is left, and tell. One without a deadline gets a day.
+func (o Outage) DrainLimit(ownAlloc string) time.Duration {
+	if o.Deadline == 0 || ownAlloc != "" {
+		return 24 * time.Hour
+	}
+	return o.Deadline + o.Grace
 }
 
 // refusedBy makes a refusal of what says that the node is not ours to drain.

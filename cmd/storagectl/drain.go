@@ -25,6 +25,7 @@ func nomadFlags(f *pflag.FlagSet, o *migrate.Outage) {
 	f.StringVar(&o.TokenFile, "nomad-token-file", "", "a file with the token, closed to others (default: NOMAD_TOKEN)")
 	f.StringSliceVar(&o.Nodes, "nomad-node", nil, "name or id of this host's node, if it cannot be found out")
 	f.DurationVar(&o.Deadline, "drain-deadline", 15*time.Minute, "what jobs get to move away; 0: as long as they need")
+	f.DurationVar(&o.Grace, "drain-grace", 2*time.Minute, "what is left then gets so long to be stopped by Nomad (longer than any job's kill_timeout)")
 	f.BoolVar(&o.IgnoreSystem, "drain-ignore-system", false, "leave system jobs (CSI plugins) where they are, if they have no container in this store")
 	f.StringVar(&o.Reason, "reason", "", "a word for those who look at the drain")
 }
@@ -66,7 +67,7 @@ func checkOutage(o *migrate.Outage) error {
 		return usagef("cannot use --nomad %q: it is auto, off, or an address like http://127.0.0.1:4646", o.Nomad)
 	case o.HookTimeout < 0 || len(o.HookBefore)+len(o.HookAfter) > 0 && o.HookTimeout == 0:
 		return usagef("cannot use --hook-timeout %s: hooks need some time", o.HookTimeout)
-	case o.Deadline < 0 || o.Slots < 0:
+	case o.Deadline < 0 || o.Grace < 0 || o.Slots < 0:
 		return usagef("cannot use a deadline or a number of slots below zero: nothing is forced")
 	case o.Busy.Then != drain.BusyWait && o.Busy.Then != drain.BusyStop && o.Busy.Then != drain.BusyRefuse:
 		return usagef("cannot use --busy-then %q: it is wait, stop or refuse", o.Busy.Then)
@@ -84,7 +85,7 @@ func checkOutage(o *migrate.Outage) error {
 		o.HookTimeout = 0
 	}
 	if o.Nomad == migrate.NomadOff {
-		o.Deadline = 0
+		o.Deadline, o.Grace = 0, 0
 	}
 	return nil
 }
@@ -182,10 +183,6 @@ func (a *app) drain(ctx context.Context, name string, out migrate.Outage) error 
 		return err
 	}
 	o := h.options(out)
-	limit := out.Deadline + 2*time.Minute
-	if out.Deadline == 0 || o.OwnAlloc != "" {
-		limit = 24 * time.Hour
-	}
 	for _, n := range h.Use.Nodes {
 		if err := c.Drain(ctx, n, o); err != nil {
 			return err
@@ -193,7 +190,7 @@ func (a *app) drain(ctx context.Context, name string, out migrate.Outage) error 
 	}
 	names := make([]string, 0, len(h.Use.Nodes))
 	for _, n := range h.Use.Nodes {
-		w := drain.WaitOptions{Limit: limit, Progress: a.drainProgress(),
+		w := drain.WaitOptions{Limit: out.DrainLimit(o.OwnAlloc), Progress: a.drainProgress(),
 			Containers: func(ctx context.Context) ([]string, error) { return migrate.NomadContainers(ctx, cli, o.OwnAlloc) }}
 		if err := c.Wait(ctx, n, o, w); err != nil {
 			return err
