@@ -61,6 +61,11 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
+// runError is an error of a run that was begun: it can be resumed or rolled back.
+type runError struct{ error }
+
+func (e *runError) Unwrap() error { return e.error }
+
 // hint tells what the operator can do about an error.
 func hint(err error, code int) string {
 	var refusal *migrate.Refusal
@@ -76,6 +81,10 @@ func hint(err error, code int) string {
 	var step *engine.StepError
 	if errors.As(err, &step) && step.Step == migrate.StepCommit {
 		return "the store is in use and whole; only the old one is not removed yet. Mend the cause, then storagectl resume"
+	}
+	var ofRun *runError
+	if code == exitFailed && !errors.As(err, &ofRun) {
+		return "" // there is no run to go on with
 	}
 	switch code {
 	case exitFailed:

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -128,7 +129,10 @@ func (a *app) goOn(ctx context.Context, s *migrate.Session, began time.Time, run
 	} else if s.Stopped() {
 		a.out.note(fmt.Sprintf("podman of %s stays stopped until the run is resumed or rolled back", s.Inputs.Owner.Name))
 	}
-	return errors.Join(err, s.Close())
+	if err = errors.Join(err, s.Close()); err != nil {
+		return &runError{err}
+	}
+	return nil
 }
 
 // confirm shows the plan and asks for a word.
@@ -187,8 +191,11 @@ func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) 
 	case engine.PhaseRolledBack:
 		m.Driver, m.SecondsDown, m.SecondsToStarted = in.Store.Driver, 0, 0
 		fmt.Fprintf(&b, "Run %s is rolled back: the store of %s is on %s again, as it was.\n", s.ID, in.Owner.Name, m.Driver)
+		if len(m.Kept) > 0 {
+			fmt.Fprintf(&b, "Made after the cutover and kept in %s:\n", filepath.Dir(in.OldStore(s.ID)))
+		}
 		for _, k := range m.Kept {
-			fmt.Fprintf(&b, "Made after the cutover and kept in %s/.storagectl-%s: %s\n", in.Store.GraphRoot, s.ID, k)
+			fmt.Fprintf(&b, "  %s\n", k)
 		}
 	case engine.PhaseFinished:
 		var err error

@@ -166,7 +166,7 @@ func (a *app) with(ctx context.Context, run string, f func(*migrate.Session) err
 	began := time.Now()
 	s, err := migrate.Open(ctx, a.env(), run)
 	if err != nil {
-		return fmt.Errorf("cannot take up run %s: %w", run, err)
+		return &runError{fmt.Errorf("cannot take up run %s: %w", run, err)}
 	}
 	return a.goOn(ctx, s, began, func() error { return f(s) })
 }
