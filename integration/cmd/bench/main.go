@@ -5,9 +5,11 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -67,7 +69,16 @@ func bench(ctx context.Context, rounds int, size float64, sizes string) error {
 	if err := os.WriteFile("docs/benchmarks.json", append(b, '\n'), 0o644); err != nil {
 		return err
 	}
-	return os.WriteFile("docs/benchmarks.md", []byte(r.markdown()), 0o644)
+	// The section of `make bench-nomad` is the last one.
+	old, err := os.ReadFile("docs/benchmarks.md")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot keep Nomad's section: %w", err)
+	}
+	text := r.markdown()
+	if i := bytes.Index(old, []byte("\n## A Nomad node ")); i >= 0 {
+		text += string(old[i:])
+	}
+	return os.WriteFile("docs/benchmarks.md", []byte(text), 0o644)
 }
 
 // keep takes over what the last report has, so that a part of it can be measured
