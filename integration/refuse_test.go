@@ -106,6 +106,12 @@ printf '[Unit]\nRefuseManualStop=yes\n' >/etc/systemd/user/podman.socket.d/stay.
 runuser -u hashi -- env XDG_RUNTIME_DIR=/run/user/2000 systemctl --user daemon-reload`,
 		},
 		{
+			name: "podman is at work", code: refused, says: "podman load (pid ", args: migrate, begun: true,
+			setup: `cd /; mkfifo -m 666 /tmp/slow; setsid sleep 300 >/tmp/slow 2>/dev/null &
+setsid runuser -u hashi -- env HOME=` + lab.Home + ` XDG_RUNTIME_DIR=/run/user/2000 podman load </tmp/slow >/dev/null 2>&1 &
+until pgrep -u hashi -f '^podman load' >/dev/null; do sleep 0.1; done`,
+		},
+		{
 			name: "a container runs", code: refused, says: "busy", args: migrate,
 			setup: `cd /; runuser -u hashi -- env HOME=` + lab.Home + ` XDG_RUNTIME_DIR=/run/user/2000 podman run -d --network=none --name busy localhost/lab/base:1 /bin/busybox sleep 1000`,
 		},

@@ -37,7 +37,8 @@ type output struct {
 
 	bars    *mpb.Progress
 	bar     *mpb.Bar
-	open    bool // the terminal's line says what is being done, without an end
+	open    bool   // the terminal's line says what is being done, without an end
+	line    string // that line
 	phase   string
 	began   time.Time
 	lastLog time.Time

@@ -124,7 +124,7 @@ func TestSignOfLife(t *testing.T) {
 	o.note("a word")
 	// The open line is redrawn in its place, is never wider than the terminal,
 	// and gives way to others.
-	if got, want := text.String(), "\r\x1b[K 3/11 stop podman\r\x1b[K 3/11 stop podman\r\x1b[K 3/11 stop … 3 s\r\x1b[Knote: a word\n"; got != want {
+	if got, want := text.String(), "\r\x1b[K 3/11 stop podman\r\x1b[K 3/11 stop … 3 s\r\x1b[Knote: a word\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 	o.event(event(engine.EventDone, 2, "stop podman", false))

@@ -150,8 +150,11 @@ func (o *output) redraw(so string) {
 	if width := o.errWidth(); width > 0 && len(line) >= width {
 		line = line[:width-1]
 	}
-	fmt.Fprintf(o.err, "\r\x1b[K%s", string(line))
-	o.open = true
+	if o.open && o.line == string(line) {
+		return
+	}
+	o.open, o.line = true, string(line)
+	fmt.Fprintf(o.err, "\r\x1b[K%s", o.line)
 }
 
 // endStep ends what is drawn of the step under way.
