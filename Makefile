@@ -49,7 +49,7 @@ test: deps build lint
 
 # Every crash point, both ways on; the table goes to docs/sweep.md.
 sweep: deps build
-	STORAGECTL_SWEEP=full go test -count=1 -timeout 10h -v -run TestSweep ./integration
+	STORAGECTL_SWEEP=full go test -count=1 -timeout 10h -v -run 'TestSweep|TestNomadSweep' ./integration
 
 demo: deps build
 	go run ./integration/cmd/demo

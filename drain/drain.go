@@ -19,9 +19,9 @@ type Options struct {
 	Deadline     time.Duration
 	IgnoreSystem bool              // leave system jobs where they are
 	Meta         map[string]string // operator, reason, step
-	// OwnAlloc is the allocation that this very program runs in, if it runs on
-	// the node: the drain then has no deadline, and Wait ends it once only this
-	// allocation and those of system jobs are left.
+	// OwnAlloc is the allocation that this very program runs in. On its node the
+	// drain has no deadline, and Wait ends it once only this allocation and those
+	// of system jobs are left.
 	OwnAlloc string
 }
 
@@ -50,7 +50,13 @@ func (c *Client) Drain(ctx context.Context, n Node, o Options) error {
 	}
 	spec := &api.DrainSpec{Deadline: o.Deadline, IgnoreSystemJobs: o.IgnoreSystem}
 	if o.OwnAlloc != "" {
-		spec.Deadline, spec.IgnoreSystemJobs = 0, true
+		allocs, err := c.allocs(ctx, n.ID)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(allocs, func(a *api.Allocation) bool { return a.ID == o.OwnAlloc }) {
+			spec.Deadline, spec.IgnoreSystemJobs = 0, true
+		}
 	}
 	err = c.few(ctx, func(ctx context.Context) error {
 		_, err := c.api.Nodes().UpdateDrainOpts(n.ID, &api.DrainOptions{DrainSpec: spec, Meta: o.meta()}, c.change(ctx, "drain"))
@@ -162,8 +168,13 @@ func (c *Client) empty(ctx context.Context, n Node, o Options, w WaitOptions, al
 	}
 	alive.Draining, alive.Allocs, alive.Containers = s.Draining, nil, nil
 	moving := 0 // what an own allocation's drain waits for
+	own := false
 	for _, a := range allocs {
-		if a.ClientTerminalStatus() || a.ID == o.OwnAlloc {
+		if a.ClientTerminalStatus() {
+			continue
+		}
+		if a.ID == o.OwnAlloc {
+			own = true
 			continue
 		}
 		system := a.Job != nil && a.Job.Type != nil && *a.Job.Type == api.JobTypeSystem
@@ -185,7 +196,7 @@ func (c *Client) empty(ctx context.Context, n Node, o Options, w WaitOptions, al
 		return false, err
 	}
 	if s.Draining {
-		if o.OwnAlloc == "" || moving > 0 {
+		if !own || moving > 0 {
 			return false, nil
 		}
 		return false, c.cancelOwn(ctx, n, o)
@@ -299,130 +310,4 @@ func (c *Client) StillOut(ctx context.Context, n Node, o Options) error {
 		return &AliveError{Node: n.Name, Draining: true}
 	}
 	return nil
-}
-
-// ReturnOptions say how a node is given back.
-type ReturnOptions struct {
-	Options
-	Driver string        // podman if empty
-	Limit  time.Duration // for the driver to become healthy
-}
-
-// Return waits until the node is ready and its driver detected and healthy, and
-// makes it eligible if n, as it was found before the drain, was. It fails with
-// [*EligibleError] if another hand did so, and with [*DriverError] at the limit;
-// the node stays ineligible then.
-func (c *Client) Return(ctx context.Context, n Node, o ReturnOptions) error {
-	if o.Driver == "" {
-		o.Driver = "podman"
-	}
-	s, err := c.fit(ctx, n, o.Driver, o.Limit, func(s State) error { return c.still(s, o.Options) })
-	if err != nil {
-		return err
-	}
-	if !n.Eligible && !s.Draining {
-		return nil
-	}
-	return c.SetEligible(ctx, n, s.Draining)
-}
-
-// SetEligible restores what n was before the drain, and looks whether it is so.
-func (c *Client) SetEligible(ctx context.Context, n Node, draining bool) error {
-	err := c.few(ctx, func(ctx context.Context) error {
-		var err error
-		if draining { // a drain that did not end: end it with the node as it was
-			_, err = c.api.Nodes().UpdateDrainOpts(n.ID, &api.DrainOptions{MarkEligible: n.Eligible}, c.change(ctx, "eligibility"))
-		} else {
-			_, err = c.api.Nodes().ToggleEligibility(n.ID, n.Eligible, c.change(ctx, "eligibility"))
-		}
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("cannot give node %s back: %w", n.Name, err)
-	}
-	info, err := c.look(ctx, n)
-	if err != nil {
-		return err
-	}
-	if s := stateOf(info, ""); s.Eligible != n.Eligible || s.Draining {
-		return fmt.Errorf("cannot give node %s back: Nomad took the word, and it is eligible: %v, draining: %v", n.Name, s.Eligible, s.Draining)
-	}
-	return nil
-}
-
-// IsNomads says whether a container was started by Nomad: by the labels that
-// newer drivers set, or by the driver's way to name it, task-allocation (all
-// that nomad-driver-podman 0.4 sets). alloc is "" where only a label tells.
-func IsNomads(names []string, labels map[string]string) (alloc string, is bool) {
-	for k, v := range labels {
-		if k == labelAlloc {
-			return v, true
-		}
-		is = is || (len(k) > len(labelPrefix) && k[:len(labelPrefix)] == labelPrefix)
-	}
-	for _, name := range names {
-		if len(name) > uuidLen+1 && name[len(name)-uuidLen-1] == '-' && isUUID(name[len(name)-uuidLen:]) {
-			return name[len(name)-uuidLen:], true
-		}
-	}
-	return "", is
-}
-
-const (
-	labelPrefix = "com.hashicorp.nomad."
-	labelAlloc  = labelPrefix + "alloc_id"
-	// LabelNamespace is set by newer drivers where extra_labels asks for it.
-	LabelNamespace = labelPrefix + "namespace"
-	uuidLen        = 36
-)
-
-func isUUID(s string) bool {
-	for i, r := range []byte(s) {
-		dash := slices.Contains([]int{8, 13, 18, 23}, i)
-		if dash != (r == '-') || (!dash && (r < '0' || (r > '9' && r < 'a') || r > 'f')) {
-			return false
-		}
-	}
-	return true
-}
-
-// WaitDriver waits until the node is ready and its driver detected and healthy,
-// whatever its drain. It fails with [*DriverError] at the limit.
-func (c *Client) WaitDriver(ctx context.Context, n Node, driver string, limit time.Duration) error {
-	_, err := c.fit(ctx, n, driver, limit, func(State) error { return nil })
-	return err
-}
-
-// fit waits until the node is ready and its driver healthy; check may end that.
-func (c *Client) fit(ctx context.Context, n Node, driver string, limit time.Duration, check func(State) error) (State, error) {
-	waiting, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	changed := c.watch(waiting, n.ID)
-	var s State
-	for {
-		info, err := c.look(waiting, n)
-		if err == nil {
-			s = stateOf(info, driver)
-			if err := check(s); err != nil {
-				return s, err
-			}
-			if s.Status == api.NodeStatusReady && s.DriverDetected && s.DriverHealthy {
-				return s, nil
-			}
-		} else if waiting.Err() == nil && (isChanged(err) || !passing(err)) {
-			return s, err
-		}
-		select {
-		case <-waiting.Done():
-			if ctx.Err() != nil {
-				return s, ctx.Err()
-			}
-			if err != nil && s.ID == "" {
-				return s, err
-			}
-			return s, &DriverError{Node: n.Name, Driver: driver, Why: fmt.Sprintf("the node is %s; the driver: %s", s.Status, s.DriverSays)}
-		case <-changed:
-		case <-time.After(2 * time.Second): // an unreachable server sends no word
-		}
-	}
 }

@@ -251,6 +251,17 @@ func TestDrain(t *testing.T) {
 		if n := c.node(a); n.SchedulingEligibility != "eligible" {
 			t.Error("not eligible again")
 		}
+
+		// Another node is drained as ever, though our allocation is not on it.
+		o = opts("r8b")
+		o.OwnAlloc = own.ID
+		if err := errors.Join(cl.Drain(ctx, b, o), cl.Wait(ctx, b, o, wait(time.Minute))); err != nil {
+			t.Fatal(err)
+		}
+		if n := c.node(b); n.LastDrain.Status != api.DrainStatusComplete || n.SchedulingEligibility != "ineligible" {
+			t.Errorf("another node: %+v", n.LastDrain)
+		}
+		c.reset(b)
 	})
 
 	t.Run("canary", func(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/storagectl/storagectl/drain"
+	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/internal/podman"
 	"github.com/storagectl/storagectl/migrate"
 )
@@ -185,7 +186,7 @@ func (a *app) drain(ctx context.Context, name string, out migrate.Outage) error 
 	o := h.options(out)
 	for _, n := range h.Use.Nodes {
 		if err := c.Drain(ctx, n, o); err != nil {
-			return err
+			return heldOn(err)
 		}
 	}
 	names := make([]string, 0, len(h.Use.Nodes))
@@ -193,12 +194,23 @@ func (a *app) drain(ctx context.Context, name string, out migrate.Outage) error 
 		w := drain.WaitOptions{Limit: out.DrainLimit(o.OwnAlloc), Progress: a.drainProgress(),
 			Containers: func(ctx context.Context) ([]string, error) { return migrate.NomadContainers(ctx, cli, o.OwnAlloc) }}
 		if err := c.Wait(ctx, n, o, w); err != nil {
-			return err
+			return heldOn(err)
 		}
 		names = append(names, n.Name)
 	}
 	a.out.result("drained", h, fmt.Sprintf("Empty and out of service after %s: %s. \"storagectl undrain\" gives it back.\n", seconds(time.Since(began)), strings.Join(names, ", ")))
 	return nil
+}
+
+// heldOn is an error of a drain by hand that was set, with what to do about it.
+func heldOn(err error) error {
+	r := &migrate.Refusal{ID: "drain", Text: err.Error(),
+		Hint: "mend the cause, then storagectl drain again; or storagectl undrain gives the node back"}
+	if errors.Is(err, context.Canceled) {
+		r.Text = "the drain goes on in Nomad"
+		return fmt.Errorf("%w: %w", engine.ErrInterrupted, r)
+	}
+	return &engine.StepError{Step: "drain", Err: r}
 }
 
 func (a *app) writeHeld(h *held) error {

@@ -1,0 +1,99 @@
+package drain
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+)
+
+// ReturnOptions say how a node is given back.
+type ReturnOptions struct {
+	Options
+	Driver string        // podman if empty
+	Limit  time.Duration // for the driver to become healthy
+}
+
+// Return waits until the node is ready and its driver detected and healthy, and
+// makes it eligible if n, as it was found before the drain, was. It fails with
+// [*EligibleError] if another hand did so, and with [*DriverError] at the limit;
+// the node stays ineligible then.
+func (c *Client) Return(ctx context.Context, n Node, o ReturnOptions) error {
+	if o.Driver == "" {
+		o.Driver = "podman"
+	}
+	s, err := c.fit(ctx, n, o.Driver, o.Limit, func(s State) error { return c.still(s, o.Options) })
+	if err != nil {
+		return err
+	}
+	if !n.Eligible && !s.Draining {
+		return nil
+	}
+	return c.SetEligible(ctx, n, s.Draining)
+}
+
+// SetEligible restores what n was before the drain, and looks whether it is so.
+func (c *Client) SetEligible(ctx context.Context, n Node, draining bool) error {
+	err := c.few(ctx, func(ctx context.Context) error {
+		var err error
+		if draining { // a drain that did not end: end it with the node as it was
+			_, err = c.api.Nodes().UpdateDrainOpts(n.ID, &api.DrainOptions{MarkEligible: n.Eligible}, c.change(ctx, "eligibility"))
+		} else {
+			_, err = c.api.Nodes().ToggleEligibility(n.ID, n.Eligible, c.change(ctx, "eligibility"))
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("cannot give node %s back: %w", n.Name, err)
+	}
+	info, err := c.look(ctx, n)
+	if err != nil {
+		return err
+	}
+	if s := stateOf(info, ""); s.Eligible != n.Eligible || s.Draining {
+		return fmt.Errorf("cannot give node %s back: Nomad took the word, and it is eligible: %v, draining: %v", n.Name, s.Eligible, s.Draining)
+	}
+	return nil
+}
+
+// WaitDriver waits until the node is ready and its driver detected and healthy,
+// whatever its drain. It fails with [*DriverError] at the limit.
+func (c *Client) WaitDriver(ctx context.Context, n Node, driver string, limit time.Duration) error {
+	_, err := c.fit(ctx, n, driver, limit, func(State) error { return nil })
+	return err
+}
+
+// fit waits until the node is ready and its driver healthy; check may end that.
+func (c *Client) fit(ctx context.Context, n Node, driver string, limit time.Duration, check func(State) error) (State, error) {
+	waiting, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	changed := c.watch(waiting, n.ID)
+	var s State
+	for {
+		info, err := c.look(waiting, n)
+		if err == nil {
+			s = stateOf(info, driver)
+			if err := check(s); err != nil {
+				return s, err
+			}
+			if s.Status == api.NodeStatusReady && s.DriverDetected && s.DriverHealthy {
+				return s, nil
+			}
+		} else if waiting.Err() == nil && (isChanged(err) || !passing(err)) {
+			return s, err
+		}
+		select {
+		case <-waiting.Done():
+			if ctx.Err() != nil {
+				return s, ctx.Err()
+			}
+			if err != nil && s.ID == "" {
+				return s, err
+			}
+			return s, &DriverError{Node: n.Name, Driver: driver, Why: fmt.Sprintf("the node is %s; the driver: %s", s.Status, s.DriverSays)}
+		case <-changed:
+		case <-time.After(2 * time.Second): // an unreachable server sends no word
+		}
+	}
+}
