@@ -37,10 +37,7 @@ committed. RUN left out is the latest run.
 			}
 			switch st.Phase {
 			case engine.PhaseFinished, engine.PhaseCommitted, engine.PhaseRolledBack:
-				a.out.result("nothing", struct {
-					Run   string       `json:"run"`
-					Phase engine.Phase `json:"phase"`
-				}{run, st.Phase}, fmt.Sprintf("Run %s is %s; there is nothing to resume.\n", run, phaseWord(st.Phase)))
+				a.tellNothing(run, st.Phase, fmt.Sprintf("Run %s is %s; there is nothing to resume.\n", run, phaseWord(st.Phase)))
 				return nil
 			}
 			return a.with(cmd.Context(), run, func(s *migrate.Session) error {
@@ -76,10 +73,7 @@ latest run.
 			}
 			switch st.Phase {
 			case engine.PhaseRolledBack:
-				a.out.result("nothing", struct {
-					Run   string       `json:"run"`
-					Phase engine.Phase `json:"phase"`
-				}{run, st.Phase}, fmt.Sprintf("Run %s was rolled back before; there is nothing to do.\n", run))
+				a.tellNothing(run, st.Phase, fmt.Sprintf("Run %s was rolled back before; there is nothing to do.\n", run))
 				return nil
 			case engine.PhaseCommitted:
 				return &migrate.Refusal{ID: "committed", Text: fmt.Sprintf("cannot roll back: run %s is committed, its old store is removed", run)}
@@ -140,6 +134,14 @@ func commitText(in migrate.Inputs, run string, bytes uint64) string {
   %s
 and frees %s. There is no rollback after it.
 `, in.Store.Driver, in.Owner.Name, run, in.OldStore(run), migrate.Bytes(bytes))
+}
+
+// tellNothing tells that a run needs nothing done.
+func (a *app) tellNothing(run string, phase engine.Phase, text string) {
+	a.out.result("nothing", struct {
+		Run   string       `json:"run"`
+		Phase engine.Phase `json:"phase"`
+	}{run, phase}, text)
 }
 
 // phaseWord is a phase in words.
