@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
@@ -82,9 +83,8 @@ func (c *Client) HostNodes(ctx context.Context, f Find) ([]Node, error) {
 		if !slices.Contains(own, s.ID) && n.Attributes["unique.hostname"] != hostname {
 			continue
 		}
-		rootless := n.Attributes["driver."+f.Driver+".rootless"]
 		// A driver that is not detected now may be a minute later.
-		if n.Drivers[f.Driver] == nil || (rootless != "" && f.Driver == "podman" && isTrue(rootless) != f.Rootless) {
+		if n.Drivers[f.Driver] == nil || (f.Driver == "podman" && !serves(n.Attributes, f.Rootless)) {
 			continue
 		}
 		nodes = append(nodes, nodeOf(n))
@@ -93,6 +93,21 @@ func (c *Client) HostNodes(ctx context.Context, f Find) ([]Node, error) {
 		return nil, ErrNoNode
 	}
 	return nodes, nil
+}
+
+// serves says whether a podman driver may place containers in a rootless store,
+// or in root's. From 0.5 on it can have several sockets, each with attributes of
+// its own (driver.podman.NAME.rootless). One that tells nothing may.
+func serves(attrs map[string]string, rootless bool) bool {
+	told := false
+	for k, v := range attrs {
+		if strings.HasPrefix(k, "driver.podman.") && strings.HasSuffix(k, ".rootless") {
+			if told = true; isTrue(v) == rootless {
+				return true
+			}
+		}
+	}
+	return !told
 }
 
 func isTrue(s string) bool { return s == "true" || s == "1" }

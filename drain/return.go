@@ -64,11 +64,19 @@ func (c *Client) WaitDriver(ctx context.Context, n Node, driver string, limit ti
 	return err
 }
 
+// healthLag is how long the servers may call a driver healthy that has found its
+// podman gone: the client gathers changes for 5 to 10 s before it tells them
+// (nodeUpdateRetryIntv in Nomad's client).
+const healthLag = 11 * time.Second
+
 // fit waits until the node is ready and its driver healthy; check may end that.
+// Podman has just come back: word of a driver that lags is believed only when
+// what it saw meanwhile would have been told.
 func (c *Client) fit(ctx context.Context, n Node, driver string, limit time.Duration, check func(State) error) (State, error) {
 	waiting, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	changed := c.watch(waiting, n.ID)
+	began := time.Now()
 	var s State
 	for {
 		info, err := c.look(waiting, n)
@@ -77,7 +85,7 @@ func (c *Client) fit(ctx context.Context, n Node, driver string, limit time.Dura
 			if err := check(s); err != nil {
 				return s, err
 			}
-			if s.Status == api.NodeStatusReady && s.DriverDetected && s.DriverHealthy {
+			if s.Status == api.NodeStatusReady && s.DriverDetected && s.DriverHealthy && (!s.DriverLags || time.Since(began) >= healthLag) {
 				return s, nil
 			}
 		} else if waiting.Err() == nil && (isChanged(err) || !passing(err)) {

@@ -148,3 +148,23 @@ func TestMatches(t *testing.T) {
 		t.Error("any container is Nomad's")
 	}
 }
+
+func TestServes(t *testing.T) {
+	for _, c := range []struct {
+		attrs        map[string]string
+		owner, roots bool
+	}{
+		{nil, true, true},
+		{map[string]string{"driver.podman.rootless": "true"}, true, false},
+		{map[string]string{"driver.podman.rootless": "false", "driver.podman.version": "5"}, false, true},
+		{map[string]string{"driver.podman.rootless": "0", "driver.podman.app1.rootless": "1"}, true, true},
+		{map[string]string{"driver.podman.app1.rootless": "true", "driver.podman.app2.rootless": "true"}, true, false},
+	} {
+		if got := serves(c.attrs, true); got != c.owner {
+			t.Errorf("a rootless store, %v: %v", c.attrs, got)
+		}
+		if got := serves(c.attrs, false); got != c.roots {
+			t.Errorf("root's store, %v: %v", c.attrs, got)
+		}
+	}
+}

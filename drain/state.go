@@ -24,6 +24,10 @@ type State struct {
 	DriverDetected bool              `json:"driverDetected"`
 	DriverHealthy  bool              `json:"driverHealthy"`
 	DriverSays     string            `json:"driverSays,omitempty"`
+	// DriverLags: a task that Nomad places on a driver that has seen its podman
+	// gone, and not yet back, fails. So with nomad-driver-podman before 0.6
+	// (0.4.1 panics), which has no attribute for its health.
+	DriverLags bool `json:"driverLags,omitempty"`
 }
 
 // Ours says whether the node's last drain is the one of this run.
@@ -46,6 +50,7 @@ func stateOf(n *api.Node, driver string) State {
 	}
 	if d := n.Drivers[driver]; d != nil {
 		s.DriverDetected, s.DriverHealthy, s.DriverSays = d.Detected, d.Healthy, d.HealthDescription
+		s.DriverLags = driver == "podman" && n.Attributes["driver.podman.health"] == ""
 	}
 	return s
 }

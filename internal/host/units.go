@@ -107,8 +107,11 @@ func (b *Bus) SocketPath(ctx context.Context, unit string) (string, error) {
 
 const unitDeadline = 100 * time.Second // systemd's own stop timeout is 90 s
 
-// Stop stops a unit and returns when it is seen to be down.
+// Stop stops a unit and returns when it is seen to be down. A child of a podman
+// service that does its work is told to end, too; it may take its time.
 func (b *Bus) Stop(ctx context.Context, unit string) error {
+	twins := b.twins(ctx, unit)
+	defer func() { endTwins(twins) }()
 	return b.job(ctx, unit, "stop", false, b.conn.StopUnitContext)
 }
 
