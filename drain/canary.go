@@ -113,9 +113,9 @@ func (c *Client) Canary(ctx context.Context, n Node, o CanaryOptions) ([]CanaryR
 		o.Variants = DefaultVariants(o.Shell)
 	}
 	results, errs := make([]CanaryResult, len(o.Variants)), make([]error, len(o.Variants))
-	// The first alone, and again where the driver did not take it: the driver's
-	// process may have died with its podman (seen: 0.4.1, "plugin is shut down"),
-	// and Nomad starts another one only when it is needed.
+	// The first alone, and again where the driver did not take it: a driver whose
+	// last look found no podman may panic at its first task (0.4.1: "plugin is shut
+	// down"), and Nomad starts another one only when it is needed.
 	for try := 1; ; try++ {
 		if results[0], errs[0] = c.canary(ctx, n, o, o.Variants[0]); errs[0] != nil {
 			return results[:1], errs[0]

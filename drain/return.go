@@ -13,6 +13,8 @@ type ReturnOptions struct {
 	Options
 	Driver string        // podman if empty
 	Limit  time.Duration // for the driver to become healthy
+	// Since is when its podman came back, at the latest; now if zero.
+	Since time.Time
 }
 
 // Return waits until the node is ready and its driver detected and healthy, and
@@ -20,10 +22,7 @@ type ReturnOptions struct {
 // [*EligibleError] if another hand did so, and with [*DriverError] at the limit;
 // the node stays ineligible then.
 func (c *Client) Return(ctx context.Context, n Node, o ReturnOptions) error {
-	if o.Driver == "" {
-		o.Driver = "podman"
-	}
-	s, err := c.fit(ctx, n, o.Driver, o.Limit, func(s State) error { return c.still(s, o.Options) })
+	s, err := c.fit(ctx, n, o, func(s State) error { return c.still(s, o.Options) })
 	if err != nil {
 		return err
 	}
@@ -57,10 +56,9 @@ func (c *Client) SetEligible(ctx context.Context, n Node, draining bool) error {
 	return nil
 }
 
-// WaitDriver waits until the node is ready and its driver detected and healthy,
-// whatever its drain. It fails with [*DriverError] at the limit.
-func (c *Client) WaitDriver(ctx context.Context, n Node, driver string, limit time.Duration) error {
-	_, err := c.fit(ctx, n, driver, limit, func(State) error { return nil })
+// WaitDriver waits as Return does, whatever the node's drain.
+func (c *Client) WaitDriver(ctx context.Context, n Node, o ReturnOptions) error {
+	_, err := c.fit(ctx, n, o, func(State) error { return nil })
 	return err
 }
 
@@ -72,20 +70,25 @@ const healthLag = 11 * time.Second
 // fit waits until the node is ready and its driver healthy; check may end that.
 // Podman has just come back: word of a driver that lags is believed only when
 // what it saw meanwhile would have been told.
-func (c *Client) fit(ctx context.Context, n Node, driver string, limit time.Duration, check func(State) error) (State, error) {
-	waiting, cancel := context.WithTimeout(ctx, limit)
+func (c *Client) fit(ctx context.Context, n Node, o ReturnOptions, check func(State) error) (State, error) {
+	if o.Driver == "" {
+		o.Driver = "podman"
+	}
+	if o.Since.IsZero() {
+		o.Since = time.Now()
+	}
+	waiting, cancel := context.WithTimeout(ctx, o.Limit)
 	defer cancel()
 	changed := c.watch(waiting, n.ID)
-	began := time.Now()
 	var s State
 	for {
 		info, err := c.look(waiting, n)
 		if err == nil {
-			s = stateOf(info, driver)
+			s = stateOf(info, o.Driver)
 			if err := check(s); err != nil {
 				return s, err
 			}
-			if s.Status == api.NodeStatusReady && s.DriverDetected && s.DriverHealthy && (!s.DriverLags || time.Since(began) >= healthLag) {
+			if s.Status == api.NodeStatusReady && s.DriverDetected && s.DriverHealthy && (!s.DriverLags || time.Since(o.Since) >= healthLag) {
 				return s, nil
 			}
 		} else if waiting.Err() == nil && (isChanged(err) || !passing(err)) {
@@ -99,7 +102,7 @@ func (c *Client) fit(ctx context.Context, n Node, driver string, limit time.Dura
 			if err != nil && s.ID == "" {
 				return s, err
 			}
-			return s, &DriverError{Node: n.Name, Driver: driver, Why: fmt.Sprintf("the node is %s; the driver: %s", s.Status, s.DriverSays)}
+			return s, &DriverError{Node: n.Name, Driver: o.Driver, Why: fmt.Sprintf("the node is %s; the driver: %s", s.Status, s.DriverSays)}
 		case <-changed:
 		case <-time.After(2 * time.Second): // an unreachable server sends no word
 		}

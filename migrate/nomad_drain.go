@@ -139,7 +139,7 @@ func (s *Session) undrain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	again := s.facts.Returning
+	began, again := time.Now(), s.facts.Returning
 	if err := s.learn(func(f *Facts) { f.Returning = true }); err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func (s *Session) undrain(ctx context.Context) error {
 		if again && state.Eligible && n.Eligible {
 			continue // given back by a try that was cut off
 		}
-		if err := c.Return(ctx, n, drain.ReturnOptions{Options: s.drainOptions(stepUndrain), Limit: returnLimit}); err != nil {
+		if err := c.Return(ctx, n, drain.ReturnOptions{Options: s.drainOptions(stepUndrain), Limit: returnLimit, Since: began}); err != nil {
 			return err
 		}
 	}
@@ -179,6 +179,7 @@ func (s *Session) giveBackAnyhow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	began := time.Now()
 	for _, n := range s.Inputs.Nomad.Nodes {
 		state, err := c.Look(ctx, n, "podman")
 		if err != nil {
@@ -196,7 +197,7 @@ func (s *Session) giveBackAnyhow(ctx context.Context) error {
 				return err
 			}
 		case n.Eligible:
-			if err := c.WaitDriver(ctx, n, "podman", returnLimit); err != nil {
+			if err := c.WaitDriver(ctx, n, drain.ReturnOptions{Limit: returnLimit, Since: began}); err != nil {
 				return err
 			}
 			if err := c.SetEligible(ctx, n, false); err != nil {

@@ -267,8 +267,9 @@ eligible meanwhile is an error, once: look why, then undrain again.
 				return err
 			}
 			var names []string
+			began := time.Now()
 			for _, n := range h.Use.Nodes {
-				if err := c.Return(ctx, n, drain.ReturnOptions{Options: h.options(migrate.Outage{}), Limit: 3 * time.Minute}); err != nil {
+				if err := c.Return(ctx, n, drain.ReturnOptions{Options: h.options(migrate.Outage{}), Limit: 3 * time.Minute, Since: began}); err != nil {
 					return err
 				}
 				names = append(names, n.Name)
