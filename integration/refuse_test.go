@@ -4,6 +4,7 @@ import (
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/storagectl/storagectl/integration/lab"
 	"github.com/storagectl/storagectl/integration/lab/images"
@@ -107,15 +108,38 @@ runuser -u hashi -- env XDG_RUNTIME_DIR=/run/user/2000 systemctl --user daemon-r
 		},
 		{
 			name: "podman is at work", code: refused, says: "podman load (pid ", args: migrate, begun: true,
-			setup: `cd /; mkfifo -m 666 /tmp/slow; setsid sleep 300 >/tmp/slow 2>/dev/null &
-setsid runuser -u hashi -- env HOME=` + lab.Home + ` XDG_RUNTIME_DIR=/run/user/2000 podman load </tmp/slow >/dev/null 2>&1 &
-until pgrep -u hashi -f '^podman load' >/dev/null; do sleep 0.1; done`,
+			setup: podmanAtWork,
 		},
 		{
 			name: "a container runs", code: refused, says: "busy", args: migrate,
 			setup: `cd /; runuser -u hashi -- env HOME=` + lab.Home + ` XDG_RUNTIME_DIR=/run/user/2000 podman run -d --network=none --name busy localhost/lab/base:1 /bin/busybox sleep 1000`,
 		},
 	}
+}
+
+// podmanAtWork leaves a podman of the owner reading from a pipe that nobody fills.
+const podmanAtWork = `cd /; mkfifo -m 666 /tmp/slow; setsid sleep 300 >/tmp/slow 2>/dev/null &
+setsid runuser -u hashi -- env HOME=` + lab.Home + ` XDG_RUNTIME_DIR=/run/user/2000 podman load </tmp/slow >/dev/null 2>&1 &
+until pgrep -u hashi -f '^podman load' >/dev/null; do sleep 0.1; done`
+
+// TestInterruptedWait: Ctrl-C ends the wait for podman's last processes at once,
+// not at its deadline, and the run can be taken up.
+func TestInterruptedWait(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "bookworm", lab.Owner, images.Small)
+	before := w.manifest()
+	w.script("root", podmanAtWork)
+	wait := w.start(w.migrate()...)
+	w.script("root", `until storagectl status | grep -q "begun *stop podman"; do sleep 0.2; done; sleep 2`)
+	began := time.Now()
+	w.signal("INT")
+	r := wait()
+	if took := time.Since(began); r.code != exitInterupt || took > 10*time.Second || !strings.Contains(r.stderr, "storagectl resume") {
+		t.Errorf("after %s: %s", took, r)
+	}
+	w.script("root", "pkill -u hashi -f '^podman load'; pkill -x -f 'sleep 300'")
+	w.must("resume")
+	w.migrated(before)
 }
 
 // TestRefusals: each says why, what would lift it, and has changed nothing.

@@ -163,5 +163,5 @@ func unverified(what string, ds []verify.Difference) error {
 	for _, d := range ds[:min(5, len(ds))] {
 		lines = append(lines, d.String())
 	}
-	return fmt.Errorf("%w: %d differences in %s: %s", ErrVerification, len(ds), what, strings.Join(lines, "; "))
+	return fmt.Errorf("%w: %s in %s: %s", ErrVerification, Count(len(ds), "difference", "differences"), what, strings.Join(lines, "; "))
 }

@@ -127,7 +127,7 @@ type Progress struct {
 	Phase string `json:"phase"`
 	Done  int64  `json:"done"`
 	Total int64  `json:"total"`
-	Unit  string `json:"unit"` // "bytes", "layers", "images"
+	Unit  string `json:"unit"` // "bytes", "images", "trees", "seconds", "allocations" (docs/json.md)
 	Note  string `json:"note,omitempty"`
 }
 

@@ -120,7 +120,7 @@ func (s *Session) compare(ctx context.Context, step string, containers bool, ima
 	for _, d := range diffs[:min(5, len(diffs))] {
 		lines = append(lines, d.String())
 	}
-	return fmt.Errorf("%w: %d staged entries differ from the store: %s", ErrVerification, len(diffs), strings.Join(lines, "; "))
+	return fmt.Errorf("%w: %s from the store: %s", ErrVerification, Count(len(diffs), "staged entry differs", "staged entries differ"), strings.Join(lines, "; "))
 }
 
 func (s *Session) progressOf(step string) func(json.RawMessage) {
@@ -130,10 +130,13 @@ func (s *Session) progressOf(step string) func(json.RawMessage) {
 			return
 		}
 		p := Progress{Step: step, Phase: c.Phase, Done: c.Read, Total: c.ReadTotal, Unit: "bytes",
-			Note: fmt.Sprintf("%d of %d layers, %d entries", c.LayersDone, c.LayersTotal, c.Entries)}
+			Note: fmt.Sprintf("%d of %s, %s", c.LayersDone, Count(c.LayersTotal, "layer", "layers"), Count(c.Entries, "entry", "entries"))}
 		if c.Phase != "layers" {
 			p.Done, p.Total, p.Unit = int64(c.ImagesDone), int64(c.ImagesTotal), "images"
-			p.Note = fmt.Sprintf("%d entries", c.Entries)
+			p.Note = Count(c.Entries, "entry", "entries")
+			if c.Phase == "compare" { // diffs of layers, and whole images
+				p.Unit = "trees"
+			}
 		}
 		s.env.Progress(p)
 	}

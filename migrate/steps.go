@@ -43,7 +43,7 @@ func (s *Session) keepSteps() []engine.Step {
 			Do: s.stage, Undo: s.unstage},
 		{Name: stepProve, Title: "compare the staged store with the live one", Pausable: true,
 			Do: s.prove},
-		{Name: stepStop, Title: "stop podman",
+		{Name: stepStop, Title: "stop podman", Pausable: true,
 			Holds: s.stopped, Do: s.stop, Undo: s.putBack},
 		{Name: stepStageRest, Title: "stage what changed since", Needs: stopped,
 			Holds: s.stagedAll, Do: s.stageRest},
@@ -75,7 +75,7 @@ func (s *Session) keepSteps() []engine.Step {
 func (s *Session) discardSteps() []engine.Step {
 	stopped := []string{stepStop}
 	return []engine.Step{
-		{Name: stepStop, Title: "stop podman",
+		{Name: stepStop, Title: "stop podman", Pausable: true,
 			Holds: s.stopped, Do: s.stop, Undo: s.startUnits},
 		{Name: stepReset, Title: "podman system reset", Needs: stopped, Final: true,
 			Holds: s.isReset, Do: s.reset},

@@ -16,8 +16,11 @@ import (
 const stopDeadline = 30 * time.Second
 
 // stop stops the owner's units that use podman, remembers which they were, and
-// waits until no process of the owner uses the store.
+// waits until no process of the owner uses the store. An interruption cuts only
+// the wait short: units are stopped as a whole.
 func (s *Session) stop(ctx context.Context) error {
+	interruptible := ctx
+	ctx = context.WithoutCancel(ctx)
 	if s.Inputs.Systemd {
 		u, err := s.activeUnits(ctx)
 		if err != nil {
@@ -52,12 +55,12 @@ func (s *Session) stop(ctx context.Context) error {
 			return err
 		}
 	}
-	ps, err := s.waitQuiet(ctx)
+	ps, err := s.waitQuiet(interruptible)
 	if err != nil {
 		return err
 	}
 	if len(ps) > 0 {
-		return &Refusal{ID: "busy", Text: "podman is still in use by " + list(ps),
+		return &Refusal{ID: "busy", Text: fmt.Sprintf("after %.0f s podman is still in use by %s", stopDeadline.Seconds(), list(ps)),
 			Hint: "let these end, or stop them, then try again"}
 	}
 	return nil
@@ -66,10 +69,15 @@ func (s *Session) stop(ctx context.Context) error {
 // waitQuiet waits until the owner has no podman processes (pause processes do
 // not count) and returns those that are left at the deadline.
 func (s *Session) waitQuiet(ctx context.Context) ([]process, error) {
-	for deadline := time.Now().Add(stopDeadline); ; {
+	for began := time.Now(); ; {
 		ps, err := s.busy(ctx)
-		if err != nil || len(ps) == 0 || time.Now().After(deadline) {
+		waited := time.Since(began)
+		if err != nil || len(ps) == 0 || waited > stopDeadline {
 			return ps, err
+		}
+		if s.env.Progress != nil && waited > time.Second {
+			s.env.Progress(Progress{Step: stepStop, Phase: fmt.Sprintf("wait, %.0f s at most", stopDeadline.Seconds()),
+				Done: int64(waited.Seconds()), Unit: "seconds", Note: "in use by " + list(ps)})
 		}
 		select {
 		case <-ctx.Done():
