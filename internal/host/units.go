@@ -111,6 +111,12 @@ const unitDeadline = 100 * time.Second // systemd's own stop timeout is 90 s
 // service that does its work is told to end, too; it may take its time.
 func (b *Bus) Stop(ctx context.Context, unit string) error {
 	twins := b.twins(ctx, unit)
+	if p, err := b.conn.GetUnitPropertyContext(ctx, unit, "Triggers"); err == nil {
+		triggers, _ := p.Value.Value().([]string)
+		for _, t := range triggers { // a service ends with the socket that it requires
+			twins = append(twins, b.twins(ctx, t)...)
+		}
+	}
 	defer func() { endTwins(twins) }()
 	return b.job(ctx, unit, "stop", false, b.conn.StopUnitContext)
 }
