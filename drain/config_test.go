@@ -47,3 +47,18 @@ func TestTaskAPI(t *testing.T) {
 		t.Errorf("the token was %q", got)
 	}
 }
+
+// TestNow: a run that began in an allocation goes on elsewhere.
+func TestNow(t *testing.T) {
+	env := Config{Address: "https://here:4646", token: newSecret("t")}
+	for _, c := range []struct{ kept, env, want Config }{
+		{Config{Address: "https://there:4646"}, env, Config{Address: "https://there:4646"}},
+		{Config{Address: "unix:///no/such/api.sock", Region: "r"}, env, Config{Address: "https://here:4646", Region: "r"}},
+		{Config{Address: "unix:///no/such/api.sock"}, Config{}, Config{}},
+	} {
+		got := c.kept.Now(c.env)
+		if got.Address != c.want.Address || got.Region != c.want.Region || got.token.reveal() != c.env.token.reveal() {
+			t.Errorf("%+v in %+v: %+v", c.kept, c.env, got)
+		}
+	}
+}

@@ -127,6 +127,20 @@ func TestSlots(t *testing.T) {
 	if !errors.Is(next.Err(), ErrLost) {
 		t.Error("no error after the loss")
 	}
+	// A look tells it before the next renewal would.
+	if next, err = cl.AcquireSlot(ctx, o); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Check(ctx); err != nil {
+		t.Errorf("a slot that is held: %v", err)
+	}
+	if err := cl.ReleaseSlot(ctx, next.Ref); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Check(ctx); !errors.Is(err, ErrLost) {
+		t.Errorf("a slot that was taken away: %v", err)
+	}
+	next.Leave()
 }
 
 func TestMatches(t *testing.T) {
