@@ -135,11 +135,15 @@ func TestRollback(t *testing.T) {
 func (w *world) conf() inventory {
 	w.t.Helper()
 	inv := w.tree("/etc/containers", lab.Home+"/.config")
-	mtime := regexp.MustCompile(` mtime=[0-9.]+`)
 	for path, text := range inv {
-		inv[path] = mtime.ReplaceAllString(text, "")
+		inv[path] = withoutTime(text)
 	}
 	return inv
+}
+
+// withoutTime drops the time from what tree says of a file.
+func withoutTime(text string) string {
+	return regexp.MustCompile(` mtime=[0-9.]+`).ReplaceAllString(text, "")
 }
 
 // asItWas asserts that the store and its configuration are what they were.
