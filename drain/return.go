@@ -94,6 +94,10 @@ func (c *Client) fit(ctx context.Context, n Node, o ReturnOptions, check func(St
 		} else if waiting.Err() == nil && (isChanged(err) || !passing(err)) {
 			return s, err
 		}
+		wait := 2 * time.Second // an unreachable server sends no word
+		if lag := healthLag - time.Since(o.Since); s.DriverLags && lag > 0 {
+			wait = min(wait, lag)
+		}
 		select {
 		case <-waiting.Done():
 			if ctx.Err() != nil {
@@ -104,7 +108,7 @@ func (c *Client) fit(ctx context.Context, n Node, o ReturnOptions, check func(St
 			}
 			return s, &DriverError{Node: n.Name, Driver: o.Driver, Why: fmt.Sprintf("the node is %s; the driver: %s", s.Status, s.DriverSays)}
 		case <-changed:
-		case <-time.After(2 * time.Second): // an unreachable server sends no word
+		case <-time.After(wait):
 		}
 	}
 }
