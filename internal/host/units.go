@@ -88,6 +88,25 @@ func (b *Bus) Active(ctx context.Context, unit string) (bool, error) {
 	return s != "inactive" && s != "failed", nil
 }
 
+// PIDFiles gives the path that each of the services that has one expects its
+// process id in.
+func (b *Bus) PIDFiles(ctx context.Context, services []string) (map[string]string, error) {
+	paths := map[string]string{}
+	for _, u := range services {
+		if !strings.HasSuffix(u, ".service") {
+			continue
+		}
+		p, err := b.conn.GetUnitTypePropertyContext(ctx, u, "Service", "PIDFile")
+		if err != nil {
+			return nil, fmt.Errorf("cannot look at unit %s: %w", u, err)
+		}
+		if path, ok := p.Value.Value().(string); ok && path != "" {
+			paths[u] = path
+		}
+	}
+	return paths, nil
+}
+
 // SocketPath is the path of the first stream socket that a socket unit listens on.
 func (b *Bus) SocketPath(ctx context.Context, unit string) (string, error) {
 	p, err := b.conn.GetUnitTypePropertyContext(ctx, unit, "Socket", "Listen")
@@ -179,6 +198,7 @@ func (b *Bus) PodmanUnits(ctx context.Context, users ...string) ([]string, error
 	if err != nil {
 		return nil, fmt.Errorf("cannot list units: %w", err)
 	}
+	us = slices.DeleteFunc(us, func(u sd.UnitStatus) bool { return ofHealthcheck(u.Name) })
 	var starters, services []string
 	for _, u := range us {
 		if strings.HasSuffix(u.Name, ".service") {
@@ -216,6 +236,17 @@ func (b *Bus) PodmanUnits(ctx context.Context, users ...string) ([]string, error
 	slices.Sort(starters)
 	slices.Sort(services)
 	return append(starters, services...), nil
+}
+
+// ofHealthcheck tells a transient unit of a container's health check, which
+// podman names by the container's id, makes when the container starts and
+// removes when it stops.
+func ofHealthcheck(unit string) bool {
+	const id = 64
+	if len(unit) <= id || strings.Trim(unit[:id], "0123456789abcdef") != "" {
+		return false
+	}
+	return unit[id] == '.' || unit[id] == '-'
 }
 
 // usesPodman reports whether a service runs podman or a container monitor: by
