@@ -23,6 +23,8 @@ type CompareOptions struct {
 	// proven to be that layer's file, and vfs made the upper tree's by copying
 	// it from there.
 	Bytes bool
+	// ContainersOnly compares the containers' trees and no image's.
+	ContainersOnly bool
 }
 
 // Difference is one entry that the two stores show differently.
@@ -94,6 +96,13 @@ func compareAll(ctx context.Context, o *Options, images []string, c CompareOptio
 	if err != nil {
 		return p, err
 	}
+	if c.ContainersOnly {
+		snap.images, images = nil, nil
+	}
+	return compareSnapshot(ctx, o, snap, images, c)
+}
+
+func compareSnapshot(ctx context.Context, o *Options, snap *snapshot, images []string, c CompareOptions) (p Proof, err error) {
 	layers, tops, err := compareSet(snap, o, images)
 	if err != nil {
 		return p, err

@@ -63,6 +63,7 @@ type ContainerInfo struct {
 	Image   string   `json:"image,omitempty"`
 	Layer   string   `json:"layer,omitempty"`
 	Buildah bool     `json:"buildah,omitempty"` // a build container of buildah
+	Mapped  bool     `json:"mapped,omitempty"`  // with id maps of its own (--userns, --uidmap)
 }
 
 // ImageStoreInfo tells of one additional image store. It stays where it is,

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containers/storage/pkg/idtools"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,8 +33,9 @@ func (c *comparison) facts(path, name string, a, b int, x, y *unix.Stat_t) error
 	}
 	if x.Uid != y.Uid || x.Gid != y.Gid {
 		d := Difference{Layer: c.layer.ID, Path: path, Field: "owner", Vfs: fmt.Sprintf("%d:%d", x.Uid, x.Gid), Overlay: fmt.Sprintf("%d:%d", y.Uid, y.Gid)}
-		if path == "" && y.Uid == 0 && y.Gid == 0 {
-			d.Explained = "the overlay driver gives a layer's root to root at every mount"
+		root := idtools.NewIDMappingsFromMaps(c.layer.UIDMap, c.layer.GIDMap).RootPair()
+		if path == "" && int(y.Uid) == root.UID && int(y.Gid) == root.GID {
+			d.Explained = "the overlay driver gives a layer's root to the layer's root user at every mount"
 		}
 		c.proof.difference(d)
 	}

@@ -175,6 +175,15 @@ func linkOrCopy(ctx context.Context, from, to, name string) error {
 	return c.copy(src, dst, name, &st)
 }
 
+// CopyTree copies a folder whole, with all that an entry has but its times of
+// change and access, in place of whatever is at to.
+func CopyTree(ctx context.Context, from, to string) error {
+	if err := copyTree(ctx, from, to); err != nil {
+		return fmt.Errorf("cannot copy %s: %w", from, err)
+	}
+	return nil
+}
+
 // copyTree copies a folder whole, in place of whatever is at to.
 func copyTree(ctx context.Context, from, to string) error {
 	if err := os.RemoveAll(to); err != nil {

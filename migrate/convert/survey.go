@@ -125,8 +125,10 @@ func describeContainers(src Store, snap *snapshot) []ContainerInfo {
 	for _, c := range snap.containers {
 		// buildah keeps its state as big data of that name.
 		dir := filepath.Join(src.GraphRoot, "vfs-containers", c.ID)
+		l := snap.byID[c.LayerID]
 		out = append(out, ContainerInfo{
-			ID: c.ID, Names: c.Names, Image: c.ImageID, Layer: c.LayerID,
+			Mapped: l != nil && len(l.UIDMap) > 0,
+			ID:     c.ID, Names: c.Names, Image: c.ImageID, Layer: c.LayerID,
 			Buildah: slices.Contains(c.BigDataNames, "buildah.json") || exists(filepath.Join(dir, "userdata", "buildah.json")) || exists(filepath.Join(dir, "buildah.json")),
 		})
 	}
