@@ -25,6 +25,7 @@ type Assessment struct {
 	Database libpoddb.Facts   `json:"database"`
 	Conf     ConfPlan         `json:"conf"`
 	Units    units            `json:"units"`
+	Running  []Ran            `json:"running,omitempty"` // are stopped, and with --containers keep started again
 	Plan     []PlannedStep    `json:"plan"`
 	Notes    []string         `json:"notes,omitempty"`
 	Refusals []Refusal        `json:"refusals,omitempty"`
@@ -101,11 +102,6 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 			"the store is on the driver %q; only vfs can be converted to overlay", a.Info.Store.GraphDriverName)
 		return a, nil
 	}
-	if req.Containers == Discard {
-		if err := a.autoRemoved(ctx, cli); err != nil {
-			return a, err
-		}
-	}
 	if img := req.SmokeImage; img != "" && req.Images == Keep {
 		if _, err := cli.Run(ctx, nil, "image", "inspect", img); err != nil {
 			a.refuse("smoke-image", "give an image of the store, or leave --smoke-image out", "the smoke image %s is not in the store: %v", img, err)
@@ -113,6 +109,11 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 	}
 	if err := a.units(ctx, s); err != nil {
 		return a, err
+	}
+	if req.Containers != Refuse {
+		if err := a.running(ctx, cli); err != nil {
+			return a, err
+		}
 	}
 	if err := a.content(ctx, s); err != nil {
 		return a, err
@@ -259,33 +260,6 @@ func (a *Assessment) database(ctx context.Context, s *Session) error {
 	return nil
 }
 
-// autoRemoved refuses running containers that podman deletes when they stop,
-// with their anonymous volumes: a rollback could not bring these back.
-func (a *Assessment) autoRemoved(ctx context.Context, cli podman.CLI) error {
-	cs, err := cli.Containers(ctx)
-	if err != nil {
-		return err
-	}
-	var names []string
-	for _, c := range cs {
-		if c.State != "running" && c.State != "paused" {
-			continue
-		}
-		out, err := cli.Run(ctx, nil, "container", "inspect", "--format", "{{.HostConfig.AutoRemove}}", c.ID)
-		if err != nil {
-			return err
-		}
-		if strings.TrimSpace(string(out)) == "true" {
-			names = append(names, c.Name())
-		}
-	}
-	if len(names) > 0 {
-		a.refuse("auto-remove", "stop these yourself first, if they and their anonymous volumes may go",
-			"podman deletes these running containers (--rm) with their anonymous volumes as soon as they stop: %s", strings.Join(names, ", "))
-	}
-	return nil
-}
-
 func (a *Assessment) units(ctx context.Context, s *Session) error {
 	if !host.HasSystemd() {
 		a.Notes = append(a.Notes, "no systemd here: steps on units are left out")
@@ -302,7 +276,7 @@ func (a *Assessment) units(ctx context.Context, s *Session) error {
 		return nil
 	}
 	a.Inputs.Systemd, a.Units = true, u
-	return nil
+	return a.pidFiles(ctx, s)
 }
 
 // content judges what is in the store, and whether it can be staged.
@@ -320,6 +294,7 @@ func (a *Assessment) content(ctx context.Context, s *Session) error {
 		return err
 	}
 	a.Estimate = e
+	a.mapped()
 	if len(e.Damage) > 0 && !a.Inputs.Request.KeepDamaged {
 		var lines []string
 		for _, d := range e.Damage[:min(5, len(e.Damage))] {

@@ -6,26 +6,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/storagectl/storagectl/internal/podman"
 	"github.com/storagectl/storagectl/internal/podman/libpoddb"
 )
-
-// stopContainers stops what runs in podman, with podman's own grace time.
-func (s *Session) stopContainers(ctx context.Context) error {
-	cs, err := s.cli.Containers(ctx)
-	if err != nil {
-		return err
-	}
-	if !slices.ContainsFunc(cs, func(c podman.Container) bool { return c.State == "running" || c.State == "paused" }) {
-		return nil
-	}
-	// Its exit status is no witness: the processes are looked for afterwards.
-	_, err = s.cli.Run(ctx, nil, "stop", "--all")
-	if busy, lookErr := s.waitQuiet(ctx); lookErr != nil || len(busy) == 0 {
-		return lookErr
-	}
-	return err
-}
 
 // dropContainers removes podman's containers and pods from the new store, on
 // the operator's word. The old store and the saved database still have them, so

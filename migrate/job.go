@@ -29,7 +29,7 @@ const JobMigrate = "migrate"
 // What becomes of images and containers.
 const (
 	Keep    = "keep"
-	Refuse  = "refuse"
+	Refuse  = "refuse" // containers only
 	Discard = "discard"
 )
 
@@ -38,7 +38,7 @@ type Request struct {
 	To          string `json:"to"`
 	User        string `json:"user,omitempty"` // "": the caller
 	Images      string `json:"images"`         // Keep or Discard
-	Containers  string `json:"containers"`     // Refuse or Discard
+	Containers  string `json:"containers"`     // Keep, Refuse or Discard
 	KeepDamaged bool   `json:"keepDamaged,omitempty"`
 	SmokeImage  string `json:"smokeImage,omitempty"`
 	Commit      bool   `json:"commit,omitempty"` // remove the old store at the end
@@ -86,6 +86,9 @@ func (in Inputs) StoreKey() string {
 type Facts struct {
 	// Units ran before and are started again, last stopped first.
 	Units *units `json:"units,omitempty"`
+	// Ran are the containers that are started again, the one that was started
+	// first first; units start their own.
+	Ran []Ran `json:"ran,omitempty"`
 	// Checked are the images whose staged files were compared with the old ones.
 	Checked []string `json:"checked,omitempty"`
 	// Stage is what staging beside the live store did.
@@ -317,12 +320,21 @@ func (s *Session) Rollback(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		before, err := s.readManifest()
+		if err != nil {
+			return err
+		}
+		// What was there before is stopped, and started again on the old store.
+		known := func(id string) bool {
+			return s.Inputs.Request.Containers == Keep &&
+				slices.ContainsFunc(before.Podman.Objects, func(o verify.Object) bool { return o.Kind == "container" && o.ID == id })
+		}
 		var names []string
 		for _, c := range cs {
 			if _, is := drain.IsNomads(c.Names, c.Labels); is && s.Inputs.Nomad != nil {
 				continue // the drain moves it away
 			}
-			if (c.State == "running" || c.State == "paused") && c.Labels["PODMAN_SYSTEMD_UNIT"] == "" {
+			if (c.State == "running" && !known(c.ID) || c.State == "paused") && c.Labels["PODMAN_SYSTEMD_UNIT"] == "" {
 				names = append(names, c.Name())
 			}
 		}

@@ -43,8 +43,10 @@ func (s *Session) prove(ctx context.Context) error {
 	}
 	// One that came since it was staged has its turn once podman is stopped.
 	ids := slices.DeleteFunc(imageIDs(part), func(id string) bool { return !slices.Contains(staged, id) })
-	if err := s.compare(ctx, stepProve, false, ids); err != nil {
-		return err
+	if len(ids) > 0 {
+		if err := s.compare(ctx, stepProve, false, ids); err != nil {
+			return err
+		}
 	}
 	if s.facts.Checked != nil {
 		return nil
@@ -102,11 +104,9 @@ func (s *Session) sync(ctx context.Context, step string, containers bool) (conve
 	return r, err
 }
 
-// compare proves that the staged images show the files of the old ones.
+// compare proves that the staged images show the files of the old ones; without
+// images, that the staged containers do.
 func (s *Session) compare(ctx context.Context, step string, containers bool, images []string) error {
-	if len(images) == 0 {
-		return nil
-	}
 	var proof convert.Proof
 	args := compareArgs{Options: s.convertOptions(containers), Images: images}
 	if err := s.worker.Call(ctx, opCompare, args, &proof, s.progressOf(step)); err != nil {
@@ -156,8 +156,15 @@ func (s *Session) stageRest(ctx context.Context) error {
 		return err
 	}
 	rest := slices.DeleteFunc(imageIDs(part), func(id string) bool { return slices.Contains(s.facts.Checked, id) })
-	if err := s.compare(ctx, stepStageRest, true, rest); err != nil {
-		return err
+	if len(rest) > 0 {
+		if err := s.compare(ctx, stepStageRest, true, rest); err != nil {
+			return err
+		}
+	}
+	if len(part.Containers) > 0 {
+		if err := s.compare(ctx, stepStageRest, true, nil); err != nil {
+			return err
+		}
 	}
 	m, err := verify.Take(ctx, s.cli.Run, part)
 	if err != nil {
@@ -260,7 +267,10 @@ func (s *Session) swapBack(ctx context.Context) error {
 	if err == nil && !out {
 		err = errors.New("the renames reported success, but the old store is not whole in its place")
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return s.keepChanged(ctx)
 }
 
 // smokeName begins the names of all that a smoke test makes.
@@ -293,11 +303,12 @@ func (s *Session) clear(ctx context.Context) error {
 	if err := s.quiet(ctx); err != nil {
 		return err
 	}
-	if _, err := ask[none](ctx, s, opRunClear, s.runState(s.Inputs.Store.Driver)); err != nil {
-		return err
-	}
+	args := s.runState(s.Inputs.Store.Driver)
 	if s.Inputs.Request.Images != Discard {
-		return nil
+		args.For = s.Inputs.Request.To
+	}
+	if _, err := ask[none](ctx, s, opRunClear, args); err != nil || args.For != "" {
+		return err
 	}
 	_, err := ask[none](ctx, s, opRunForget, s.runState("")) // there is no way back
 	return err

@@ -24,6 +24,7 @@ const (
 	opProcesses  = "processes"
 	opUnits      = "units"
 	opUnitActive = "unit-active"
+	opUnitPIDs   = "unit-pid-files"
 	opUnitStop   = "unit-stop"
 	opUnitStart  = "unit-start"
 	opPing       = "ping"
@@ -31,6 +32,7 @@ const (
 	opSync       = "sync"
 	opStaged     = "staged"
 	opCompare    = "compare"
+	opChanged    = "changed"
 	opManifest   = "manifest"
 	opSample     = "sample"
 	opSwapIn     = "swap-in"
@@ -122,6 +124,10 @@ func Handlers(uid int) map[string]podman.Handler {
 			})
 			return active, err
 		}),
+		opUnitPIDs: podman.Handle(func(ctx context.Context, units []string, _ func(any)) (paths map[string]string, err error) {
+			err = w.withBus(ctx, func(b *host.Bus) (err error) { paths, err = b.PIDFiles(ctx, units); return err })
+			return paths, err
+		}),
 		opUnitStop: podman.Handle(func(ctx context.Context, unit string, _ func(any)) (none, error) {
 			return none{}, w.withBus(ctx, func(b *host.Bus) error { return b.Stop(ctx, unit) })
 		}),
@@ -146,8 +152,12 @@ func Handlers(uid int) map[string]podman.Handler {
 		}),
 		opCompare: podman.Handle(func(ctx context.Context, a compareArgs, p func(any)) (convert.Proof, error) {
 			a.Progress = func(c convert.Progress) { p(c) }
-			proof, err := convert.Compare(ctx, a.Options, a.Images, convert.CompareOptions{})
+			proof, err := convert.Compare(ctx, a.Options, a.Images, convert.CompareOptions{ContainersOnly: len(a.Images) == 0})
 			return proof, faulty(err)
+		}),
+		opChanged: podman.Handle(func(ctx context.Context, o convert.Options, _ func(any)) ([]string, error) {
+			ids, err := convert.ChangedContainers(ctx, o)
+			return ids, faulty(err)
 		}),
 		opManifest: podman.Handle(func(ctx context.Context, a verify.StoreRef, _ func(any)) (verify.StorePart, error) {
 			return verify.StoreManifest(ctx, a)
@@ -195,7 +205,12 @@ func Handlers(uid int) map[string]podman.Handler {
 		opRunCleared: podman.Handle(func(_ context.Context, a runArgs, _ func(any)) (bool, error) {
 			return runStateCleared(a.RunRoot, a.Driver)
 		}),
-		opRunClear: podman.Handle(func(_ context.Context, a runArgs, _ func(any)) (none, error) {
+		opRunClear: podman.Handle(func(ctx context.Context, a runArgs, _ func(any)) (none, error) {
+			if a.For != "" {
+				if err := carryRunFolders(ctx, a.RunRoot, a.Driver, a.For); err != nil {
+					return none{}, err
+				}
+			}
 			return none{}, clearRunState(a.RunRoot, a.Driver, a.Aside)
 		}),
 		opRunRestore: podman.Handle(func(_ context.Context, a runArgs, _ func(any)) (none, error) {
@@ -224,7 +239,7 @@ type stagedAnswer struct {
 
 type compareArgs struct {
 	convert.Options
-	Images []string `json:"images"`
+	Images []string `json:"images"` // none: the containers
 }
 
 type sampleArgs struct {
@@ -253,7 +268,8 @@ type dbArgs struct {
 type runArgs struct {
 	RunRoot string `json:"runRoot"`
 	Driver  string `json:"driver"`
-	Aside   string `json:"aside"` // where run state is put
+	Aside   string `json:"aside"`         // where run state is put
+	For     string `json:"for,omitempty"` // the driver that gets a copy of the containers' run folders
 }
 
 // withBus lends f the bus of the systemd manager that has the owner's units.

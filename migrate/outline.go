@@ -42,8 +42,8 @@ func (a *Assessment) what() map[string]string {
 		stepStage: fmt.Sprintf("%s, %s, %s, %s in %s; files by %s (%s); needs %s of %s free; each file is looked at only then",
 			Count(e.Images, "image", "images"), Count(e.Layers, "layer", "layers"), Count(e.Entries, "entry", "entries"), Bytes(e.Bytes), runFolder(st.GraphRoot, "RUN"), e.Method, e.MethodReason, Bytes(e.BytesNeeded), Bytes(e.BytesFree)),
 		stepProve:     "every entry of every image, as overlay shows it and as vfs does",
-		stepStop:      units,
-		stepStageRest: "images that came or went meanwhile, and the layers of buildah's working containers",
+		stepStop:      units + a.runningNames(),
+		stepStageRest: "images that came or went meanwhile, and the containers' writable layers",
 		stepSwap:      fmt.Sprintf("renames %s* into the run's folder, %s* out of it", st.Driver, a.Inputs.Request.To),
 		stepRepoint:   db,
 		stepConf:      a.Conf.What,
@@ -70,6 +70,18 @@ func (a *Assessment) what() map[string]string {
 		what[stepSlotBack] = "for the next node"
 	}
 	return what
+}
+
+// runningNames are the containers that are stopped besides the units.
+func (a *Assessment) runningNames() string {
+	if len(a.Running) == 0 {
+		return ""
+	}
+	names := make([]string, len(a.Running))
+	for i, c := range a.Running {
+		names[i] = c.Name
+	}
+	return fmt.Sprintf("; %s: %s", Count(len(names), "container", "containers"), strings.Join(names, ", "))
 }
 
 // Objects counts what podman's database holds.

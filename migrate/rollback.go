@@ -40,7 +40,7 @@ func (s *Session) unstage(ctx context.Context) error {
 		_, err := ask[none](ctx, s, opRemove, pathArg{s.folder()})
 		return err
 	}
-	if s.facts.KeptNew == nil {
+	if len(kept) > len(s.facts.KeptNew) {
 		if err := s.learn(func(f *Facts) { f.KeptNew = kept }); err != nil {
 			return err
 		}
@@ -109,13 +109,35 @@ func (s *Session) changedSince(ctx context.Context, ref verify.StoreRef) ([]stri
 		}
 		fresh = append(fresh, text)
 	}
-	// A container that was there before writes into its layer in the new store.
+	return fresh, nil
+}
+
+// keepChanged notes the containers that were used since the cutover, once the
+// stores are back in their places and before anything runs: the new store has
+// their files and logs of then.
+func (s *Session) keepChanged(ctx context.Context) error {
+	if s.facts.Before == nil || s.journal.State().Steps[stepStart].Mark == engine.MarkNone {
+		return nil
+	}
+	ids, err := ask[[]string](ctx, s, opChanged, s.convertOptions(true))
+	if err != nil {
+		return err
+	}
+	before, err := s.readManifest()
+	if err != nil {
+		return err
+	}
+	kept := slices.Clone(s.facts.KeptNew)
 	for _, c := range before.Store.Containers {
-		if slices.ContainsFunc(part.Containers, func(n verify.Container) bool { return n.ID == c.ID }) && s.journal.State().Steps[stepStart].Mark != engine.MarkNone {
-			fresh = append(fresh, strings.Join(append([]string{"container"}, c.Names...), " ")+" (its writable layer)")
+		text := strings.Join(append([]string{"container"}, c.Names...), " ") + " (its files and log)"
+		if slices.Contains(ids, c.ID) && !slices.Contains(kept, text) {
+			kept = append(kept, text)
 		}
 	}
-	return fresh, nil
+	if len(kept) == len(s.facts.KeptNew) {
+		return nil
+	}
+	return s.learn(func(f *Facts) { f.KeptNew = kept })
 }
 
 // restoreDB puts the saved database back. Before that it notes what was made in

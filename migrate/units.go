@@ -50,7 +50,7 @@ func (s *Session) stop(ctx context.Context) error {
 				Hint: "stop what starts them, or mask them, then try again"}
 		}
 	}
-	if s.Inputs.Request.Containers == Discard {
+	if s.Inputs.Request.Containers != Refuse {
 		if err := s.stopContainers(ctx); err != nil {
 			return err
 		}
@@ -148,7 +148,10 @@ func (s *Session) startUnits(ctx context.Context) error {
 	if err := s.startAll(ctx, s.toStart()); err != nil {
 		return err
 	}
-	return s.answers(ctx)
+	if err := s.answers(ctx); err != nil {
+		return err
+	}
+	return s.startContainers(ctx)
 }
 
 // started observes that what ran before runs again.
@@ -167,7 +170,7 @@ func (s *Session) started(ctx context.Context) (bool, error) {
 			return false, err
 		}
 	}
-	return true, nil
+	return s.containersStarted(ctx)
 }
 
 // ownUsers are the values of User= that a manager's units of this user have.

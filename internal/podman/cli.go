@@ -119,11 +119,12 @@ func (c CLI) Info(ctx context.Context) (Info, error) {
 
 // Container is one container of podman, or an external one (buildah's).
 type Container struct {
-	ID     string   `json:"Id"`
-	Names  []string `json:"Names"`
-	Image  string   `json:"Image"`
-	State  string   `json:"State"`
-	Labels map[string]string
+	ID        string   `json:"Id"`
+	Names     []string `json:"Names"`
+	Image     string   `json:"Image"`
+	State     string   `json:"State"`
+	StartedAt int64    `json:"StartedAt"` // seconds since 1970; before that: never
+	Labels    map[string]string
 }
 
 // Name is what people call the container.

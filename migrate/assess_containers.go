@@ -1,0 +1,87 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/storagectl/storagectl/drain"
+	"github.com/storagectl/storagectl/internal/podman"
+)
+
+// pidFiles refuses units that look for their container's process below a folder
+// with the old driver's name, as "podman generate systemd" without --new writes
+// it: they would not start again.
+func (a *Assessment) pidFiles(ctx context.Context, s *Session) error {
+	if a.Inputs.Request.Containers != Keep || len(a.Units.all()) == 0 {
+		return nil
+	}
+	paths, err := ask[map[string]string](ctx, s, opUnitPIDs, a.Units.Own)
+	if err != nil {
+		return err
+	}
+	for _, u := range slices.Sorted(maps.Keys(paths)) {
+		old := "/" + a.Inputs.Store.Driver + "-containers/"
+		if strings.Contains(paths[u], old) {
+			a.refuse("unit-pidfile", fmt.Sprintf("stop and disable the unit; after the migration put %s for %s in it, and enable it again", "/"+a.Inputs.Request.To+"-containers/", old),
+				"the unit %s has the old driver's name in its PIDFile=%s, and would not start again", u, paths[u])
+		}
+	}
+	return nil
+}
+
+// running judges the running containers, which a run has to stop. Those of a
+// unit come and go with it.
+func (a *Assessment) running(ctx context.Context, cli podman.CLI) error {
+	cs, err := cli.Containers(ctx)
+	if err != nil {
+		return err
+	}
+	var running []podman.Container
+	keep := a.Inputs.Request.Containers == Keep
+	for _, c := range cs {
+		u := c.Labels["PODMAN_SYSTEMD_UNIT"]
+		_, nomads := drain.IsNomads(c.Names, c.Labels)
+		switch {
+		case c.State != "running" && c.State != "paused", keep && u != "" && slices.Contains(a.Units.all(), u), nomads && a.Inputs.Nomad != nil:
+		default:
+			running = append(running, c)
+			a.Running = append(a.Running, Ran{c.ID, c.Name()})
+		}
+	}
+	if keep {
+		r, err := unkeepable(ctx, cli, running)
+		if r != nil {
+			a.Refusals = append(a.Refusals, *r)
+		}
+		return err
+	}
+	names, err := autoRemoved(ctx, cli, running)
+	if len(names) > 0 {
+		a.Refusals = append(a.Refusals, *autoRemoveRefusal(names))
+	}
+	return err
+}
+
+// mapped refuses containers with id maps of their own where podman gives them
+// their ids when it mounts their layers: 5 does so as root, and then would map
+// the ids once more that vfs has mapped in its copies.
+func (a *Assessment) mapped() {
+	major, _, _ := strings.Cut(a.Inputs.Podman, ".")
+	if n, err := strconv.Atoi(major); a.Inputs.Request.Containers != Keep || !a.Inputs.Owner.Rootful() || err == nil && n < 5 {
+		return
+	}
+	var names []string
+	for _, c := range a.Estimate.Containers {
+		if c.Mapped {
+			names = append(names, strings.Join(c.Names, " "))
+		}
+	}
+	if len(names) > 0 {
+		a.refuse("mapped", "commit them to images and make them anew on the new store",
+			"containers of root's with id maps of their own cannot be carried over for podman %s: %s", a.Inputs.Podman, strings.Join(names, ", "))
+	}
+}
