@@ -265,7 +265,7 @@ func TestContainers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "bookworm", lab.Owner, images.Containers)
 	before := w.untouched()
-	r := w.ctl(w.migrate()...)
+	r := w.ctl(w.migrate("--containers", "refuse")...)
 	if r.code != exitRefused || !strings.Contains(r.stderr, "stopped") || !strings.Contains(r.stderr, "hint: ") {
 		t.Errorf("not a refusal that names the container: %s", r)
 	}

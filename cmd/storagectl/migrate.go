@@ -32,8 +32,9 @@ store is whole: "storagectl rollback" returns to it.
 Without --user it works on the caller's own store: run as root that is the
 rootful store. It shows the plan and asks, unless you say --yes.
 
-A store with containers is refused, or they are removed on your word (--containers
-discard). Ctrl-C stops at the next safe point; where podman is stopped then, it
+Containers are kept: what runs is stopped, by its unit or by podman, and started
+again. --containers refuse leaves a store with containers alone, --containers
+discard removes them. Ctrl-C stops at the next safe point; where podman is stopped then, it
 stays so until the run is resumed or rolled back.
 
 ` + exitHelp,
@@ -44,6 +45,9 @@ stays so until the run is resumed or rolled back.
   storagectl migrate --to overlay --user hashi --yes --slots 1 --drain-deadline 10m --canary localhost/base:1
                                                            on a Nomad client: one node at a time, tried by a job`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if req.Images == migrate.Discard && !cmd.Flags().Changed("containers") {
+				req.Containers = migrate.Refuse // to lose them takes a word of its own
+			}
 			if err := errors.Join(checkRequest(req), checkOutage(&req.Outage)); err != nil {
 				return err
 			}
@@ -54,7 +58,7 @@ stays so until the run is resumed or rolled back.
 	f.StringVar(&req.To, "to", "", "the driver to convert to: overlay")
 	f.StringVar(&req.User, "user", "", "the user whose store it is (default: the caller)")
 	f.StringVar(&req.Images, "images", migrate.Keep, "keep, or discard (podman system reset: images, containers, volumes, secrets and networks are deleted)")
-	f.StringVar(&req.Containers, "containers", migrate.Refuse, "refuse to go on while there are containers, or discard them")
+	f.StringVar(&req.Containers, "containers", migrate.Keep, "keep them (what ran is stopped, and started again), refuse to go on while there are any, or discard them")
 	f.BoolVar(&req.KeepDamaged, "keep-damaged", false, "carry damaged images over as they are")
 	f.StringVar(&req.SmokeImage, "smoke-image", "", "an image of the store to run as a test (default: a tiny one that comes with storagectl)")
 	f.BoolVar(&req.Commit, "commit", false, "remove the old store at the end; there is no rollback then")
@@ -71,8 +75,10 @@ func checkRequest(r migrate.Request) error {
 		return usagef("cannot migrate to %q: overlay is the only driver to convert to", r.To)
 	case r.Images != migrate.Keep && r.Images != migrate.Discard:
 		return usagef("cannot use --images %q: it is keep or discard", r.Images)
-	case r.Containers != migrate.Refuse && r.Containers != migrate.Discard:
-		return usagef("cannot use --containers %q: it is refuse or discard", r.Containers)
+	case r.Containers != migrate.Keep && r.Containers != migrate.Refuse && r.Containers != migrate.Discard:
+		return usagef("cannot use --containers %q: it is keep, refuse or discard", r.Containers)
+	case r.Images == migrate.Discard && r.Containers == migrate.Keep:
+		return usagef("cannot keep containers with --images discard")
 	case r.Images == migrate.Discard && r.KeepDamaged:
 		return usagef("cannot use --keep-damaged with --images discard")
 	}
