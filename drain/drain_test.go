@@ -39,6 +39,13 @@ func TestDrain(t *testing.T) {
 		if err != nil || len(nodes) != 1 || nodes[0].ID != b.ID {
 			t.Errorf("beta: %v, %v", nodes, err)
 		}
+		nodes, err = cl.HostNodes(ctx, Find{Driver: testDriver, Nodes: []string{agentB.addr(), "alpha"}})
+		if err != nil || len(nodes) != 2 || nodes[0].ID != b.ID || nodes[1].ID != a.ID {
+			t.Errorf("the agent of beta, and alpha: %v, %v", nodes, err)
+		}
+		if _, err := cl.HostNodes(ctx, Find{Nodes: []string{c.servers[0].addr()}}); !errors.Is(err, ErrNoNode) {
+			t.Errorf("a server's agent: %v", err)
+		}
 		if _, err := cl.HostNodes(ctx, Find{Nodes: []string{"gamma"}}); !errors.Is(err, ErrNoNode) {
 			t.Errorf("gamma: %v", err)
 		}

@@ -16,10 +16,9 @@ import (
 
 // Find says which nodes are this host's.
 type Find struct {
-	// Nodes are names or ids; given, nothing else is looked for.
+	// Nodes are names, ids, or addresses of the nodes' own agents (http://…);
+	// given, nothing else is looked for.
 	Nodes []string
-	// Agents are addresses of further local agents beside the configured one.
-	Agents []string
 	// Driver that places containers in the store: podman if empty.
 	Driver string
 	// Rootless says whose store it is: nodes whose driver says otherwise cannot
@@ -59,9 +58,13 @@ func (c *Client) HostNodes(ctx context.Context, f Find) ([]Node, error) {
 	if len(f.Nodes) > 0 {
 		return c.named(ctx, stubs, f.Nodes)
 	}
-	own, err := c.agentNodes(ctx, f.Agents)
-	if err != nil {
-		return nil, err
+	// That needs agent:read, which the least policy does not have: not being
+	// allowed to ask is no error.
+	var own []string
+	if local(c.Config.Address) {
+		if id, err := c.self(ctx); err == nil {
+			own = append(own, id)
+		}
 	}
 	addrs, err := localAddrs()
 	if err != nil {
@@ -119,6 +122,17 @@ func nodeOf(n *api.Node) Node {
 func (c *Client) named(ctx context.Context, stubs []*api.NodeListStub, names []string) ([]Node, error) {
 	var nodes []Node
 	for _, name := range names {
+		if strings.Contains(name, "://") {
+			conf := c.Config
+			conf.Address = name
+			agent, err := New(conf)
+			if err != nil {
+				return nil, err
+			}
+			if name, err = agent.self(ctx); err != nil {
+				return nil, fmt.Errorf("%w: cannot ask the agent which node it is (agent:read): %w", ErrNoNode, err)
+			}
+		}
 		var found []string
 		for _, s := range stubs {
 			if s.ID == name || (s.Name == name && s.Status != api.NodeStatusDown) {
@@ -140,39 +154,19 @@ func (c *Client) named(ctx context.Context, stubs []*api.NodeListStub, names []s
 	return nodes, nil
 }
 
-// agentNodes asks local agents who they are. That needs agent:read, which the
-// least policy does not have: not being allowed to ask is no error.
-func (c *Client) agentNodes(ctx context.Context, addrs []string) ([]string, error) {
-	clients := []*Client{c}
-	for _, a := range addrs {
-		conf := c.Config
-		conf.Address = a
-		cl, err := New(conf)
-		if err != nil {
-			return nil, err
-		}
-		clients = append(clients, cl)
+// self is the node that the agent itself is.
+func (c *Client) self(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	var self api.AgentSelf
+	if _, err := c.api.Raw().Query("/v1/agent/self", &self, query(ctx)); err != nil {
+		return "", err
 	}
-	var ids []string
-	for i, cl := range clients {
-		if i == 0 && !local(cl.Config.Address) {
-			continue
-		}
-		call, cancel := context.WithTimeout(ctx, 5*time.Second)
-		var self api.AgentSelf
-		_, err := cl.api.Raw().Query("/v1/agent/self", &self, query(call))
-		cancel()
-		if err != nil {
-			if i > 0 && status(err) == 0 { // asked for, and not there
-				return nil, fmt.Errorf("cannot ask the agent at %s: %w", cl.Config.Address, err)
-			}
-			continue
-		}
-		if id := self.Stats["client"]["node_id"]; id != "" {
-			ids = append(ids, id)
-		}
+	id := self.Stats["client"]["node_id"]
+	if id == "" {
+		return "", fmt.Errorf("the agent at %s is no client", c.Config.Address)
 	}
-	return ids, nil
+	return id, nil
 }
 
 // local says whether an agent's address is this host's.

@@ -24,7 +24,7 @@ import (
 func nomadFlags(f *pflag.FlagSet, o *migrate.Outage) {
 	f.StringVar(&o.Nomad, "nomad", migrate.NomadAuto, "auto, off, or the address of an agent (else NOMAD_ADDR; NOMAD_TOKEN, NOMAD_CACERT and so on as for nomad)")
 	f.StringVar(&o.TokenFile, "nomad-token-file", "", "a file with the token, closed to others (default: NOMAD_TOKEN)")
-	f.StringSliceVar(&o.Nodes, "nomad-node", nil, "name or id of this host's node, if it cannot be found out")
+	f.StringSliceVar(&o.Nodes, "nomad-node", nil, "name or id of this host's node, or its agent's address, if it cannot be found out; again for further ones")
 	f.DurationVar(&o.Deadline, "drain-deadline", 15*time.Minute, "what jobs get to move away; 0: as long as they need")
 	f.DurationVar(&o.Grace, "drain-grace", 2*time.Minute, "what is left then gets so long to be stopped by Nomad (longer than any job's kill_timeout)")
 	f.BoolVar(&o.IgnoreSystem, "drain-ignore-system", false, "leave system jobs (CSI plugins) where they are, if they have no container in this store")
