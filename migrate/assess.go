@@ -78,6 +78,7 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 		return a, err
 	}
 	a.Inputs.HadTo = slices.Contains(a.Look.Drivers, req.To)
+	a.Inputs.Store.MountedOn = a.Look.MountedOn
 	a.leftovers(known)
 	if len(a.Refusals) == 0 {
 		a.roots(env.Dir.Path)

@@ -47,6 +47,16 @@ func (s *Session) verify(ctx context.Context) error {
 	}
 	leaveOut(&before, &after)
 	ds := verify.Diff(before, after)
+	discard := s.Inputs.Request.Containers == Discard
+	given := givenUp(before.Store, after.Store, discard)
+	for _, d := range ds {
+		if d.Kind == "container" && given[d.ID] && !discard && d.Field == "" {
+			if err := s.note("container %s was replaced by another of its name since podman was stopped", d.Name); err != nil {
+				return err
+			}
+		}
+	}
+	ds = slices.DeleteFunc(ds, func(d verify.Difference) bool { return given[d.ID] || discard && d.Kind == "pod" })
 	for _, d := range ds {
 		// Somebody used podman in the middle of a run that was cut off. That is
 		// no loss, but worth telling.
@@ -63,6 +73,26 @@ func (s *Session) verify(ctx context.Context) error {
 		return err
 	}
 	return s.smoke(ctx)
+}
+
+// givenUp are the ids of containers, and of their layers, that need not be there:
+// all that are removed anyway, or those that somebody replaced by another of the
+// same name, as a unit does that a boot started in the middle of a run.
+func givenUp(before, after verify.StorePart, all bool) map[string]bool {
+	names := map[string]string{}
+	for _, c := range after.Containers {
+		for _, n := range c.Names {
+			names[n] = c.ID
+		}
+	}
+	ids := map[string]bool{}
+	for _, c := range before.Containers {
+		replaced := slices.ContainsFunc(c.Names, func(n string) bool { return names[n] != "" && names[n] != c.ID })
+		if all || replaced {
+			ids[c.ID], ids[c.Layer] = true, true
+		}
+	}
+	return ids
 }
 
 // leaveOut takes from both manifests what lay in additional image stores: the

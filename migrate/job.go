@@ -58,6 +58,7 @@ type Store struct {
 	VolumePath string        `json:"volumePath,omitempty"`
 	Database   string        `json:"database,omitempty"` // path of the libpod database
 	DBKind     libpoddb.Kind `json:"dbKind"`
+	MountedOn  string        `json:"mountedOn,omitempty"` // the mount point that the graphroot lies on
 }
 
 // Inputs are all that a run is built from; they stand in its first record.
@@ -245,6 +246,9 @@ func hold(ctx context.Context, env Env, in Inputs) (*Session, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	look, err := ask[storeLook](ctx, s, opLook, pathArg{in.Store.GraphRoot})
+	if err == nil {
+		err = samePlace(in, look)
+	}
 	if err == nil && look.RealPath != "" { // `podman system reset` removes the graphroot itself
 		_, err = ask[none](ctx, s, opLock, pathArg{in.Store.GraphRoot})
 	}
@@ -292,7 +296,19 @@ func (s *Session) Close() error {
 // gone, and the error is returned alone; the run's phase tells.
 func (s *Session) Forward(ctx context.Context, commit bool) error {
 	discard := s.Inputs.Request.Images == Discard
-	err := s.run.Forward(ctx, commit || discard)
+	if err := s.wholeRun(ctx); err != nil {
+		return err
+	}
+	var err error
+	if s.journal.State().Steps[stepCommit].Mark == engine.MarkNone {
+		err = s.run.Forward(ctx, discard)
+	}
+	if err == nil && commit && !discard {
+		if err := s.mayCommit(ctx); err != nil {
+			return err
+		}
+		return s.run.Forward(ctx, true)
+	}
 	if err == nil || errors.Is(err, engine.ErrInterrupted) {
 		return err
 	}
@@ -314,6 +330,9 @@ func (s *Session) Forward(ctx context.Context, commit bool) error {
 // Rollback puts everything back as it was before the run. While containers run
 // that neither a unit nor a drain of the run ends, it is refused before anything is touched.
 func (s *Session) Rollback(ctx context.Context) error {
+	if err := s.wholeRun(ctx); err != nil {
+		return err
+	}
 	st := s.journal.State()
 	if st.Phase == engine.PhaseFinished {
 		cs, err := s.cli.Containers(ctx)

@@ -319,6 +319,9 @@ func (s *Session) folderGone(ctx context.Context) (bool, error) {
 }
 
 func (s *Session) removeOld(ctx context.Context) error {
+	if err := s.mayCommit(ctx); err != nil { // also when it is resumed
+		return err
+	}
 	if _, err := ask[none](ctx, s, opRunForget, s.runState("")); err != nil {
 		return err
 	}

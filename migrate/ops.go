@@ -57,6 +57,8 @@ const (
 	opReclaim    = "reclaim"
 	opRemove     = "remove"
 	opGone       = "gone"
+	opMounts     = "mounts"
+	opDBAside    = "db-aside"
 )
 
 // The kinds of faults that the worker's answers are told apart by.
@@ -224,6 +226,12 @@ func Handlers(uid int) map[string]podman.Handler {
 		}),
 		opRemove: podman.Handle(func(_ context.Context, a pathArg, _ func(any)) (none, error) {
 			return none{}, removeFolder(a.Path)
+		}),
+		opMounts: podman.Handle(func(_ context.Context, a pathArg, _ func(any)) ([]string, error) {
+			return oldMounts(a.Path)
+		}),
+		opDBAside: podman.Handle(func(_ context.Context, a dbArgs, _ func(any)) (none, error) {
+			return none{}, databaseAside(a.Path, a.Saved)
 		}),
 		opGone: podman.Handle(func(_ context.Context, a pathArg, _ func(any)) (bool, error) {
 			there, err := exists(a.Path)

@@ -7,12 +7,16 @@ import (
 	"strings"
 
 	"github.com/storagectl/storagectl/internal/engine"
+	"github.com/storagectl/storagectl/internal/podman/libpoddb"
 	"github.com/storagectl/storagectl/verify"
 )
 
 // unstage removes the run's folder from the store, unless it holds the only copy
 // of something: what was made or changed in the new store after the cutover.
 func (s *Session) unstage(ctx context.Context) error {
+	if err := s.lookBack(ctx); err != nil {
+		return err
+	}
 	kept := s.facts.KeptNew
 	if s.facts.Before != nil { // asked of the folder itself, whatever was noted before
 		gone, err := ask[bool](ctx, s, opGone, pathArg{s.swap().new(s.Inputs.Request.To + "-layers")})
@@ -144,16 +148,27 @@ func (s *Session) keepChanged(ctx context.Context) error {
 // the new store since the cutover: the run's folder is kept for it.
 func (s *Session) restoreDB(ctx context.Context) error {
 	saved, err := ask[bool](ctx, s, opDBSaved, s.db())
-	if err != nil || !saved { // not saved: not touched either
+	if err != nil {
+		return err
+	}
+	if !saved {
+		if !s.journal.State().Steps[stepRepoint].Done.IsZero() {
+			return fmt.Errorf("cannot restore podman's database: its saved copy is not in %s", s.db().Saved)
+		}
+		return nil // not saved: not touched either
+	}
+	all, err := ask[[]libpoddb.Facts](ctx, s, opDBFind, dbFindArgs{s.Inputs.Store.GraphRoot})
+	if err != nil {
 		return err
 	}
 	in, err := ask[bool](ctx, s, opNewLive, s.swap())
 	if err != nil {
 		return err
 	}
-	if repointed, err := s.repointed(ctx); err != nil {
-		return err
-	} else if in && repointed && s.facts.KeptNew == nil {
+	ours := slices.ContainsFunc(all, func(f libpoddb.Facts) bool {
+		return f.Path == s.Inputs.Store.Database && (f.GraphDriver == s.Inputs.Request.To || f.GraphDriver == "")
+	})
+	if in && ours && s.facts.KeptNew == nil {
 		fresh, err := s.madeSince(ctx)
 		if err != nil {
 			return err
@@ -162,8 +177,40 @@ func (s *Session) restoreDB(ctx context.Context) error {
 			return err
 		}
 	}
+	// Podman may have moved to another kind of database since, or made one.
+	for _, f := range all {
+		if f.Path == s.Inputs.Store.Database || f.GraphDriver != s.Inputs.Request.To {
+			continue
+		}
+		if err := s.learn(func(k *Facts) { k.KeptNew = append(slices.Clone(k.KeptNew), "podman's database "+f.Path) }); err != nil {
+			return err
+		}
+		if _, err := ask[none](ctx, s, opDBAside, dbArgs{Path: f.Path, Saved: s.db().Saved}); err != nil {
+			return err
+		}
+	}
 	_, err = ask[none](ctx, s, opDBRestore, s.db())
 	return err
+}
+
+// lookBack looks, before a rollback removes anything, whether the old store is
+// in its place and podman's database names its driver.
+func (s *Session) lookBack(ctx context.Context) error {
+	if s.journal.State().Steps[stepSwap].Begun.IsZero() {
+		return nil
+	}
+	out, err := ask[bool](ctx, s, opSwapOut, s.swap())
+	if err != nil {
+		return err
+	}
+	db, err := s.database(ctx)
+	if err != nil {
+		return err
+	}
+	if from := s.Inputs.Store.Driver; !out || db.GraphDriver != from && db.GraphDriver != "" {
+		return fmt.Errorf("cannot end the rollback: the store is not whole on %s again (podman's database names %q)", from, db.GraphDriver)
+	}
+	return nil
 }
 
 // unclear brings the old driver's run state back; the new one's goes aside, and

@@ -33,7 +33,8 @@ type storeLook struct {
 	RealPath   string   `json:"realPath"` // "" if it is not there
 	Symlink    bool     `json:"symlink"`  // the last element is a symbolic link
 	Mountpoint bool     `json:"mountpoint"`
-	FSType     string   `json:"fsType"` // of statfs, in words where known
+	MountedOn  string   `json:"mountedOn"` // the mount point that it lies on, or would
+	FSType     string   `json:"fsType"`    // of statfs, in words where known
 	FreeBytes  uint64   `json:"freeBytes"`
 	FreeInodes uint64   `json:"freeInodes"`
 	ReadOnly   bool     `json:"readOnly"`
@@ -58,6 +59,10 @@ func fsName(magic int64) string {
 
 func lookAtStore(graphRoot string) (storeLook, error) {
 	var l storeLook
+	var err error
+	if l.MountedOn, err = mountOf(graphRoot); err != nil {
+		return l, err
+	}
 	fi, err := os.Lstat(graphRoot)
 	if errors.Is(err, fs.ErrNotExist) {
 		return l, nil
@@ -183,17 +188,7 @@ func removeFolder(folder string) error {
 	if !strings.HasPrefix(filepath.Base(folder), ".storagectl-") {
 		return fmt.Errorf("cannot remove %s: it is not a run's folder", folder)
 	}
-	for _, dir := range []string{"new", "old"} {
-		overlay := filepath.Join(folder, dir, "overlay")
-		if there, err := exists(overlay); err != nil {
-			return err
-		} else if there {
-			if err := detachSelf(overlay); err != nil {
-				return err
-			}
-		}
-	}
-	if mounted, err := mountsBelow(folder); err != nil {
+	if mounted, err := oldMounts(folder); err != nil {
 		return err
 	} else if len(mounted) > 0 {
 		return fmt.Errorf("cannot remove %s: %s is mounted in it", folder, strings.Join(mounted, ", "))
@@ -202,6 +197,43 @@ func removeFolder(folder string) error {
 		return fmt.Errorf("cannot remove the run's folder: %w", err)
 	}
 	return syncDirs(filepath.Dir(folder))
+}
+
+// oldMounts lists what is mounted in a run's folder, but for the mounts of an
+// overlay driver's home on itself, which it takes away in this mount namespace.
+func oldMounts(folder string) ([]string, error) {
+	for _, dir := range []string{"new", "old"} {
+		overlay := filepath.Join(folder, dir, "overlay")
+		if there, err := exists(overlay); err != nil {
+			return nil, err
+		} else if there {
+			if err := detachSelf(overlay); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return mountsBelow(folder)
+}
+
+// databaseAside moves a database, with the files that SQLite keeps beside one,
+// into a folder of its own in saved.
+func databaseAside(path, saved string) error {
+	dir := filepath.Join(saved, "since")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("cannot keep podman's database: %w", err)
+	}
+	for _, suffix := range []string{"-wal", "-shm", "-journal", ""} { // the database itself last: it is what a retry finds
+		there, err := exists(path + suffix)
+		if err != nil {
+			return err
+		}
+		if there {
+			if err := move(path+suffix, filepath.Join(dir, filepath.Base(path)+suffix)); err != nil {
+				return err
+			}
+		}
+	}
+	return syncDirs(dir, filepath.Dir(path))
 }
 
 // mountsBelow lists mount points at or under path, in this mount namespace.

@@ -1,0 +1,118 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/storagectl/storagectl/internal/engine"
+	"github.com/storagectl/storagectl/verify"
+)
+
+// A store may be away: its disk is not mounted after a reboot, and where it was
+// is an empty folder. Podman would make a new store there, and whatever a run
+// looks for would be "gone". So a run begins by looking whether it is the store
+// that it knows.
+
+// samePlace refuses a store whose filesystem is not mounted as it was.
+func samePlace(in Inputs, look storeLook) error {
+	was := in.Store.MountedOn
+	if was == "" || was == look.MountedOn {
+		return nil
+	}
+	return &Refusal{ID: "store-gone", Text: fmt.Sprintf("the store %s is not there: it lay on what is mounted on %s, and now that would be %s", in.Store.GraphRoot, was, look.MountedOn),
+		Hint: "mount the filesystem of the store as it was, then try again"}
+}
+
+// wholeRun refuses to go on with a run whose folder in the store should be there
+// and is not.
+func (s *Session) wholeRun(ctx context.Context) error {
+	steps := s.journal.State().Steps
+	if steps[stepStage].Mark != engine.MarkDone || steps[stepCommit].Mark != engine.MarkNone {
+		return nil
+	}
+	gone, err := ask[bool](ctx, s, opGone, pathArg{s.folder()})
+	if err != nil || !gone {
+		return err
+	}
+	return &Refusal{ID: "store-gone", Text: "the run's folder " + s.folder() + " is not in the store",
+		Hint: "see whether the right filesystem is mounted there; without that folder the run can neither go on nor be rolled back"}
+}
+
+// mayCommit refuses to remove the old store while the new one is not seen in its
+// place, and before anything is removed what would make the removal fail.
+func (s *Session) mayCommit(ctx context.Context) error {
+	fail := func(format string, args ...any) error {
+		return &Refusal{ID: "no-new-store", Text: "the old store is not removed: " + fmt.Sprintf(format, args...),
+			Hint: "see where the new store went; until it is back, the old one stays in " + s.folder()}
+	}
+	if s.facts.Before == nil {
+		return errors.New("cannot commit: the run took no manifest before the cutover")
+	}
+	for _, n := range storeParts(s.Inputs.Request.To) {
+		gone, err := ask[bool](ctx, s, opGone, pathArg{s.swap().live(n)})
+		if err != nil {
+			return err
+		}
+		if gone {
+			return fail("%s of the new one is not in the graphroot", n)
+		}
+	}
+	repointed, err := s.repointed(ctx)
+	if err != nil {
+		return err
+	}
+	if !repointed {
+		return fail("podman's database does not name %s", s.Inputs.Request.To)
+	}
+	before, err := s.readManifest()
+	if err != nil {
+		return err
+	}
+	part, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(s.Inputs.Request.To))
+	if err != nil {
+		return err
+	}
+	// What the operator removed since is not missed; but not one layer of all?
+	known := slices.ContainsFunc(before.Store.Layers, func(l verify.Layer) bool {
+		return slices.ContainsFunc(part.Layers, func(n verify.Layer) bool { return n.ID == l.ID })
+	})
+	if len(before.Store.Layers) > 0 && !known {
+		return fail("the new one holds no layer of it any more; if that is meant, remove %s by hand", s.folder())
+	}
+	mounts, err := ask[[]string](ctx, s, opMounts, pathArg{s.folder()})
+	if err != nil {
+		return err
+	}
+	if len(mounts) > 0 {
+		return &Refusal{ID: "mount", Text: fmt.Sprintf("%s is mounted in the old store", strings.Join(mounts, ", ")), Hint: "umount " + strings.Join(mounts, " ")}
+	}
+	return nil
+}
+
+// mountOf is the mount point that path lies on, or would lie on if it was there.
+func mountOf(path string) (string, error) {
+	at := path
+	for {
+		real, err := filepath.EvalSymlinks(at)
+		if err == nil {
+			at = real
+			break
+		}
+		if !errors.Is(err, os.ErrNotExist) || at == "/" {
+			return "", fmt.Errorf("cannot look at %s: %w", at, err)
+		}
+		at = filepath.Dir(at)
+	}
+	for {
+		mounted, err := isMountpoint(at)
+		if err != nil || mounted || at == "/" {
+			return at, err
+		}
+		at = filepath.Dir(at)
+	}
+}
