@@ -93,7 +93,11 @@ func (r *Runner) Run(ctx context.Context, c Cmd) ([]byte, error) {
 	cmd.Stdout, cmd.Stderr = &stdout, stderr
 
 	r.point("before " + filepath.Base(c.Argv[0]))
-	err := cmd.Run()
+	release, err := StartFor(cmd, c.As != nil)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	release()
 	r.point("after " + filepath.Base(c.Argv[0]))
 	var ee *exec.ExitError
 	switch {

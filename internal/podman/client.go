@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/storagectl/storagectl/internal/host"
 )
 
 // WorkerCommand is the hidden subcommand under which storagectl starts itself
@@ -35,6 +37,7 @@ type Worker struct {
 	point   func(string)
 	broken  error
 	calls   int
+	release func() // of the thread that started it
 }
 
 // StartWorker starts the owner worker for o: this same program, as root inside
@@ -83,7 +86,7 @@ func StartWorker(ctx context.Context, o Owner, point func(string), extraEnv ...s
 		w.point = func(string) {}
 	}
 	cmd.Stderr, cmd.WaitDelay = w.stderr, lastWords
-	if err := cmd.Start(); err != nil {
+	if w.release, err = host.StartFor(cmd, !o.Rootful() && !selfMap); err != nil {
 		return nil, fmt.Errorf("cannot start the owner worker: %w", err)
 	}
 	if selfMap {
@@ -217,6 +220,7 @@ func (w *Worker) broke(err error) error {
 	t := time.AfterFunc(lastWords, func() { _ = w.cmd.Process.Kill() })
 	_ = w.cmd.Wait() // how it ended matters less than what it said
 	t.Stop()
+	w.release()
 	said := ""
 	if s := w.stderr.String(); s != "" {
 		said = ": it said: " + strings.TrimSpace(s)
@@ -234,6 +238,7 @@ func (w *Worker) Close() error {
 	_ = w.in.Close()
 	t := time.AfterFunc(10*time.Second, func() { _ = w.cmd.Process.Kill() })
 	defer t.Stop()
+	defer w.release()
 	if err := w.cmd.Wait(); err != nil {
 		return fmt.Errorf("the owner worker ended badly: %w: %s", err, w.stderr.String())
 	}

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestMain lets this binary be the worker that StartWorker starts.
@@ -36,6 +38,7 @@ type seen struct {
 	Mknod    string
 	Chown    string
 	Env      []string
+	Keyring  int // of the session
 }
 
 func testHandlers() map[string]Handler {
@@ -43,6 +46,7 @@ func testHandlers() map[string]Handler {
 		"see": Handle(func(_ context.Context, dir string, _ func(any)) (seen, error) {
 			s := seen{UID: os.Getuid(), GID: os.Getgid(), Env: os.Environ()}
 			s.Groups, _ = os.Getgroups()
+			s.Keyring, _ = unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, false)
 			_, err := os.ReadFile("/etc/shadow")
 			s.Shadow = fmt.Sprint(err)
 			s.Mknod = fmt.Sprint(syscall.Mknod(filepath.Join(dir, "w"), syscall.S_IFCHR, 0))
@@ -115,6 +119,9 @@ func TestWorkerHasTheOwnersRights(t *testing.T) {
 	var st syscall.Stat_t
 	if err := syscall.Lstat(filepath.Join(dir, "w"), &st); err != nil || st.Uid != 100004 {
 		t.Errorf("owner outside is %d %v, want 100004", st.Uid, err)
+	}
+	if own, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, false); err != nil || own == s.Keyring || s.Keyring == 0 {
+		t.Errorf("the worker's session keyring is %d, ours %d %v", s.Keyring, own, err)
 	}
 	for _, e := range s.Env {
 		if strings.Contains(e, "SECRET") {
