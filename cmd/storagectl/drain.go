@@ -149,6 +149,7 @@ no container of Nomad left. "storagectl undrain" gives them back as they were.
 }
 
 func (a *app) drain(ctx context.Context, name string, out migrate.Outage) error {
+	outlast()
 	began := time.Now()
 	if name == "" {
 		name = fmt.Sprint(os.Getuid())
@@ -266,6 +267,7 @@ eligible meanwhile is an error, once: look why, then undrain again.
 			if err != nil {
 				return err
 			}
+			outlast()
 			var names []string
 			began := time.Now()
 			for _, n := range h.Use.Nodes {

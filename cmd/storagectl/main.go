@@ -50,6 +50,12 @@ func run() int {
 	return code
 }
 
+// outlast lets a command that acts on the host go on to its end when whoever
+// watched it is gone: a dropped ssh (SIGHUP) or a reader that has read enough
+// (SIGPIPE) must not leave podman down. What it says then is lost; the journal
+// has it. They are caught, not ignored: children would inherit that.
+func outlast() { signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGPIPE) }
+
 // usageError is wrong usage: exit 2.
 type usageError struct{ err error }
 

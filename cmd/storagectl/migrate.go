@@ -114,6 +114,7 @@ func (a *app) migrate(ctx context.Context, req migrate.Request, dryRun bool) err
 			return err
 		}
 	}
+	outlast()
 	s, err := migrate.Begin(ctx, a.env(), plan.Inputs)
 	if err != nil {
 		return fmt.Errorf("cannot begin: %w", err)
@@ -124,6 +125,7 @@ func (a *app) migrate(ctx context.Context, req migrate.Request, dryRun bool) err
 
 // goOn runs a session and tells how it ended.
 func (a *app) goOn(ctx context.Context, s *migrate.Session, began time.Time, run func() error) error {
+	outlast()
 	err := run()
 	if err != nil && s.State().Phase == engine.PhaseRolledBack {
 		r := &migrate.Refusal{ID: "failed", Text: err.Error(), Hint: "mend the cause, then begin anew"}

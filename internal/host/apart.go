@@ -92,15 +92,13 @@ func usualIOPriority() error {
 		usual               = 4    // level in bestOfAll
 	)
 	p, _, errno := unix.Syscall(unix.SYS_IOPRIO_GET, process, 0, 0)
-	if errno != 0 {
-		return nil // a kernel without block devices, or a filter: none can be had
-	}
 	class, level := p>>shift, p&(1<<shift-1)
-	if class != realtime && (class != bestOfAll || level >= usual) {
-		return nil
-	}
-	if _, _, errno := unix.Syscall(unix.SYS_IOPRIO_SET, process, 0, 0); errno != 0 {
-		return fmt.Errorf("cannot leave the I/O priority: %w", errno)
+	above := class == realtime || class == bestOfAll && level < usual
+	if errno == 0 && above { // else there is none: a kernel without block devices, or a filter
+		_, _, errno = unix.Syscall(unix.SYS_IOPRIO_SET, process, 0, 0)
+		if errno != 0 {
+			return fmt.Errorf("cannot leave the I/O priority: %w", errno)
+		}
 	}
 	return nil
 }
