@@ -291,21 +291,40 @@ podman run --rm --network=none localhost/lab/continued:1 /bin/busybox cat /data/
 	w.works()
 }
 
-// TestDiscard is the classic way: an empty store on overlay.
+// TestDiscard is the classic way: an empty store on overlay. A reset deletes
+// whole folders; what in them is not podman's to delete stays.
 func TestDiscard(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, "bookworm", lab.Owner, images.Small)
-	w.must(w.migrate("--images", "discard")...)
-	if d := w.driver(); d != "overlay" {
-		t.Fatalf("podman is on %s", d)
-	}
-	if left := w.podman("images", "-a", "-q"); left != "" {
-		t.Errorf("images are left: %s", left)
-	}
-	if left := w.leftovers("vfs*"); left != "" {
-		t.Errorf("left in the store: %s", left)
-	}
-	if s := strings.TrimSpace(w.script(w.user, "systemctl --user is-active podman.socket || true")); s != "active" {
-		t.Errorf("podman.socket is %s", s)
+	for _, release := range []string{"bookworm", "trixie"} {
+		t.Run(release, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, release, lab.Owner, images.Small)
+			// With a network of its own a container leaves its traces in the runroot, too.
+			w.script("root", "touch /etc/resolv.conf")
+			w.script(w.user, `podman network create lost >/dev/null
+podman run -d --name lost --network lost localhost/lab/base:1 /bin/busybox sleep 1000 >/dev/null
+echo '{"auths":{"registry.example":{"auth":"eDp5"}}}' >$XDG_RUNTIME_DIR/containers/auth.json
+echo years >$XDG_RUNTIME_DIR/containers/thesis.txt`)
+			discard := w.migrate("--images", "discard", "--containers", "discard")
+			if r := w.ctl(discard...); r.code != exitRefused || !strings.Contains(r.stderr, "thesis.txt") {
+				t.Errorf("work in the runroot: %s", r)
+			}
+			w.script(w.user, `test "$(cat $XDG_RUNTIME_DIR/containers/thesis.txt)" = years; rm $XDG_RUNTIME_DIR/containers/thesis.txt`)
+			w.must(discard...)
+			if d := w.driver(); d != "overlay" {
+				t.Fatalf("podman is on %s", d)
+			}
+			if left := w.podman("images", "-a", "-q"); left != "" {
+				t.Errorf("images are left: %s", left)
+			}
+			if left := w.leftovers("vfs*"); left != "" {
+				t.Errorf("left in the store: %s", left)
+			}
+			if s := strings.TrimSpace(w.script(w.user, "systemctl --user is-active podman.socket || true")); s != "active" {
+				t.Errorf("podman.socket is %s", s)
+			}
+			if got := w.script(w.user, "cat $XDG_RUNTIME_DIR/containers/auth.json; ls -A $XDG_RUNTIME_DIR | grep storagectl || true"); got != `{"auths":{"registry.example":{"auth":"eDp5"}}}`+"\n" {
+				t.Errorf("the registry logins are not what they were: %q", got)
+			}
+		})
 	}
 }

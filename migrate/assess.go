@@ -26,6 +26,7 @@ type Assessment struct {
 	Conf     ConfPlan         `json:"conf"`
 	Units    units            `json:"units"`
 	Running  []Ran            `json:"running,omitempty"` // are stopped, and with --containers keep started again
+	Reset    *resetLook       `json:"reset,omitempty"`   // with --images discard
 	Plan     []PlannedStep    `json:"plan"`
 	Notes    []string         `json:"notes,omitempty"`
 	Refusals []Refusal        `json:"refusals,omitempty"`
@@ -102,6 +103,11 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 		a.refuse("driver", "re-create the store, or wait for a release that converts from it",
 			"the store is on the driver %q; only vfs can be converted to overlay", a.Info.Store.GraphDriverName)
 		return a, nil
+	}
+	if req.Images == Discard {
+		if err := a.resetting(ctx, s); err != nil {
+			return a, err
+		}
 	}
 	if img := req.SmokeImage; img != "" && req.Images == Keep {
 		if _, err := cli.Run(ctx, nil, "image", "inspect", img); err != nil {

@@ -94,11 +94,15 @@ func (a *Assessment) unfinished(dir engine.Dir) (known map[string]bool, err erro
 	return known, nil
 }
 
-// leftovers refuses a store that holds the folder of a run that is not known.
+// leftovers refuses a store that holds the folder of a run that is not known,
+// or that any run kept, if the store is to be reset: the folder would go, too.
 func (a *Assessment) leftovers(known map[string]bool) {
 	for _, f := range a.Look.Leftover {
 		path := filepath.Join(a.Inputs.Store.GraphRoot, f)
-		if known[f] || a.Info.Store.GraphDriverName == a.Inputs.Request.To {
+		if a.Inputs.Request.Images == Discard && a.Info.Store.GraphDriverName != a.Inputs.Request.To {
+			a.refuse("leftover", "fetch what you want from it (docs/runs.md), then remove it or move it away",
+				"podman system reset would delete %s, which an earlier run kept", path)
+		} else if known[f] || a.Info.Store.GraphDriverName == a.Inputs.Request.To {
 			a.Notes = append(a.Notes, path+" is kept from an earlier run")
 		} else {
 			a.refuse("leftover", "go on with that run, with its --state-dir or as the user who began it (storagectl history); the folder may hold the only copy of a store, so do not delete it",

@@ -2,7 +2,9 @@ package migrate
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -71,12 +73,21 @@ func (s *Session) containersDropped(ctx context.Context) (bool, error) {
 }
 
 // reset is podman's own. It says success whatever happens, so isReset looks.
+// The registry logins in the runroot, which it would delete, are moved out and
+// back; a crash in between leaves them aside, and isReset says so.
 func (s *Session) reset(ctx context.Context) error {
 	if err := s.stillOut(ctx); err != nil {
 		return err
 	}
-	if _, err := s.cli.Run(ctx, nil, "system", "reset", "--force"); err != nil {
+	if err := s.nothingOfOthers(ctx); err != nil {
 		return err
+	}
+	if _, err := ask[none](ctx, s, opLoginsOut, s.logins()); err != nil {
+		return err
+	}
+	_, err := s.cli.Run(ctx, nil, "system", "reset", "--force")
+	if _, back := ask[none](ctx, s, opLoginsBack, s.logins()); err != nil || back != nil {
+		return errors.Join(err, back)
 	}
 	if _, err := ask[none](ctx, s, opDropEmpty, dropArgs{s.Inputs.Store.GraphRoot, s.Inputs.Store.Driver}); err != nil {
 		return err
@@ -87,8 +98,51 @@ func (s *Session) reset(ctx context.Context) error {
 	return fmt.Errorf("podman system reset reported success, but the store still holds %s", strings.Join(s.leftAfterReset(ctx), ", "))
 }
 
-// isReset observes that the old driver's store and the database's objects are gone.
+// nothingOfOthers looks once more, now that podman is stopped, that the reset
+// deletes nothing but podman's. Volumes are podman's to make: it knew them when
+// the plan was made.
+func (s *Session) nothingOfOthers(ctx context.Context) error {
+	args := s.resetArgs(libpoddb.Facts{})
+	args.VolumePath = ""
+	l, err := ask[resetLook](ctx, s, opResetLook, args)
+	if err != nil {
+		return err
+	}
+	if rs := l.refusals(); len(rs) > 0 {
+		return rs[0]
+	}
+	look, err := ask[storeLook](ctx, s, opLook, pathArg{s.Inputs.Store.GraphRoot})
+	if err != nil {
+		return err
+	}
+	if others := slices.Concat(look.Leftover, look.Foreign, look.Mounts); len(others) > 0 {
+		return fmt.Errorf("cannot reset: %s holds what is not podman's: %s; move it away, then go on", s.Inputs.Store.GraphRoot, few(others))
+	}
+	return nil
+}
+
+// resetArgs asks what a reset would delete of a store whose database is db.
+func (s *Session) resetArgs(db libpoddb.Facts) resetArgs {
+	st := s.Inputs.Store
+	a := resetArgs{GraphRoot: st.GraphRoot, Driver: st.Driver, RunRoot: st.RunRoot, TmpDir: db.TmpDir,
+		VolumePath: st.VolumePath, Volumes: db.Volumes, Home: s.Inputs.Owner.Home}
+	for _, c := range db.Containers {
+		a.Containers = append(a.Containers, c.ID)
+	}
+	return a
+}
+
+func (s *Session) logins() loginsArgs {
+	root := s.Inputs.Store.RunRoot
+	return loginsArgs{RunRoot: root, Aside: loginsAside(root, s.ID)}
+}
+
+// isReset observes that the old driver's store and the database's objects are
+// gone, and that the registry logins are where they were.
 func (s *Session) isReset(ctx context.Context) (bool, error) {
+	if back, err := ask[bool](ctx, s, opGone, pathArg{filepath.Join(s.logins().Aside, logins)}); err != nil || !back {
+		return false, err
+	}
 	for _, part := range storeParts(s.Inputs.Store.Driver) {
 		gone, err := ask[bool](ctx, s, opGone, pathArg{s.swap().live(part)})
 		if err != nil || !gone {

@@ -41,6 +41,9 @@ const (
 	opSwapDo     = "swap-do"
 	opSwapUndo   = "swap-undo"
 	opDropEmpty  = "drop-empty"
+	opResetLook  = "reset-look"
+	opLoginsOut  = "logins-out"
+	opLoginsBack = "logins-back"
 	opDBFind     = "db-find"
 	opDBSave     = "db-save"
 	opDBSaved    = "db-saved"
@@ -184,6 +187,9 @@ func Handlers(uid int) map[string]podman.Handler {
 		opDropEmpty: podman.Handle(func(_ context.Context, a dropArgs, _ func(any)) (none, error) {
 			return none{}, dropEmpty(a.GraphRoot, a.Driver)
 		}),
+		opResetLook:  podman.Handle(func(_ context.Context, a resetArgs, _ func(any)) (resetLook, error) { return lookAtReset(a) }),
+		opLoginsOut:  podman.Handle(func(_ context.Context, a loginsArgs, _ func(any)) (none, error) { return none{}, loginsOut(a) }),
+		opLoginsBack: podman.Handle(func(_ context.Context, a loginsArgs, _ func(any)) (none, error) { return none{}, loginsBack(a) }),
 		opDBFind: podman.Handle(func(ctx context.Context, a dbFindArgs, _ func(any)) ([]libpoddb.Facts, error) {
 			f, err := libpoddb.Find(ctx, a.GraphRoot, "")
 			return f, faulty(err)

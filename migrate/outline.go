@@ -53,7 +53,7 @@ func (a *Assessment) what() map[string]string {
 		stepDrop:      Count(len(a.Database.Containers), "container; a rollback brings it back", "containers; a rollback brings them back"),
 		stepStart:     "what was stopped, in reverse order; podman's socket must answer",
 		stepCommit:    "only with --commit, or later by storagectl commit; no way back after it",
-		stepReset:     fmt.Sprintf("deletes all images, %s and all networks and secrets of this store; no way back", a.Objects()),
+		stepReset:     a.deletes(),
 	}
 	out := a.Inputs.Request.Outage
 	what[stepHookBefore], what[stepHookAfter] = hookNames(out.HookBefore), hookNames(out.HookAfter)
@@ -70,6 +70,23 @@ func (a *Assessment) what() map[string]string {
 		what[stepSlotBack] = "for the next node"
 	}
 	return what
+}
+
+// deletes names all that a reset takes away, and what it does not.
+func (a *Assessment) deletes() string {
+	st := a.Inputs.Store
+	folders := []string{st.GraphRoot, st.RunRoot}
+	if a.Database.TmpDir != "" {
+		folders = append(folders, a.Database.TmpDir)
+	}
+	text := fmt.Sprintf("deletes all images, %s and all networks, secrets and artifacts of this store, with the folders %s", a.Objects(), strings.Join(folders, ", "))
+	if a.Reset != nil && len(a.Reset.Buildah) > 0 {
+		text += fmt.Sprintf(", and the containers of buildah and others: %s", few(a.Reset.Buildah))
+	}
+	if a.Reset != nil && a.Reset.Logins != "" {
+		text += fmt.Sprintf("; the registry logins in %s are kept", a.Reset.Logins)
+	}
+	return text + "; no way back"
 }
 
 // runningNames are the containers that are stopped besides the units.
