@@ -7,7 +7,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/storagectl/storagectl/internal/podman"
 	"github.com/storagectl/storagectl/internal/podman/libpoddb"
 )
 
@@ -37,12 +39,12 @@ func (s *Session) dropContainers(ctx context.Context) error {
 	}
 	ids = slices.DeleteFunc(ids, func(id string) bool { return infra[id] })
 	if len(ids) > 0 {
-		if _, err := s.cli.Run(ctx, nil, append([]string{"rm", "--force"}, ids...)...); err != nil {
+		if _, err := s.patient().Run(ctx, nil, append([]string{"rm", "--force"}, ids...)...); err != nil {
 			return err
 		}
 	}
 	if len(db.Pods) > 0 {
-		if _, err := s.cli.Run(ctx, nil, append([]string{"pod", "rm", "--force"}, db.Pods...)...); err != nil {
+		if _, err := s.patient().Run(ctx, nil, append([]string{"pod", "rm", "--force"}, db.Pods...)...); err != nil {
 			return err
 		}
 	}
@@ -85,7 +87,7 @@ func (s *Session) reset(ctx context.Context) error {
 	if _, err := ask[none](ctx, s, opLoginsOut, s.logins()); err != nil {
 		return err
 	}
-	_, err := s.cli.Run(ctx, nil, "system", "reset", "--force")
+	_, err := s.patient().Run(ctx, nil, "system", "reset", "--force")
 	if _, back := ask[none](ctx, s, opLoginsBack, s.logins()); err != nil || back != nil {
 		return errors.Join(err, back)
 	}
@@ -96,6 +98,17 @@ func (s *Session) reset(ctx context.Context) error {
 		return err
 	}
 	return fmt.Errorf("podman system reset reported success, but the store still holds %s", strings.Join(s.leftAfterReset(ctx), ", "))
+}
+
+// deletionLimit is how long podman may delete: its time grows with the store,
+// and to kill it half-way gains nothing. The step tells meanwhile that it is at it.
+const deletionLimit = 24 * time.Hour
+
+// patient is podman for what deletes much.
+func (s *Session) patient() podman.CLI {
+	cli := s.cli
+	cli.Limit = deletionLimit
+	return cli
 }
 
 // nothingOfOthers looks once more, now that podman is stopped, that the reset

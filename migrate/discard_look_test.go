@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/storagectl/storagectl/internal/podman/libpoddb"
 )
@@ -149,5 +150,17 @@ func TestResetLeavesNoFolderOfARun(t *testing.T) {
 		if refused := len(a.Refusals) == 1 && a.Refusals[0].ID == "leftover"; refused != c.refuse {
 			t.Errorf("%+v: %v", c, a.Refusals)
 		}
+	}
+}
+
+// TestResetTakesItsTime: a reset of a big store takes longer than podman's other
+// commands may, and to kill it leaves podman down with half a store.
+func TestResetTakesItsTime(t *testing.T) {
+	s := &Session{}
+	if limit := s.patient().Limit; limit < 12*time.Hour {
+		t.Errorf("a reset is killed after %s", limit)
+	}
+	if s.cli.Limit != 0 {
+		t.Error("every command may take that long")
 	}
 }

@@ -3,6 +3,7 @@ package migrate
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -127,6 +128,13 @@ func Outline(st engine.State) ([]PlannedStep, error) {
 		return nil, err
 	}
 	return outline((&Session{Inputs: in}).steps()), nil
+}
+
+// NoWayBack reports whether a step that nothing can take back was begun in a
+// run: it can only go on forward.
+func NoWayBack(st engine.State) (bool, error) {
+	plan, err := Outline(st)
+	return slices.ContainsFunc(plan, func(p PlannedStep) bool { return p.Final && st.Steps[p.Name].Mark != engine.MarkNone }), err
 }
 
 // Down is how long podman was stopped in a run, from the beginning of the stop

@@ -61,8 +61,12 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// runError is an error of a run that was begun: it can be resumed or rolled back.
-type runError struct{ error }
+// runError is an error of a run that was begun: it can be resumed, and rolled
+// back unless it is past its final step.
+type runError struct {
+	error
+	final bool
+}
 
 func (e *runError) Unwrap() error { return e.error }
 
@@ -83,8 +87,18 @@ func hint(err error, code int) string {
 		return "the store is in use and whole; only the old one is not removed yet. Mend the cause, then storagectl resume"
 	}
 	var ofRun *runError
-	if code == exitFailed && !errors.As(err, &ofRun) {
+	if !errors.As(err, &ofRun) && code == exitFailed {
 		return "" // there is no run to go on with
+	}
+	if ofRun != nil && ofRun.final {
+		switch code {
+		case exitFailed:
+			return "the old store is deleted, so there is no way back: mend the cause, then storagectl resume"
+		case exitUnverified:
+			return "the old store is deleted, so there is no way back: mend the cause, then storagectl resume, which checks again"
+		case exitInterrupted:
+			return "storagectl resume goes on; the old store is deleted, so there is no way back"
+		}
 	}
 	switch code {
 	case exitFailed:

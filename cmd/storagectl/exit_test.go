@@ -24,20 +24,23 @@ func TestExit(t *testing.T) {
 	}{
 		{"nothing", nil, exitOK, ""},
 		{"no run is begun", plain, exitFailed, ""},
-		{"a step", &runError{step}, exitFailed, "storagectl resume"},
-		{"a run that cannot be taken up", &runError{plain}, exitFailed, "storagectl status"},
-		{"the commit", &runError{&engine.StepError{Step: migrate.StepCommit, Err: plain}}, exitFailed, "the store is in use and whole"},
+		{"a step", &runError{error: step}, exitFailed, "storagectl resume"},
+		{"a run that cannot be taken up", &runError{error: plain}, exitFailed, "storagectl status"},
+		{"the commit", &runError{error: &engine.StepError{Step: migrate.StepCommit, Err: plain}}, exitFailed, "the store is in use and whole"},
 		{"usage", usagef("no"), exitUsage, "--help"},
 		{"a refusal", fmt.Errorf("cannot migrate: %w", refusal), exitRefused, "stop it"},
-		{"a refusal that was not undone", &runError{&engine.StepError{Step: "stop", Err: refusal}}, exitFailed, "stop it"},
-		{"verification", &runError{&engine.StepError{Step: "verify", Err: fmt.Errorf("%w: no", migrate.ErrVerification)}}, exitUnverified, "storagectl rollback"},
-		{"no way back", &runError{engine.ErrNoWayBack}, exitRefused, "goes on forward"},
-		{"rolling back", &runError{engine.ErrRollingBack}, exitRefused, "storagectl rollback"},
+		{"a refusal that was not undone", &runError{error: &engine.StepError{Step: "stop", Err: refusal}}, exitFailed, "stop it"},
+		{"verification", &runError{error: &engine.StepError{Step: "verify", Err: fmt.Errorf("%w: no", migrate.ErrVerification)}}, exitUnverified, "storagectl rollback"},
+		{"no way back", &runError{error: engine.ErrNoWayBack}, exitRefused, "goes on forward"},
+		{"rolling back", &runError{error: engine.ErrRollingBack}, exitRefused, "storagectl rollback"},
 		{"no run", fmt.Errorf("%w: 7", engine.ErrNoRun), exitNoRun, "storagectl history"},
-		{"locked", &runError{engine.ErrLocked}, exitLocked, "wait for the other run"},
+		{"locked", &runError{error: engine.ErrLocked}, exitLocked, "wait for the other run"},
 		{"journal", &engine.DamagedError{Path: "j", Line: 3}, exitJournal, "look at the journal"},
-		{"another plan", &runError{engine.ErrPlanChanged}, exitJournal, "release"},
-		{"Ctrl-C", &runError{errors.Join(engine.ErrInterrupted, context.Canceled)}, exitInterrupted, "storagectl resume goes on"},
+		{"another plan", &runError{error: engine.ErrPlanChanged}, exitJournal, "release"},
+		{"Ctrl-C", &runError{error: errors.Join(engine.ErrInterrupted, context.Canceled)}, exitInterrupted, "storagectl resume goes on"},
+		{"a step after the reset", &runError{error: step, final: true}, exitFailed, "no way back: mend the cause, then storagectl resume"},
+		{"verification after the reset", &runError{error: fmt.Errorf("%w: no", migrate.ErrVerification), final: true}, exitUnverified, "no way back"},
+		{"Ctrl-C after the reset", &runError{error: engine.ErrInterrupted, final: true}, exitInterrupted, "no way back"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if code := exitCode(c.err); code != c.code {
@@ -48,6 +51,8 @@ func TestExit(t *testing.T) {
 			}
 			if h := hint(c.err, c.code); (h == "") != (c.hint == "") || !strings.Contains(h, c.hint) {
 				t.Errorf("hint %q, want %q", h, c.hint)
+			} else if strings.Contains(h, "no way back") && strings.Contains(h, "rollback") {
+				t.Errorf("hint %q offers what is refused", h)
 			}
 		})
 	}

@@ -127,6 +127,7 @@ func (a *app) migrate(ctx context.Context, req migrate.Request, dryRun bool) err
 func (a *app) goOn(ctx context.Context, s *migrate.Session, began time.Time, run func() error) error {
 	outlast()
 	err := run()
+	final, _ := migrate.NoWayBack(s.State()) // its plan was read when it was taken up
 	if err != nil && s.State().Phase == engine.PhaseRolledBack {
 		r := &migrate.Refusal{ID: "failed", Text: err.Error(), Hint: "mend the cause, then begin anew"}
 		errors.As(err, &r)
@@ -134,11 +135,13 @@ func (a *app) goOn(ctx context.Context, s *migrate.Session, began time.Time, run
 	}
 	if err == nil {
 		err = a.tellEnd(ctx, s, began)
+	} else if s.Stopped() && final {
+		a.out.note(fmt.Sprintf("podman of %s stays stopped until the run is resumed", s.Inputs.Owner.Name))
 	} else if s.Stopped() {
 		a.out.note(fmt.Sprintf("podman of %s stays stopped until the run is resumed or rolled back", s.Inputs.Owner.Name))
 	}
 	if err = errors.Join(err, s.Close()); err != nil {
-		return &runError{err}
+		return &runError{err, final}
 	}
 	return nil
 }

@@ -168,7 +168,11 @@ func (a *app) with(ctx context.Context, run string, f func(*migrate.Session) err
 	began := time.Now()
 	s, err := migrate.Open(ctx, a.env(), run)
 	if err != nil {
-		return &runError{fmt.Errorf("cannot take up run %s: %w", run, err)}
+		e := &runError{error: fmt.Errorf("cannot take up run %s: %w", run, err)}
+		if st, err := engine.Read(a.dir().RunPath(run)); err == nil {
+			e.final, _ = migrate.NoWayBack(st) // a hint's word: a run that cannot be read has none
+		}
+		return e
 	}
 	return a.goOn(ctx, s, began, func() error { return f(s) })
 }
@@ -242,9 +246,13 @@ func (a *app) status(run string, st engine.State) (statusMessage, error) {
 		m.Steps = append(m.Steps, statusStep{p.Name, p.Title, st.Steps[p.Name].Mark})
 	}
 	m.Held = migrate.HeldNodes(st, in)
+	final, err := migrate.NoWayBack(st)
+	if err != nil {
+		return m, err
+	}
 	switch {
 	case m.Active:
-	case st.Phase == engine.PhaseRunning && committing(st):
+	case st.Phase == engine.PhaseRunning && final:
 		m.Next = []string{"storagectl resume " + run}
 	case st.Phase == engine.PhaseRunning:
 		m.Next = []string{"storagectl resume " + run, "storagectl rollback " + run}
@@ -282,7 +290,7 @@ func (a *app) tellStatus(run string, st engine.State) error {
 		fmt.Fprintf(&b, "  %2d %-7s %s\n", i+1, mark, s.Title)
 	}
 	for _, n := range m.Held {
-		fmt.Fprintf(&b, "held     Nomad node %s is ineligible until this run is resumed or rolled back\n", n)
+		fmt.Fprintf(&b, "held     Nomad node %s is ineligible until this run has ended\n", n)
 	}
 	for _, n := range m.Next {
 		fmt.Fprintf(&b, "next     %s\n", n)
