@@ -203,10 +203,10 @@ func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) 
 		m.Driver, m.SecondsDown, m.SecondsToStarted = in.Store.Driver, 0, 0
 		fmt.Fprintf(&b, "Run %s is rolled back: the store of %s is on %s again, as it was.\n", s.ID, in.Owner.Name, m.Driver)
 		if len(m.Kept) > 0 {
-			fmt.Fprintf(&b, "Made after the cutover and kept in %s:\n", filepath.Dir(in.OldStore(s.ID)))
+			fmt.Fprintf(&b, "Made after the cutover and kept in %s:\n", oneLine(filepath.Dir(in.OldStore(s.ID))))
 		}
 		for _, k := range m.Kept {
-			fmt.Fprintf(&b, "  %s\n", k)
+			fmt.Fprintf(&b, "  %s\n", oneLine(k))
 		}
 	case engine.PhaseFinished:
 		var err error
@@ -230,19 +230,19 @@ func planText(p *migrate.Assessment) string {
 	var b strings.Builder
 	in, e := p.Inputs, p.Estimate
 	fmt.Fprintf(&b, "Migrate the store of %s (podman %s) from %s to %s\n\n", in.Owner.Name, in.Podman, in.Store.Driver, in.Request.To)
-	fmt.Fprintf(&b, "  graphroot  %s (%s, %s free)\n", in.Store.GraphRoot, p.Look.FSType, migrate.Bytes(p.Look.FreeBytes))
+	fmt.Fprintf(&b, "  graphroot  %s (%s, %s free)\n", oneLine(in.Store.GraphRoot), p.Look.FSType, migrate.Bytes(p.Look.FreeBytes))
 	if e.Images > 0 || e.Layers > 0 {
 		fmt.Fprintf(&b, "  holds      %s (%d without a name), %s, %s, %s\n", migrate.Count(e.Images, "image", "images"), e.Dangling,
 			migrate.Count(e.Layers, "layer", "layers"), migrate.Count(e.Entries, "entry", "entries"), migrate.Bytes(e.Bytes))
 	}
-	fmt.Fprintf(&b, "  database   %s %s: %s\n", in.Store.DBKind, in.Store.Database, p.Objects())
+	fmt.Fprintf(&b, "  database   %s %s: %s\n", in.Store.DBKind, oneLine(in.Store.Database), p.Objects())
 	fmt.Fprintf(&b, "\nWhat podman goes by\n")
 	for _, s := range p.Conf.Settings {
 		value := s.Value
 		if value == "" {
 			value = "(podman decides)"
 		}
-		fmt.Fprintf(&b, "  %-12s %s — %s: %s\n", s.Name, value, s.Source, s.Why)
+		fmt.Fprintf(&b, "  %-12s %s — %s: %s\n", s.Name, oneLine(value), oneLine(s.Source), oneLine(s.Why))
 	}
 	fmt.Fprintf(&b, "\nSteps (↓ while podman is down)\n")
 	for i, st := range p.Plan {
@@ -250,10 +250,10 @@ func planText(p *migrate.Assessment) string {
 		if st.Down {
 			mark = "↓"
 		}
-		fmt.Fprintf(&b, "%s %2d %s\n       %s\n", mark, i+1, st.Title, st.What)
+		fmt.Fprintf(&b, "%s %2d %s\n       %s\n", mark, i+1, st.Title, oneLine(st.What))
 	}
 	for _, n := range p.Notes {
-		fmt.Fprintf(&b, "\nnote: %s\n", n)
+		fmt.Fprintf(&b, "\nnote: %s\n", oneLine(n))
 	}
 	return b.String()
 }

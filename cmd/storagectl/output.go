@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/vbauerster/mpb/v8"
@@ -70,7 +71,7 @@ func (o *output) message(kind string, v any) {
 	if rest != "}" {
 		head += ","
 	}
-	fmt.Fprintln(o.out, head+rest)
+	fmt.Fprintln(o.out, head+cleanJSON(rest))
 }
 
 // progress tells how far a step is.
@@ -92,7 +93,7 @@ func (o *output) progress(p migrate.Progress) {
 			return
 		}
 		o.lastLog = time.Now()
-		fmt.Fprintf(o.err, "      %s: %s\n", p.Phase, clean(amount(p)))
+		fmt.Fprintf(o.err, "      %s: %s\n", p.Phase, oneLine(amount(p)))
 	}
 }
 
@@ -123,7 +124,7 @@ func (o *output) draw(p migrate.Progress) {
 	if p.Total == 0 { // no bar without an end
 		o.endBar()
 		o.phase = p.Phase
-		o.redraw(strings.TrimSuffix(p.Phase+", "+clean(amount(p)), ", "))
+		o.redraw(strings.TrimSuffix(p.Phase+", "+oneLine(amount(p)), ", "))
 		return
 	}
 	if o.bar == nil || o.phase != p.Phase {
@@ -181,7 +182,7 @@ func (o *output) note(text string) {
 	}
 	if !o.quiet {
 		o.clearLine()
-		fmt.Fprint(o.err, wrap("note: "+clean(text)+"\n", o.errWidth()))
+		fmt.Fprint(o.err, wrap("note: "+quoted(text)+"\n", o.errWidth()))
 	}
 }
 
@@ -200,9 +201,9 @@ func (o *output) fail(text, hint string, code int, id string) {
 		return
 	}
 	o.clearLine()
-	fmt.Fprint(o.err, wrap("error: "+clean(text)+"\n", o.errWidth()))
+	fmt.Fprint(o.err, wrap("error: "+quoted(text)+"\n", o.errWidth()))
 	if hint != "" {
-		fmt.Fprint(o.err, wrap("hint: "+clean(hint)+"\n", o.errWidth()))
+		fmt.Fprint(o.err, wrap("hint: "+oneLine(hint)+"\n", o.errWidth()))
 	}
 }
 
@@ -238,17 +239,66 @@ func (p printable) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// clean writes control characters, but for line ends and tabs, as escapes.
+// clean writes as escapes what would steer a terminal or turn its text around:
+// characters that are no text of themselves, but for line ends and tabs.
 func clean(text string) string {
+	return escape(text, func(r rune) string {
+		switch {
+		case r == '\n', r == '\t', !steers(r):
+			return ""
+		case r < 0x100:
+			return fmt.Sprintf("\\x%02x", r)
+		}
+		return fmt.Sprintf("\\u%04x", r)
+	})
+}
+
+// oneLine is clean for what is part of a line, such as the name of a file, which
+// must not make further lines.
+func oneLine(text string) string {
+	return strings.NewReplacer("\n", `\n`, "\t", `\t`).Replace(clean(text))
+}
+
+// quoted is clean for a message. Only its first line stands where our own words
+// do; those that follow, of another program's or with a name in them, are seen
+// to be quoted.
+func quoted(text string) string {
+	return strings.ReplaceAll(clean(strings.TrimRight(text, "\n")), "\n", "\n  | ")
+}
+
+// steers tells characters that control a terminal, that are seen only by what
+// they do to others (as U+202E, which turns the text around), and that are none.
+func steers(r rune) bool {
+	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) || r == utf8.RuneError
+}
+
+// escape puts for each character what with says, and leaves it where that is "".
+func escape(text string, with func(rune) string) string {
+	if !strings.ContainsFunc(text, steers) {
+		return text
+	}
 	var b strings.Builder
 	for _, r := range text {
-		if r != '\n' && r != '\t' && (unicode.IsControl(r) || r == utf8.RuneError) {
-			fmt.Fprintf(&b, "\\x%02x", r)
-			continue
+		if e := with(r); e != "" {
+			b.WriteString(e)
+		} else {
+			b.WriteRune(r)
 		}
-		b.WriteRune(r)
 	}
 	return b.String()
+}
+
+// cleanJSON escapes the same in JSON, where these characters stand in strings only.
+func cleanJSON(text string) string {
+	return escape(text, func(r rune) string {
+		if !steers(r) {
+			return ""
+		}
+		if a, b := utf16.EncodeRune(r); r > 0xffff {
+			return fmt.Sprintf("\\u%04x\\u%04x", a, b)
+		}
+		return fmt.Sprintf("\\u%04x", r)
+	})
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }

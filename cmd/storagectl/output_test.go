@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -12,12 +13,42 @@ import (
 	"github.com/storagectl/storagectl/migrate"
 )
 
-// TestClean: text of other people's making cannot steer the terminal.
+// TestClean: text of other people's making cannot steer the terminal, nor turn
+// its text around.
 func TestClean(t *testing.T) {
 	var b bytes.Buffer
-	fmt.Fprintf(printable{&b}, "a\x1b]0;owned\x07b\tü\n\u009b1m\xff")
-	if got, want := b.String(), "a\\x1b]0;owned\\x07b\tü\n\\x9b1m\\xfffd"; got != want {
+	fmt.Fprintf(printable{&b}, "a\x1b]0;owned\x07b\tü\n\u009b1m\xff \u202egnp.exe \u200bx\u2028y \U000e0041")
+	if got, want := b.String(), "a\\x1b]0;owned\\x07b\tü\n\\x9b1m\\ufffd \\u202egnp.exe \\u200bx\\u2028y \\ue0041"; got != want {
 		t.Fatalf("%q, want %q", got, want)
+	}
+}
+
+// TestForgedLines: a name with a line end in it makes no line that could be ours.
+func TestForgedLines(t *testing.T) {
+	const name = "x\nhint: rm -rf /\u202e"
+	o, text := paper(t, 0)
+	o.fail("cannot migrate: it holds "+name, "podman stop "+name, 3, "busy")
+	o.note("made: " + name + "\n")
+	o.progress(migrate.Progress{Phase: "wait", Note: "in use by " + name})
+	p := &migrate.Assessment{Inputs: migrate.Inputs{Store: migrate.Store{GraphRoot: "/srv/" + name, Database: name}}, Notes: []string{name},
+		Plan: []migrate.PlannedStep{{Title: "stop podman", What: "stops " + name}}}
+	text.WriteString(planText(p) + commitText(p.Inputs, "1", 1))
+	for l := range strings.Lines(text.String()) {
+		if strings.HasPrefix(strings.TrimSpace(l), "hint: rm") {
+			t.Errorf("a forged line: %q", l)
+		}
+	}
+	const want = "error: cannot migrate: it holds x\n  | hint: rm -rf /\\u202e\nhint: podman stop x\\nhint: rm -rf /\\u202e\nnote: made: x\n  | hint: rm -rf /\\u202e\n"
+	if !strings.HasPrefix(text.String(), want) {
+		t.Errorf("%q, want %q", text, want)
+	}
+	o.json = true
+	var js bytes.Buffer
+	o.out = &js
+	o.note(name + "\u009b\U000e0041")
+	var back struct{ Text string }
+	if err := json.Unmarshal(js.Bytes(), &back); err != nil || back.Text != name+"\u009b\U000e0041" || strings.ContainsFunc(strings.TrimSpace(js.String()), steers) {
+		t.Errorf("%q %v", js.String(), err)
 	}
 }
 

@@ -133,7 +133,7 @@ func commitText(in migrate.Inputs, run string, bytes uint64) string {
 	return fmt.Sprintf(`This deletes for good the old %s store of %s, which run %s keeps in
   %s
 and frees %s. There is no rollback after it.
-`, in.Store.Driver, in.Owner.Name, run, in.OldStore(run), migrate.Bytes(bytes))
+`, in.Store.Driver, in.Owner.Name, run, oneLine(in.OldStore(run)), migrate.Bytes(bytes))
 }
 
 // tellNothing tells that a run needs nothing done.
@@ -270,7 +270,7 @@ func (a *app) tellStatus(run string, st engine.State) error {
 		return err
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "run      %s (%s of %s's store %s)\n", m.Run, m.Job, m.Owner, m.GraphRoot)
+	fmt.Fprintf(&b, "run      %s (%s of %s's store %s)\n", m.Run, m.Job, m.Owner, oneLine(m.GraphRoot))
 	fmt.Fprintf(&b, "phase    %s", m.Phase)
 	switch {
 	case m.Active:
@@ -280,7 +280,7 @@ func (a *app) tellStatus(run string, st engine.State) error {
 	}
 	fmt.Fprintf(&b, "\nstarted  %s, last word %s\n", m.Started.Format(time.RFC3339), m.Last.Format(time.RFC3339))
 	if m.Error != "" {
-		fmt.Fprintf(&b, "stopped  because: %s\n", m.Error)
+		fmt.Fprintf(&b, "stopped  because: %s\n", quoted(m.Error))
 	}
 	for i, s := range m.Steps {
 		mark := string(s.Mark)
@@ -328,7 +328,7 @@ not in root's state directory, and the other way round.
 					a.out.note(fmt.Sprintf("%s: %v", run, err))
 					continue
 				}
-				a.out.result("run", m, fmt.Sprintf("%-24s %s  %-12s %s %s\n", run, m.Started.Format(time.RFC3339), m.Phase, m.Owner, m.GraphRoot))
+				a.out.result("run", m, fmt.Sprintf("%-24s %s  %-12s %s %s\n", run, m.Started.Format(time.RFC3339), m.Phase, m.Owner, oneLine(m.GraphRoot)))
 			}
 			return nil
 		},

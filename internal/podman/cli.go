@@ -127,12 +127,23 @@ type Container struct {
 	Labels    map[string]string
 }
 
-// Name is what people call the container.
+// Name is what people call the container, and may type after podman: its name,
+// or its id where it has none that podman would give. The owner of a store can
+// write anything there.
 func (c Container) Name() string {
-	if len(c.Names) > 0 {
+	if len(c.Names) > 0 && plain(c.Names[0]) {
 		return c.Names[0]
 	}
-	return c.ID[:min(12, len(c.ID))]
+	if id := c.ID[:min(12, len(c.ID))]; plain(id) {
+		return id
+	}
+	return "?"
+}
+
+// plain reports whether podman takes name for a container ([a-zA-Z0-9][a-zA-Z0-9_.-]*).
+func plain(name string) bool {
+	const first = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+	return strings.IndexFunc(name, func(r rune) bool { return !strings.ContainsRune(first+"_.-", r) }) < 0 && name != "" && strings.Contains(first, name[:1])
 }
 
 // Containers lists podman's own containers, running or not.

@@ -34,3 +34,19 @@ func TestParseVersion(t *testing.T) {
 		}
 	}
 }
+
+// TestContainerName: what the owner wrote as a name is not typed after podman.
+func TestContainerName(t *testing.T) {
+	const id = "0123456789abcdef"
+	for name, want := range map[string]string{
+		"web": "web", "web_1.x-y": "web_1.x-y", "": "0123456789ab", "x\nhint: y": "0123456789ab", "x; rm -rf /": "0123456789ab",
+		"x\u202egnp": "0123456789ab", "--all": "0123456789ab", "$(id)": "0123456789ab",
+	} {
+		if got := (Container{ID: id, Names: []string{name}}).Name(); got != want {
+			t.Errorf("%q: %q, want %q", name, got, want)
+		}
+	}
+	if got := (Container{ID: "; rm -rf /"}).Name(); got != "?" {
+		t.Errorf("%q", got)
+	}
+}
