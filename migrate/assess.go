@@ -122,10 +122,10 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 			return a, err
 		}
 	}
-	if err := a.content(ctx, s); err != nil {
+	if err := a.conf(ctx, s); err != nil {
 		return a, err
 	}
-	if err := a.conf(ctx, s); err != nil {
+	if err := a.content(ctx, s); err != nil {
 		return a, err
 	}
 	a.plan(s)
@@ -288,7 +288,7 @@ func (a *Assessment) units(ctx context.Context, s *Session) error {
 
 // content judges what is in the store, and whether it can be staged.
 func (a *Assessment) content(ctx context.Context, s *Session) error {
-	if a.Inputs.Request.Images == Discard {
+	if a.Inputs.Request.Images == Discard || a.Conf.ImageStore != "" {
 		return nil
 	}
 	s.Inputs = a.Inputs
@@ -339,6 +339,13 @@ func (a *Assessment) conf(ctx context.Context, s *Session) error {
 		return nil
 	}
 	a.Conf = p
+	if p.Dangling != "" {
+		a.refuse("storage-conf", "put a file where the link leads to, or remove the link", "%v", errDangling(p.Dangling))
+	}
+	if p.ImageStore != "" {
+		a.refuse("imagestore", "storagectl converts and resets what lies in the graphroot alone: unset imagestore and pull the images anew, or wait for a release that knows such stores",
+			"the images lie in a store of their own, %s (storage.imagestore)", p.ImageStore)
+	}
 	a.Notes = append(a.Notes, p.Warnings...)
 	return nil
 }

@@ -34,12 +34,18 @@ type ConfPlan struct {
 	After    []byte                `json:"-"` // the file's new content; nil: nothing has to be written
 	What     string                `json:"what"`
 	Settings []storageconf.Setting `json:"settings"`
+	// Dangling is a symbolic link to nothing where the file is to be made.
+	Dangling string `json:"-"`
+	// ImageStore is a folder other than the graphroot that holds the images.
+	ImageStore string `json:"-"`
 }
 
 // confAnswer carries a plan over the worker's pipe.
 type confAnswer struct {
 	ConfPlan
-	Content []byte `json:"content,omitempty"`
+	Content    []byte `json:"content,omitempty"`
+	Dangling   string `json:"dangling,omitempty"`
+	ImageStore string `json:"imageStore,omitempty"`
 }
 
 type confArgs struct {
@@ -58,7 +64,59 @@ func planConf(_ context.Context, a confArgs, _ func(any)) (confAnswer, error) {
 	if err != nil {
 		return confAnswer{}, err
 	}
-	return confAnswer{ConfPlan: ConfPlan{Target: t, Settings: settings}, Content: t.Content}, nil
+	c := confAnswer{ConfPlan: ConfPlan{Target: t, Settings: settings}, Content: t.Content}
+	if t.Create {
+		if c.Dangling, err = dangling(t.Path); err != nil {
+			return confAnswer{}, err
+		}
+	}
+	c.ImageStore, err = imageStore(settings)
+	return c, err
+}
+
+// dangling finds the symbolic link to nothing that path is or goes through, ""
+// if there is none. Podman takes it for no file at all, but a file that is
+// written there replaces the link, which no rollback brings back.
+func dangling(path string) (string, error) {
+	for ; ; path = filepath.Dir(path) {
+		if there, err := exists(path); err != nil {
+			return "", err
+		} else if !there {
+			continue
+		}
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return path, nil
+		} else if err != nil {
+			return "", fmt.Errorf("cannot look at storage.conf: %w", err)
+		}
+		return "", nil
+	}
+}
+
+// imageStore gives the folder that storage.imagestore names, if it is in use: an
+// older podman does not know the setting, and keeps its images in the graphroot
+// (containers/storage from 1.49 on, store.go).
+func imageStore(settings []storageconf.Setting) (string, error) {
+	var dir, root string
+	for _, s := range settings {
+		switch s.Name {
+		case "imagestore":
+			dir = filepath.Clean(s.Value)
+		case "graphroot":
+			root = filepath.Clean(s.Value)
+		}
+	}
+	if dir == "" || dir == root {
+		return "", nil
+	}
+	es, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("cannot look at the image store: %w", err)
+	}
+	if !slices.ContainsFunc(es, func(e fs.DirEntry) bool { return strings.HasSuffix(e.Name(), "-images") }) {
+		return "", nil
+	}
+	return dir, nil
 }
 
 // confPlan finds the storage.conf to write. db is the libpod database, which
@@ -77,7 +135,7 @@ func (s *Session) confPlan(ctx context.Context, db libpoddb.Facts) (ConfPlan, er
 		return ConfPlan{}, err
 	}
 	p := a.ConfPlan
-	p.After = a.Content
+	p.After, p.Dangling, p.ImageStore = a.Content, a.Dangling, a.ImageStore
 	switch {
 	case p.After == nil:
 		p.What = fmt.Sprintf("%s says %s already", p.Path, in.Request.To)
@@ -112,6 +170,9 @@ func (s *Session) configure(ctx context.Context) error {
 	p, err := s.confPlan(ctx, libpoddb.Facts{GraphRoot: s.Inputs.Store.GraphRoot, RunRoot: s.Inputs.Store.RunRoot, Path: s.Inputs.Store.Database})
 	if err != nil || p.After == nil {
 		return err
+	}
+	if p.Dangling != "" {
+		return errDangling(p.Dangling)
 	}
 	f, err := ask[confFile](ctx, s, opConfRead, pathArg{p.Path})
 	if err != nil {
@@ -172,6 +233,10 @@ func (s *Session) unconfigure(ctx context.Context) error {
 	return err
 }
 
+func errDangling(link string) error {
+	return fmt.Errorf("cannot write storage.conf: %s is a symbolic link to nothing", link)
+}
+
 // confFile is a storage.conf as the owner's worker sees it.
 type confFile struct {
 	Existed     bool     `json:"existed"`
@@ -221,6 +286,11 @@ func readConf(_ context.Context, a pathArg, _ func(any)) (confFile, error) {
 // link (dotfiles kept elsewhere), the file it leads to is replaced.
 func writeConf(_ context.Context, a confWrite, _ func(any)) (none, error) {
 	path := a.Path
+	if link, err := dangling(path); err != nil {
+		return none{}, err
+	} else if link != "" {
+		return none{}, errDangling(link)
+	}
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
 	} else if !errors.Is(err, fs.ErrNotExist) {
