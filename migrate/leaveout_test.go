@@ -24,6 +24,7 @@ func TestLeaveOut(t *testing.T) {
 	// The new store has lost its own, and sees one of that id in the additional store.
 	write(t, filepath.Join(ref.ImageStores[0], "overlay-layers/layers.json"), `[{"id":"l1"}]`)
 	write(t, filepath.Join(ref.ImageStores[0], "overlay-images/images.json"), `[{"id":"i1","names":["local:1"],"layer":"l1"}]`)
+	write(t, filepath.Join(ref.GraphRoot, "overlay-layers/layers.json"), `[]`)
 	ref.Driver = "overlay"
 	if part, err = verify.StoreManifest(t.Context(), ref); err != nil {
 		t.Fatal(err)
