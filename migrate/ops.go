@@ -108,7 +108,10 @@ func Handlers(uid int) map[string]podman.Handler {
 			if w.noUnits() {
 				return nil, nil
 			}
-			err = w.withBus(ctx, func(b *host.Bus) (err error) { units, err = b.PodmanUnits(ctx, ownUsers(w.uid)...); return err })
+			err = w.withBus(ctx, func(b *host.Bus) (err error) { // the owner is root in here
+				units, err = b.PodmanUnits(ctx, 0, ownUsers(w.uid)...)
+				return err
+			})
 			return units, err
 		}),
 		opUnitActive: podman.Handle(func(ctx context.Context, units []string, _ func(any)) (active []string, err error) {

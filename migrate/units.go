@@ -201,7 +201,7 @@ func (s *Session) activeUnits(ctx context.Context) (u units, err error) {
 		return u, err
 	}
 	err = s.onSystemBus(ctx, func(b *host.Bus) (err error) {
-		u.System, err = b.PodmanUnits(ctx, s.Inputs.Owner.Name, fmt.Sprint(s.Inputs.Owner.UID))
+		u.System, err = b.PodmanUnits(ctx, int(s.Inputs.Owner.UID), s.Inputs.Owner.Name, fmt.Sprint(s.Inputs.Owner.UID))
 		return err
 	})
 	return u, err

@@ -19,7 +19,8 @@ import (
 // scope of its own, until it has been idle for 5 s.
 
 // twins are the children of a service's main process that are the same command,
-// as pidfds. Nil where the unit is no service, or has none.
+// as pidfds. Nil where the unit is no service, does not run podman itself, or
+// has none: the children of another program are its own affair.
 func (b *Bus) twins(ctx context.Context, unit string) []int {
 	if !strings.HasSuffix(unit, ".service") {
 		return nil
@@ -29,13 +30,13 @@ func (b *Bus) twins(ctx context.Context, unit string) []int {
 		return nil
 	}
 	main, _ := p.Value.Value().(uint32)
-	if main == 0 {
-		return nil
-	}
 	return twinsOf(int(main))
 }
 
 func twinsOf(main int) []int {
+	if main == 0 || !runs(strconv.Itoa(main), "podman") {
+		return nil
+	}
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", main))
 	if err != nil || len(line) == 0 {
 		return nil
