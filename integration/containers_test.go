@@ -225,8 +225,11 @@ func TestContainersOfUnits(t *testing.T) {
 	for release, make := range map[string]string{
 		"bookworm": `
 podman create --name unit $image >/dev/null
-podman generate systemd --new --name unit >$units/web.service
-podman rm unit >/dev/null
+cat >$units/web.service <<-EOF
+	[Service]
+	ExecStart=/usr/bin/podman start -a unit
+	ExecStop=/usr/bin/podman stop unit
+EOF
 systemctl --user daemon-reload`,
 		"trixie": `
 mkdir -p ~/.config/containers/systemd
@@ -246,7 +249,7 @@ systemctl --user daemon-reload`,
 			w.script(w.user, `
 cd; units=~/.config/systemd/user; mkdir -p $units
 `+strings.ReplaceAll(make, "$image", `--network=none -v vol1:/v localhost/lab/base:1 /bin/busybox sh -c 'trap "exit 0" TERM; while :; do /bin/busybox sleep 0.2; done'`)+`
-systemctl --user start web.service; podman container exists unit`)
+systemctl --user start web.service; sleep 1; podman exec unit /bin/busybox true`)
 			state := func() string {
 				return w.script(w.user, `cd; systemctl --user is-active web.service; podman ps --format '{{.Names}}'; podman exec unit /bin/busybox cat /v/file`)
 			}

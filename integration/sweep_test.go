@@ -59,7 +59,7 @@ func TestSweep(t *testing.T) {
 	})
 	type cell struct{ release, user string }
 	cells := []cell{{"bookworm", lab.Owner}}
-	if mode == "full" {
+	if full {
 		cells = append(cells, cell{"bookworm", "root"}, cell{"trixie", lab.Owner})
 	}
 	for _, c := range cells {
