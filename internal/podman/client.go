@@ -12,8 +12,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/storagectl/storagectl/internal/host"
 )
@@ -37,7 +40,9 @@ type Worker struct {
 	point   func(string)
 	broken  error
 	calls   int
-	release func() // of the thread that started it
+	release func()        // of the thread that started it
+	silence time.Duration // how long it may say nothing to a request
+	silent  atomic.Bool   // it said nothing for as long
 }
 
 // StartWorker starts the owner worker for o: this same program, as root inside
@@ -81,7 +86,7 @@ func StartWorker(ctx context.Context, o Owner, point func(string), extraEnv ...s
 		return nil, fmt.Errorf("cannot start the owner worker: %w", err)
 	}
 	answers := &io.LimitedReader{R: out}
-	w := &Worker{cmd: cmd, in: in, answers: answers, dec: json.NewDecoder(bufio.NewReader(answers)), stderr: &lockedTail{}, point: point}
+	w := &Worker{cmd: cmd, in: in, answers: answers, dec: json.NewDecoder(bufio.NewReader(answers)), stderr: &lockedTail{}, point: point, silence: silence}
 	if w.point == nil {
 		w.point = func(string) {}
 	}
@@ -150,6 +155,11 @@ func WorkerMain(args []string) (uid int, err error) {
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_SLAVE, ""); err != nil {
 		return 0, fmt.Errorf("cannot make the worker's mounts its own: %w", err)
 	}
+	// One that is stopped does not see the end of its input. Its caller's thread
+	// lives as long as it does (host.StartFor).
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return 0, fmt.Errorf("cannot bind the worker's life to its caller's: %w", err)
+	}
 	syscall.Umask(0o022)
 	return uid, nil
 }
@@ -178,11 +188,13 @@ func (w *Worker) call(ctx context.Context, q request, result any, progress func(
 	// The worker is the owner's: it may say anything, but not for ever.
 	w.answers.N = maxAnswer
 	enc := json.NewEncoder(w.in)
+	done := make(chan struct{})
+	defer close(done)
+	turn := w.watch(done)
+	turn()
 	if err := enc.Encode(q); err != nil {
 		return w.broke(err)
 	}
-	done := make(chan struct{})
-	defer close(done)
 	stop := context.AfterFunc(ctx, func() {
 		_ = enc.Encode(request{ID: q.ID, Cancel: true}) // a worker that is gone shows below
 		select {
@@ -197,7 +209,9 @@ func (w *Worker) call(ctx context.Context, q request, result any, progress func(
 		if err := w.dec.Decode(&r); err != nil {
 			return w.broke(err)
 		}
+		turn()
 		switch {
+		case r.Alive:
 		case r.Done && r.Fault != nil:
 			return r.Fault
 		case r.Done && result == nil:
@@ -210,7 +224,34 @@ func (w *Worker) call(ctx context.Context, q request, result any, progress func(
 		case progress != nil:
 			progress(r.Progress)
 		}
+		turn()
 	}
+}
+
+// watch kills the worker when it has said nothing for w.silence, of the time in
+// which it is waited for, until done is closed. It returns what is to be called
+// when a wait begins, and when one ends: that this process was stopped itself
+// (Ctrl-Z), or is held up by its own terminal, is not the worker's silence.
+func (w *Worker) watch(done <-chan struct{}) (turn func()) {
+	var turns atomic.Int64 // odd: it is waited for
+	go func() {
+		const looks = 12
+		t := time.NewTicker(w.silence / looks)
+		defer t.Stop()
+		for missed, last := 0, int64(0); missed < looks; missed++ {
+			select {
+			case <-done:
+				return
+			case <-t.C:
+			}
+			if now := turns.Load(); now != last || now%2 == 0 {
+				missed, last = 0, now
+			}
+		}
+		w.silent.Store(true)
+		_ = w.cmd.Process.Kill() // it ends a stopped process, too
+	}()
+	return func() { turns.Add(1) }
 }
 
 // broke ends a worker that does not answer as it must. It waits for it, since
@@ -221,6 +262,9 @@ func (w *Worker) broke(err error) error {
 	_ = w.cmd.Wait() // how it ended matters less than what it said
 	t.Stop()
 	w.release()
+	if w.silent.Load() {
+		err = fmt.Errorf("it gave no sign of life for %s, and was killed: %w", w.silence, err)
+	}
 	said := ""
 	if s := w.stderr.String(); s != "" {
 		said = ": it said: " + strings.TrimSpace(s)

@@ -27,6 +27,7 @@ type reply struct {
 	Result   json.RawMessage `json:"result,omitempty"`
 	Fault    *Fault          `json:"fault,omitempty"`
 	Done     bool            `json:"done,omitempty"`
+	Alive    bool            `json:"alive,omitempty"` // nothing to tell but that
 }
 
 // Fault is an error that crosses the pipe between storagectl and its worker
@@ -62,9 +63,21 @@ func Handle[A, R any](f func(ctx context.Context, args A, progress func(any)) (R
 	}
 }
 
+// A worker tells every beat that it lives while a request is under way. It is
+// its owner's, who can stop it (SIGSTOP): one that says nothing for as long as
+// silence is killed.
+const (
+	beat    = 5 * time.Second
+	silence = time.Minute
+)
+
 // Serve answers requests until in ends; it returns nil then. The request under
 // way is cancelled when in ends, because whoever asked is gone.
 func Serve(ctx context.Context, in io.Reader, out io.Writer, handlers map[string]Handler) error {
+	return serve(ctx, in, out, handlers, beat)
+}
+
+func serve(ctx context.Context, in io.Reader, out io.Writer, handlers map[string]Handler, every time.Duration) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var mu sync.Mutex
@@ -107,11 +120,25 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, handlers map[string
 		mu.Lock()
 		current, cancelOne = q.ID, stop
 		mu.Unlock()
+		over := make(chan struct{})
+		go func() {
+			t := time.NewTicker(every)
+			defer t.Stop()
+			for {
+				select {
+				case <-over:
+					return
+				case <-t.C:
+					_ = send(reply{Alive: true})
+				}
+			}
+		}()
 		err := send(answer(one, q, handlers, func(p any) {
 			if b, err := json.Marshal(p); err == nil {
 				_ = send(reply{Progress: b}) // the reader is gone: the end of input tells
 			}
 		}))
+		close(over)
 		stop()
 		if err != nil {
 			return fmt.Errorf("cannot answer: %w", err)

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -28,7 +30,28 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if len(os.Args) > 1 && os.Args[1] == "caller" {
+		fmt.Fprintln(os.Stderr, caller())
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
+}
+
+// caller starts a worker, stops it, tells its pid, and does nothing more.
+func caller() error {
+	w, err := StartWorker(context.Background(), Owner{Name: "nobody-special", UID: 2000, GID: 2000, Home: "/"}, nil)
+	if err != nil {
+		return err
+	}
+	if err := w.Call(context.Background(), "echo", "", nil, nil); err != nil {
+		return err
+	}
+	if err := syscall.Kill(w.cmd.Process.Pid, syscall.SIGSTOP); err != nil {
+		return err
+	}
+	fmt.Println(w.cmd.Process.Pid)
+	time.Sleep(time.Minute)
+	return errors.New("it was left alone")
 }
 
 type seen struct {
@@ -179,6 +202,100 @@ func TestWorkerEndsWithItsMaster(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		_ = w.cmd.Process.Kill()
 		t.Fatal("the worker lives on")
+	}
+}
+
+// TestStoppedWorker: a worker's owner may stop it. It is given up after a while.
+func TestStoppedWorker(t *testing.T) {
+	w := start(t, testOwner(t))
+	w.silence = 600 * time.Millisecond
+	var got string
+	if err := w.Call(t.Context(), "echo", "hello", &got, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(w.cmd.Process.Pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	// More than a pipe holds: it must not wait for ever on its own words either.
+	err := w.Call(t.Context(), "echo", strings.Repeat("x", 1<<20), &got, nil)
+	if err == nil || !strings.Contains(err.Error(), "no sign of life") || time.Since(began) > 10*time.Second {
+		t.Errorf("%v after %s", err, time.Since(began))
+	}
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestBusyWorker: a worker that has nothing to tell of its work is not given up,
+// nor one that waits for a caller who takes his time with what it told.
+func TestBusyWorker(t *testing.T) {
+	toWorker, asks := io.Pipe()
+	answers, fromWorker := io.Pipe()
+	served := make(chan error, 1)
+	work := map[string]Handler{"work": Handle(func(_ context.Context, d time.Duration, progress func(any)) (string, error) {
+		progress("begun")
+		time.Sleep(d)
+		return "done", nil
+	})}
+	go func() { served <- serve(context.Background(), toWorker, fromWorker, work, 20*time.Millisecond) }()
+	limited := &io.LimitedReader{R: answers}
+	sleeper := exec.Command("sleep", "60") // what would be killed
+	if err := sleeper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = sleeper.Process.Kill(); _ = sleeper.Wait() }()
+	w := &Worker{cmd: sleeper, in: asks, answers: limited, dec: json.NewDecoder(limited), stderr: &lockedTail{},
+		point: func(string) {}, release: func() {}, silence: 240 * time.Millisecond}
+	var got string
+	err := w.Call(t.Context(), "work", time.Second, &got, func(json.RawMessage) { time.Sleep(time.Second) })
+	if err != nil || got != "done" || w.silent.Load() {
+		t.Errorf("%q %v, silent %v", got, err, w.silent.Load())
+	}
+	if err := errors.Join(asks.Close(), <-served); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestStoppedWorkerOfTheDead: a worker that is stopped ends with its caller, so
+// that it does not keep the store locked.
+func TestStoppedWorkerOfTheDead(t *testing.T) {
+	cmd := exec.Command("/proc/self/exe", "caller")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	if _, err := fmt.Fscan(out, &pid); err != nil {
+		t.Fatal(err)
+	}
+	state := func() string {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return "gone"
+		}
+		return strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))[0]
+	}
+	for end := time.Now().Add(5 * time.Second); state() != "T"; time.Sleep(time.Millisecond) { // a stop takes effect in its own time
+		if time.Now().After(end) {
+			t.Fatalf("the worker is %q", state())
+		}
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		s := state()
+		if s == "gone" || s == "Z" {
+			return
+		}
+		if time.Now().After(end) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+			t.Fatalf("the worker is %q", s)
+		}
 	}
 }
 
