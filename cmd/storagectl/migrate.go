@@ -214,7 +214,7 @@ func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) 
 			return err
 		}
 		fmt.Fprintf(&b, "The store of %s is on %s: every image, volume, secret and network compared and found.\n", in.Owner.Name, m.Driver)
-		fmt.Fprintf(&b, "Podman was down for %s (until verified; %s until its units ran again), %s in all.\n", seconds(verified), seconds(started), seconds(time.Since(began)))
+		b.WriteString(downText(verified, started, time.Since(st.Started()), time.Since(began)))
 		fmt.Fprintf(&b, "The old store is kept. \"storagectl commit %s\" removes it and frees %s; \"storagectl rollback %s\" returns to it.\n", s.ID, migrate.Bytes(m.Reclaimable), s.ID)
 	case engine.PhaseCommitted:
 		fmt.Fprintf(&b, "The store of %s is on %s, and the old one is removed.\n", in.Owner.Name, m.Driver)
@@ -224,6 +224,16 @@ func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) 
 	}
 	a.out.result("result", m, b.String())
 	return nil
+}
+
+// downText tells how long podman was down, of how long the run took since it was
+// begun, and this command: less than that, if it went on with the run.
+func downText(verified, started, run, command time.Duration) string {
+	text := fmt.Sprintf("Podman was down for %s (until verified; %s until its units ran again), ", seconds(verified), seconds(started))
+	if run > command {
+		return text + fmt.Sprintf("of %s since the run was begun; this command took %s of them.\n", seconds(run), seconds(command))
+	}
+	return text + fmt.Sprintf("%s in all.\n", seconds(command))
 }
 
 func planText(p *migrate.Assessment) string {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/internal/podman"
@@ -95,5 +96,20 @@ func TestNextStep(t *testing.T) {
 				t.Errorf("next is %v, want %v", words, c.want)
 			}
 		})
+	}
+}
+
+// TestDownText: after a resume, podman was down for longer than the command ran.
+func TestDownText(t *testing.T) {
+	for _, c := range []struct {
+		run, command time.Duration
+		want         string
+	}{
+		{7 * time.Second, 7600 * time.Millisecond, "Podman was down for 6.5 s (until verified; 6.6 s until its units ran again), 7.6 s in all.\n"},
+		{45 * time.Second, 3 * time.Second, "Podman was down for 6.5 s (until verified; 6.6 s until its units ran again), of 45.0 s since the run was begun; this command took 3.0 s of them.\n"},
+	} {
+		if got := downText(6500*time.Millisecond, 6600*time.Millisecond, c.run, c.command); got != c.want {
+			t.Errorf("got\n%swant\n%s", got, c.want)
+		}
 	}
 }
