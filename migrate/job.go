@@ -87,6 +87,9 @@ func (in Inputs) StoreKey() string {
 type Facts struct {
 	// Units ran before and are started again, last stopped first.
 	Units *units `json:"units,omitempty"`
+	// Since are the other units that ran when a rollback stopped podman: they
+	// were begun after the migration.
+	Since *units `json:"since,omitempty"`
 	// Ran are the containers that are started again, the one that was started
 	// first first; units start their own.
 	Ran []Ran `json:"ran,omitempty"`

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/internal/host"
 )
 
@@ -29,6 +30,11 @@ func (s *Session) stop(ctx context.Context) error {
 		if s.facts.Units == nil { // on a second try some are stopped already
 			were := u
 			if err := s.learn(func(f *Facts) { f.Units = &were }); err != nil {
+				return err
+			}
+		} else if s.facts.Since == nil && s.journal.State().Phase == engine.PhaseRollingBack {
+			since := u.without(*s.facts.Units)
+			if err := s.learn(func(f *Facts) { f.Since = &since }); err != nil {
 				return err
 			}
 		}
@@ -131,17 +137,61 @@ func (s *Session) toStart() units {
 	if s.facts.Units == nil {
 		return units{}
 	}
-	pick := func(stopped []string) (start []string) {
-		for _, u := range slices.Backward(stopped) {
-			name, ok := strings.CutSuffix(u, ".service")
-			if ok && slices.Contains(stopped, name+".socket") {
+	return s.facts.Units.backwards(units{})
+}
+
+// begunSince are the units to start besides after a rollback.
+func (s *Session) begunSince() units {
+	if s.facts.Units == nil || s.facts.Since == nil {
+		return units{}
+	}
+	return s.facts.Since.backwards(*s.facts.Units)
+}
+
+// backwards gives stopped units in the order in which they are to be started,
+// without the services that a socket among them, or among others, starts.
+func (u units) backwards(others units) units {
+	pick := func(stopped, others []string) (start []string) {
+		for _, unit := range slices.Backward(stopped) {
+			name, ok := strings.CutSuffix(unit, ".service")
+			if ok && (slices.Contains(stopped, name+".socket") || slices.Contains(others, name+".socket")) {
 				continue
 			}
-			start = append(start, u)
+			start = append(start, unit)
 		}
 		return start
 	}
-	return units{Own: pick(s.facts.Units.Own), System: pick(s.facts.Units.System)}
+	return units{Own: pick(u.Own, others.Own), System: pick(u.System, others.System)}
+}
+
+// without gives the units that are not among others.
+func (u units) without(others units) units {
+	less := func(all, others []string) []string {
+		return slices.DeleteFunc(slices.Clone(all), func(n string) bool { return slices.Contains(others, n) })
+	}
+	return units{Own: less(u.Own, others.Own), System: less(u.System, others.System)}
+}
+
+// startSince starts what was begun after the migration and ran until the
+// rollback. What needs an image or a container that the old store has not got
+// cannot run on it: that is noted, and no failure of the rollback.
+func (s *Session) startSince(ctx context.Context) error {
+	since := s.begunSince()
+	var each []units
+	for _, name := range since.Own {
+		each = append(each, units{Own: []string{name}})
+	}
+	for _, name := range since.System {
+		each = append(each, units{System: []string{name}})
+	}
+	for _, u := range each {
+		if err := s.startAll(ctx, u); err != nil {
+			if err := s.note("unit %q was begun after the migration and does not start on the old store: %v", u.names(), err); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (s *Session) startUnits(ctx context.Context) error {
@@ -149,6 +199,9 @@ func (s *Session) startUnits(ctx context.Context) error {
 		return err
 	}
 	if err := s.answers(ctx); err != nil {
+		return err
+	}
+	if err := s.startSince(ctx); err != nil {
 		return err
 	}
 	return s.startContainers(ctx)
