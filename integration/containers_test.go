@@ -232,6 +232,7 @@ cat >$units/web.service <<-EOF
 EOF
 systemctl --user daemon-reload`,
 		"trixie": `
+systemctl --user mask podman-user-wait-network-online.service # a lab node never is online
 mkdir -p ~/.config/containers/systemd
 cat >~/.config/containers/systemd/web.container <<-EOF
 	[Container]
