@@ -122,7 +122,7 @@ func FindNomad(ctx context.Context, cli podman.CLI, r Outage) (*NomadUse, *Refus
 }
 
 func rightsRefusal(e *drain.RightsError) *Refusal {
-	return &Refusal{ID: "nomad-rights", Text: e.Error(), Hint: "apply this policy to the token:\n" + e.Policy}
+	return &Refusal{ID: "nomad-rights", Text: e.Error(), Hint: "apply this policy to the token:", Policy: e.Policy}
 }
 
 // operator is who asks, for people who look at a drain.

@@ -53,7 +53,7 @@ func refusedBy(err error) error {
 	case errors.As(err, &foreign):
 		return &Refusal{ID: "nomad-draining", Text: err.Error(), Hint: "let that drain end, or agree with whoever set it, then try again"}
 	case errors.As(err, &rights):
-		return &Refusal{ID: "nomad-rights", Text: err.Error(), Hint: "apply this policy to the token:\n" + rights.Policy}
+		return &Refusal{ID: "nomad-rights", Text: err.Error(), Hint: "apply this policy to the token:", Policy: rights.Policy}
 	}
 	return err
 }

@@ -97,7 +97,7 @@ func (a *app) migrate(ctx context.Context, req migrate.Request, dryRun bool) err
 	}
 	if len(plan.Refusals) > 0 {
 		for _, r := range plan.Refusals {
-			a.out.fail("cannot migrate: "+r.Text, r.Hint, exitRefused, r.ID)
+			a.out.fail("cannot migrate: "+r.Text, r.Hint, exitRefused, r.ID, r.Policy)
 		}
 		return told(&plan.Refusals[0])
 	}

@@ -186,8 +186,9 @@ func (o *output) note(text string) {
 	}
 }
 
-// fail tells an error and what can be done about it.
-func (o *output) fail(text, hint string, code int, id string) {
+// fail tells an error and what can be done about it; policy is lines that go
+// with the hint, to be copied.
+func (o *output) fail(text, hint string, code int, id, policy string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.endStep()
@@ -197,13 +198,18 @@ func (o *output) fail(text, hint string, code int, id string) {
 			Hint  string `json:"hint,omitempty"`
 			Code  int    `json:"code"`
 			ID    string `json:"id,omitempty"` // of a refusal
-		}{text, hint, code, id})
+
+			Policy string `json:"policy,omitempty"` // for Nomad, as HCL
+		}{text, hint, code, id, policy})
 		return
 	}
 	o.clearLine()
 	fmt.Fprint(o.err, wrap("error: "+quoted(text)+"\n", o.errWidth()))
 	if hint != "" {
 		fmt.Fprint(o.err, wrap("hint: "+oneLine(hint)+"\n", o.errWidth()))
+	}
+	for line := range strings.Lines(policy) {
+		fmt.Fprintln(o.err, oneLine(strings.TrimSuffix(line, "\n")))
 	}
 }
 

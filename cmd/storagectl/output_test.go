@@ -27,7 +27,7 @@ func TestClean(t *testing.T) {
 func TestForgedLines(t *testing.T) {
 	const name = "x\nhint: rm -rf /\u202e"
 	o, text := paper(t, 0)
-	o.fail("cannot migrate: it holds "+name, "podman stop "+name, 3, "busy")
+	o.fail("cannot migrate: it holds "+name, "podman stop "+name, 3, "busy", "")
 	o.note("made: " + name + "\n")
 	o.progress(migrate.Progress{Phase: "wait", Note: "in use by " + name})
 	p := &migrate.Assessment{Inputs: migrate.Inputs{Store: migrate.Store{GraphRoot: "/srv/" + name, Database: name}}, Notes: []string{name},

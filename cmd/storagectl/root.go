@@ -136,12 +136,12 @@ func (a *app) tellError(err error, code int) {
 		fmt.Fprintf(a.stderr, "error: %s\nhint: %s\n", text, h)
 		return
 	}
-	id := ""
+	id, policy := "", ""
 	var r *migrate.Refusal
 	if errors.As(err, &r) {
-		id = r.ID
+		id, policy = r.ID, r.Policy
 	}
-	a.out.fail(text, h, code, id)
+	a.out.fail(text, h, code, id, policy)
 }
 
 func newWorker(a *app) *cobra.Command {
