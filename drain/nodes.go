@@ -99,7 +99,7 @@ func (c *Client) HostNodes(ctx context.Context, f Find) ([]Node, error) {
 }
 
 // serves says whether a podman driver may place containers in a rootless store,
-// or in root's. From 0.5 on it can have several sockets, each with attributes of
+// or in root's. From 0.6.2 on it can have several sockets, each with attributes of
 // its own (driver.podman.NAME.rootless). One that tells nothing may.
 func serves(attrs map[string]string, rootless bool) bool {
 	told := false

@@ -25,7 +25,7 @@ type State struct {
 	DriverHealthy  bool              `json:"driverHealthy"`
 	DriverSays     string            `json:"driverSays,omitempty"`
 	// DriverLags: a task that Nomad places on a driver that has seen its podman
-	// gone, and not yet back, fails. So with nomad-driver-podman before 0.6
+	// gone, and not yet back, fails. So with nomad-driver-podman before 0.6.2
 	// (0.4.1 panics), which has no attribute for its health.
 	DriverLags bool `json:"driverLags,omitempty"`
 }

@@ -81,7 +81,7 @@ func bench(ctx context.Context, rounds int) error {
 	for _, step := range benchSteps() {
 		text += row(step, func(m measure) float64 { return m.steps[step] })
 	}
-	text += "\nOf undrain 11 s are waited for a driver before 0.6, which fails tasks for a while if it looked at its\n" +
+	text += "\nOf undrain 11 s are waited for a driver before 0.6.2, which fails tasks for a while if it looked at its\n" +
 		"podman in the wrong moment ([nomad.md](nomad.md), the canary); a newer one is believed at once.\n"
 	fmt.Print(text)
 	if err := os.WriteFile("docs/benchmarks-nomad.md", []byte(text), 0o644); err != nil {
