@@ -57,21 +57,31 @@ func TestSweep(t *testing.T) {
 			}
 		}
 	})
-	type cell struct{ release, user string }
-	cells := []cell{{"bookworm", lab.Owner}}
+	type cell struct {
+		release, user string
+		live          bool // containers are in the store, and one runs
+	}
+	cells := []cell{{"bookworm", lab.Owner, false}, {"bookworm", lab.Owner, true}}
 	if full {
-		cells = append(cells, cell{"bookworm", "root"}, cell{"trixie", lab.Owner})
+		cells = append(cells, cell{"bookworm", "root", false}, cell{"trixie", lab.Owner, false}, cell{"trixie", lab.Owner, true})
 	}
 	for _, c := range cells {
 		for i, way := range ways() {
-			t.Run(c.release+"/"+c.user+"/"+strings.ReplaceAll(way.name, " ", "-"), func(t *testing.T) {
+			store := c.user
+			if c.live {
+				store += ", containers"
+				if way.killed != nil && !full {
+					continue
+				}
+			}
+			t.Run(c.release+"/"+strings.ReplaceAll(store, ", ", "-")+"/"+strings.ReplaceAll(way.name, " ", "-"), func(t *testing.T) {
 				t.Parallel()
-				s := &sweep{world: newWorld(t, c.release, c.user, images.Small), way: way}
+				s := &sweep{world: newWorld(t, c.release, c.user, images.Small), way: way, live: c.live}
 				start := time.Now()
 				points := s.count()
 				tried, failed := 0, 0
 				defer func() {
-					report.add(fmt.Sprintf("| %s | %s | %s | %d | %d | %d | %.0f | %s |", c.release, c.user, way.name, points, tried, tried-failed,
+					report.add(fmt.Sprintf("| %s | %s | %s | %d | %d | %d | %.0f | %s |", c.release, store, way.name, points, tried, tried-failed,
 						time.Since(start).Seconds(), start.UTC().Format(time.DateOnly)))
 				}()
 				for _, n := range chosen(t, points, i, full) {
@@ -79,7 +89,7 @@ func TestSweep(t *testing.T) {
 					ok := t.Run(fmt.Sprintf("point-%d-of-%d", n, points), func(t *testing.T) {
 						w := *s.world
 						w.t = t
-						(&sweep{world: &w, way: way, before: s.before, tree: s.tree, config: s.config}).at(n)
+						(&sweep{world: &w, way: way, live: s.live, before: s.before, tree: s.tree, config: s.config}).at(n)
 					})
 					if !ok {
 						failed++
@@ -128,15 +138,19 @@ func chosen(t *testing.T, points, way int, full bool) []int {
 type sweep struct {
 	*world
 	way
+	live         bool
 	before       inventory
 	tree, config inventory
+	containers   string // of a live store, as they were at the last reset
 }
 
 // count lists the store as it is before, and counts the points.
 func (s *sweep) count() int {
 	s.t.Helper()
 	s.reset()
-	s.before, s.tree, s.config = s.manifest(), s.storeOfAnyBoot(), s.conf()
+	if s.config = s.conf(); !s.live {
+		s.before, s.tree = s.manifest(), s.storeOfAnyBoot()
+	}
 	if s.way.killed == nil {
 		return s.points(s.migrate()...)
 	}
@@ -150,6 +164,43 @@ func (s *sweep) reset() {
 		s.t.Fatal(err)
 	}
 	s.podman("ps")
+	if s.live {
+		s.script(s.user, `cd
+podman create --name ended --network=none localhost/lab/base:1 /bin/busybox sh -c 'echo x >/made' >/dev/null
+podman start -a ended </dev/null
+podman run -d --name live --network=none -v vol1:/v localhost/lab/base:1 /bin/busybox sh -c \
+	'test -e /f || echo written >/f; trap "exit 0" TERM; while :; do /bin/busybox sleep 0.1; done' >/dev/null </dev/null`)
+		s.containers = s.alive()
+	}
+}
+
+// alive is what the containers of a live store are.
+func (s *sweep) alive() string {
+	s.t.Helper()
+	return s.script(s.user, `cd; podman inspect --format '{{.Id}} {{.Name}} {{.State.Status}} {{.State.ExitCode}}' ended live
+for i in 1 2 3 4 5; do podman exec live /bin/busybox test -e /f && break; sleep 0.2; done
+podman exec live /bin/busybox cat /f /v/file; podman diff ended | sort`)
+}
+
+// migrated asserts the end state of a migration.
+func (s *sweep) migrated() {
+	s.t.Helper()
+	if !s.live {
+		s.world.migrated(s.before)
+		return
+	}
+	s.lives("overlay")
+}
+
+// lives asserts that the containers are what they were, on a driver.
+func (s *sweep) lives(driver string) {
+	s.t.Helper()
+	if d := s.driver(); d != driver {
+		s.t.Fatalf("podman is on %s", d)
+	}
+	if now := s.alive(); now != s.containers {
+		s.t.Errorf("the containers were\n%s\nand are\n%s", s.containers, now)
+	}
 }
 
 // at restores the store, kills at the n-th point, takes the way on and judges
@@ -183,7 +234,7 @@ func (s *sweep) at(n int) {
 	case s.back:
 		s.asItWas()
 	default:
-		s.migrated(s.before)
+		s.migrated()
 	}
 	if left := strings.TrimSpace(s.script("root", "pgrep -a storagectl || true")); left != "" {
 		s.t.Errorf("processes are left after point %d: %s", n, left)
@@ -198,6 +249,11 @@ func (s *sweep) at(n int) {
 // asItWas asserts that the store and its configuration are what they were.
 func (s *sweep) asItWas() {
 	s.t.Helper()
+	if s.live {
+		s.lives("vfs")
+		s.same("the configuration", s.config, s.conf())
+		return
+	}
 	tree := s.storeOfAnyBoot()
 	s.world.asItWas(s.before, s.store(), s.config)
 	s.same("the graphroot", s.tree, tree)
