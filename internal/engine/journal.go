@@ -150,7 +150,8 @@ func (j *Journal) Note(step, text string) error {
 
 // SaveFacts makes the fields of v, a struct, durable. Fields that are empty
 // (by their omitempty tags) are left out. A fact once saved is never
-// overwritten: the same value again is fine, another value is an error.
+// overwritten: the same value again is fine, a list may grow at its end, and any
+// other value is an error.
 func (j *Journal) SaveFacts(v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -163,7 +164,7 @@ func (j *Journal) SaveFacts(v any) error {
 	fresh := map[string]json.RawMessage{}
 	for k, v := range all {
 		old, ok := j.state.Facts[k]
-		if !ok {
+		if !ok || grown(old, v) {
 			fresh[k] = v
 		} else if !bytes.Equal(old, v) {
 			return fmt.Errorf("cannot save fact %q: it is already known to be otherwise", k)

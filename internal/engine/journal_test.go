@@ -104,6 +104,15 @@ func TestFacts(t *testing.T) {
 	if err := j.SaveFacts(facts{Units: []string{}}); err != nil {
 		t.Fatal(err)
 	}
+	// A rollback finds more that runs, or more that was made since.
+	if err := j.SaveFacts(facts{Units: []string{"podman.socket", "web.service"}}); err != nil {
+		t.Fatalf("a list cannot grow: %v", err)
+	}
+	for _, units := range [][]string{{"web.service"}, {"web.service", "podman.socket", "x"}, {"podman.socket"}} {
+		if err := j.SaveFacts(facts{Units: units}); err == nil {
+			t.Fatalf("a list was overwritten with %v", units)
+		}
+	}
 	if err := j.SaveFacts(facts{Device: "/dev/rbd1"}); err == nil {
 		t.Fatal("a fact was overwritten")
 	}
@@ -113,7 +122,7 @@ func TestFacts(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got facts
-	if err := j.LoadFacts(&got); err != nil || got.Device != "/dev/rbd0" || len(got.Units) != 1 {
+	if err := j.LoadFacts(&got); err != nil || got.Device != "/dev/rbd0" || len(got.Units) != 2 {
 		t.Fatalf("%+v %v", got, err)
 	}
 }

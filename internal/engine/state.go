@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -75,8 +76,8 @@ func (s *State) apply(r Record) string {
 		}
 		s.Header, s.Phase = *r.Header, PhaseRunning
 	case KindFacts:
-		for k := range r.Facts {
-			if _, ok := s.Facts[k]; ok {
+		for k, v := range r.Facts {
+			if old, ok := s.Facts[k]; ok && !grown(old, v) {
 				return fmt.Sprintf("fact %q is told twice", k)
 			}
 		}
@@ -96,6 +97,16 @@ func (s *State) apply(r Record) string {
 	}
 	s.Records = append(s.Records, r)
 	return ""
+}
+
+// grown reports whether a fact is a list that holds all of the old one, in the
+// same order, and more after it. A way back learns more than the way there knew.
+func grown(old, now json.RawMessage) bool {
+	var was, is []json.RawMessage
+	if json.Unmarshal(old, &was) != nil || json.Unmarshal(now, &is) != nil || len(is) <= len(was) {
+		return false
+	}
+	return slices.EqualFunc(was, is[:len(was)], func(a, b json.RawMessage) bool { return bytes.Equal(a, b) })
 }
 
 func (s *State) mark(r Record) {
