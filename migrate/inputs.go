@@ -1,0 +1,116 @@
+package migrate
+
+import (
+	"crypto/sha256"
+	"fmt"
+
+	"github.com/storagectl/storagectl/internal/podman"
+	"github.com/storagectl/storagectl/internal/podman/libpoddb"
+	"github.com/storagectl/storagectl/migrate/convert"
+	"github.com/storagectl/storagectl/verify"
+)
+
+// JobMigrate is the name of the migrate job.
+const JobMigrate = "migrate"
+
+// What becomes of images and containers.
+const (
+	Keep    = "keep"
+	Refuse  = "refuse" // containers only
+	Discard = "discard"
+)
+
+// Request is what an operator asks of a migrate job.
+type Request struct {
+	To          string `json:"to"`
+	User        string `json:"user,omitempty"` // "": the caller
+	Images      string `json:"images"`         // Keep or Discard
+	Containers  string `json:"containers"`     // Keep, Refuse or Discard
+	KeepDamaged bool   `json:"keepDamaged,omitempty"`
+	SmokeImage  string `json:"smokeImage,omitempty"`
+	Commit      bool   `json:"commit,omitempty"` // remove the old store at the end
+	Outage      Outage `json:"outage,omitzero"`
+}
+
+// Store is the container store of a job, as podman told it before the run.
+type Store struct {
+	GraphRoot   string   `json:"graphRoot"`
+	RunRoot     string   `json:"runRoot"`
+	Driver      string   `json:"driver"`
+	Options     []string `json:"options,omitempty"`
+	ImageStores []string `json:"imageStores,omitempty"`
+	// LeftStores are those of ImageStores that hold nothing for the new driver:
+	// they stay where they are, and podman will not see their images.
+	LeftStores []string      `json:"leftStores,omitempty"`
+	VolumePath string        `json:"volumePath,omitempty"`
+	Database   string        `json:"database,omitempty"` // path of the libpod database
+	DBKind     libpoddb.Kind `json:"dbKind"`
+	MountedOn  string        `json:"mountedOn,omitempty"` // the mount point that the graphroot lies on
+}
+
+// Inputs are all that a run is built from; they stand in its first record.
+type Inputs struct {
+	Request Request      `json:"request"`
+	Owner   podman.Owner `json:"owner"`
+	Store   Store        `json:"store"`
+	// Nomad is nil where Nomad places nothing in this store: the plan then has
+	// no steps for it.
+	Nomad *NomadUse `json:"nomad,omitempty"`
+
+	// ConfEnv is the caller's environment as far as podman's configuration
+	// depends on it.
+	ConfEnv []string `json:"confEnv,omitempty"`
+	Systemd bool     `json:"systemd"`         // the owner's units can be reached
+	Podman  string   `json:"podman"`          // version
+	HadTo   bool     `json:"hadTo,omitempty"` // folders of the new driver were there already
+}
+
+// StoreKey names the lock of the store.
+func (in Inputs) StoreKey() string {
+	return fmt.Sprintf("%d-%x", in.Owner.UID, sha256.Sum256([]byte(in.Store.GraphRoot)))[:32]
+}
+
+// Facts are what a migrate run learned and must remember.
+type Facts struct {
+	// Units ran before and are started again, last stopped first.
+	Units *units `json:"units,omitempty"`
+	// Since are the other units that ran when a rollback stopped podman: they
+	// were begun after the migration.
+	Since *units `json:"since,omitempty"`
+	// Ran are the containers that are started again, the one that was started
+	// first first; units start their own.
+	Ran []Ran `json:"ran,omitempty"`
+	// Checked are the images whose staged files were compared with the old ones.
+	Checked []string `json:"checked,omitempty"`
+	// Stage is what staging beside the live store did.
+	Stage *StageFact `json:"stage,omitempty"`
+	// Before names the manifest of the stopped store in the run's folder.
+	Before *FileRef `json:"before,omitempty"`
+	// Sample names the hashes of sampled files of the stopped store.
+	Sample *FileRef `json:"sample,omitempty"`
+	// Conf is storage.conf as it was, and as the run wrote it.
+	Conf *ConfFact `json:"conf,omitempty"`
+	// Dropped are the containers that were given up on the operator's word.
+	Dropped *[]string `json:"dropped,omitempty"`
+	// Smoke is what the smoke test saw.
+	Smoke *verify.SmokeReport `json:"smoke,omitempty"`
+	// Returning says that the run began to give its Nomad nodes back.
+	Returning bool `json:"returning,omitempty"`
+	// KeptNew says that a rollback left the new store in the run's folder,
+	// because it held what the old one does not.
+	KeptNew []string `json:"keptNew,omitempty"`
+}
+
+// StageFact is what staging beside the live store did.
+type StageFact struct {
+	Layers int `json:"layers"`
+	Images int `json:"images"`
+	convert.Counts
+	Damage []convert.Damage `json:"damage,omitempty"` // carried over as it is
+}
+
+// FileRef names a file in the run's folder and what it must hash to.
+type FileRef struct {
+	Name   string `json:"name"`
+	SHA256 string `json:"sha256"`
+}
