@@ -67,7 +67,7 @@ func TestNomadBadDays(t *testing.T) {
 	t.Run("off", func(t *testing.T) {
 		w := w.under(t)
 		// Without a drain Nomad's containers are in the way like any other.
-		r := w.ctl("", w.migrate("--nomad", "off", "--dry-run")...)
+		r := w.ctl("", w.migrate("--nomad", "off", "--containers", "refuse", "--dry-run")...)
 		if r.code != exitRefused || !strings.Contains(r.stderr, "holds containers") {
 			t.Errorf("--nomad off: %s", r)
 		}

@@ -46,7 +46,8 @@ func (a *Assessment) running(ctx context.Context, cli podman.CLI) error {
 		u := c.Labels["PODMAN_SYSTEMD_UNIT"]
 		_, nomads := drain.IsNomads(c.Names, c.Labels)
 		switch {
-		case c.State != "running" && c.State != "paused", keep && u != "" && slices.Contains(a.Units.all(), u), nomads && a.Inputs.Nomad != nil:
+		case c.State != "running" && c.State != "paused", keep && u != "" && slices.Contains(a.Units.all(), u), nomads && a.Inputs.Nomad != nil,
+			drain.Matches(c.Labels, a.Inputs.Request.Outage.Busy.Labels): // waited for
 		default:
 			running = append(running, c)
 			a.Running = append(a.Running, Ran{c.ID, c.Name()})
