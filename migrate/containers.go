@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/storagectl/storagectl/drain"
 	"github.com/storagectl/storagectl/internal/podman"
 )
 
@@ -24,7 +25,12 @@ func (s *Session) stopContainers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cs = slices.DeleteFunc(cs, func(c podman.Container) bool { return c.State != "running" && c.State != "paused" })
+	cs = slices.DeleteFunc(cs, func(c podman.Container) bool {
+		_, nomads := drain.IsNomads(c.Names, c.Labels)
+		// What Nomad still has here was to leave with the drain: it is not ours to
+		// stop, and is told as what still uses podman.
+		return c.State != "running" && c.State != "paused" || nomads && s.Inputs.Nomad != nil
+	})
 	if len(cs) == 0 {
 		return nil
 	}

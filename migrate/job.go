@@ -192,6 +192,9 @@ func (s *Session) Close() error {
 // gone, and the error is returned alone; the run's phase tells.
 func (s *Session) Forward(ctx context.Context, commit bool) error {
 	discard := s.Inputs.Request.Images == Discard
+	if s.journal.State().Phase == engine.PhaseCommitted {
+		return nil
+	}
 	if err := s.wholeRun(ctx); err != nil {
 		return err
 	}
@@ -235,14 +238,15 @@ func (s *Session) Rollback(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		before, err := s.readManifest()
-		if err != nil {
-			return err
+		var before verify.Manifest
+		if s.Inputs.Request.Containers == Keep {
+			if before, err = s.readManifest(); err != nil {
+				return err
+			}
 		}
 		// What was there before is stopped, and started again on the old store.
 		known := func(id string) bool {
-			return s.Inputs.Request.Containers == Keep &&
-				slices.ContainsFunc(before.Podman.Objects, func(o verify.Object) bool { return o.Kind == "container" && o.ID == id })
+			return slices.ContainsFunc(before.Podman.Objects, func(o verify.Object) bool { return o.Kind == "container" && o.ID == id })
 		}
 		var names []string
 		for _, c := range cs {
