@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/storagectl/storagectl/drain"
@@ -46,7 +45,7 @@ func (a *Assessment) running(ctx context.Context, cli podman.CLI) error {
 		u := c.Labels["PODMAN_SYSTEMD_UNIT"]
 		_, nomads := drain.IsNomads(c.Names, c.Labels)
 		switch {
-		case c.State != "running" && c.State != "paused", keep && u != "" && slices.Contains(a.Units.all(), u), nomads && a.Inputs.Nomad != nil,
+		case c.State != "running" && c.State != "paused", u != "" && slices.Contains(a.Units.all(), u), nomads && a.Inputs.Nomad != nil,
 			drain.Matches(c.Labels, a.Inputs.Request.Outage.Busy.Labels): // waited for
 		default:
 			running = append(running, c)
@@ -67,12 +66,11 @@ func (a *Assessment) running(ctx context.Context, cli podman.CLI) error {
 	return err
 }
 
-// mapped refuses containers with id maps of their own where podman gives them
-// their ids when it mounts their layers: 5 does so as root, and then would map
-// the ids once more that vfs has mapped in its copies.
+// mapped refuses containers of root's with id maps of their own: where the kernel
+// can, the overlay driver gives their layers their ids at mount (containers/storage,
+// SupportsShifting), and would map once more what vfs has mapped in its copies.
 func (a *Assessment) mapped() {
-	major, _, _ := strings.Cut(a.Inputs.Podman, ".")
-	if n, err := strconv.Atoi(major); a.Inputs.Request.Containers != Keep || !a.Inputs.Owner.Rootful() || err == nil && n < 5 {
+	if a.Inputs.Request.Containers != Keep || !a.Inputs.Owner.Rootful() {
 		return
 	}
 	var names []string
@@ -83,6 +81,6 @@ func (a *Assessment) mapped() {
 	}
 	if len(names) > 0 {
 		a.refuse("mapped", "commit them to images and make them anew on the new store",
-			"containers of root's with id maps of their own cannot be carried over for podman %s: %s", a.Inputs.Podman, strings.Join(names, ", "))
+			"containers of root's with id maps of their own cannot be carried over: %s", strings.Join(names, ", "))
 	}
 }

@@ -28,6 +28,10 @@ func (a *Assessment) nomad(ctx context.Context, cli podman.CLI) error {
 		a.Refusals = append(a.Refusals, *refusal)
 	}
 	a.Inputs.Nomad = use
+	if use == nil && refusal == nil && err == nil && (r.Slots > 0 || r.Canary != "" || r.TokenFile != "") {
+		a.refuse("no-nomad", "set NOMAD_ADDR or --nomad URL if there is one; else leave --slots, --canary and --nomad-token-file out",
+			"no Nomad agent was found that places containers in this store, so that nothing can be limited or tried by it")
+	}
 	return err
 }
 

@@ -81,6 +81,9 @@ type Estimate struct {
 	Images          int              `json:"images"`
 	Dangling        int              `json:"dangling"` // images without a name
 	Containers      []ContainerInfo  `json:"containers,omitempty"`
+	// ContainerBytes is what containers have written into their layers: it is
+	// copied, and while podman is stopped.
+	ContainerBytes  int64            `json:"container_bytes,omitempty"`
 	ContainerLayers int              `json:"container_layers"`
 	Entries         int64            `json:"entries"` // listed by the layers; layers without a list count 0
 	Bytes           int64            `json:"bytes"`   // uncompressed size of the layers

@@ -270,7 +270,13 @@ func TestContainers(t *testing.T) {
 	}
 	f.prove()
 
+	if e.ContainerBytes != 0 {
+		t.Errorf("%d bytes of containers that stay behind", e.ContainerBytes)
+	}
 	f.opts.Containers = true
+	if e := f.survey(); e.ContainerBytes == 0 || e.ContainerBytes > 64<<10 {
+		t.Errorf("containers have written %d bytes", e.ContainerBytes)
+	}
 	r := f.sync()
 	if r.Layers != 4 || r.Containers != 1 || r.Copied+r.Reflinked == 0 {
 		t.Errorf("with containers: %+v", r)

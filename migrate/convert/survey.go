@@ -63,7 +63,16 @@ func Survey(ctx context.Context, o Options) (Estimate, error) {
 	if err := e.how(&o); err != nil {
 		return e, fmt.Errorf("cannot look at the filesystem: %w", err)
 	}
-	e.needs(len(want), imageData)
+	if o.Containers {
+		for _, l := range snap.layers {
+			n, err := written(ctx, l, snap.parent(l))
+			if err != nil {
+				return e, fmt.Errorf("cannot measure the containers: %w", err)
+			}
+			e.ContainerBytes += n
+		}
+	}
+	e.needs(len(want), imageData+e.ContainerBytes)
 	e.OtherDrivers, e.ImageStores = neighbours(o.Source, snap)
 	return e, nil
 }
