@@ -134,7 +134,7 @@ no container of Nomad left. "storagectl undrain" gives them back as they were.
 ` + exitHelp,
 		Example: "  storagectl drain --user hashi --drain-deadline 10m --reason \"new disk\"\n  storagectl undrain",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkOutage(&migrate.Outage{Nomad: out.Nomad, Deadline: out.Deadline, Busy: drain.BusyOptions{Then: drain.BusyWait}}); err != nil {
+			if err := checkOutage(&migrate.Outage{Nomad: out.Nomad, Deadline: out.Deadline, Grace: out.Grace, Busy: drain.BusyOptions{Then: drain.BusyWait}}); err != nil {
 				return err
 			}
 			if out.Nomad == migrate.NomadOff {
@@ -155,6 +155,9 @@ func (a *app) drain(ctx context.Context, name string, out migrate.Outage) error 
 		name = fmt.Sprint(os.Getuid())
 	}
 	owner, err := podman.LookupOwner(ctx, a.env().Runner, name)
+	if errors.Is(err, podman.ErrNoUser) {
+		return &migrate.Refusal{ID: "no-user", Text: fmt.Sprintf("there is no user %q", name), Hint: "give the name of the user whose store it is"}
+	}
 	if err != nil {
 		return err
 	}
@@ -169,6 +172,7 @@ func (a *app) drain(ctx context.Context, name string, out migrate.Outage) error 
 			return err
 		}
 		if refusal != nil {
+			refusal.Hint, _, _ = strings.Cut(refusal.Hint, "; --nomad off") // that is for jobs
 			return refusal
 		}
 		if use == nil {
@@ -297,7 +301,7 @@ func (a *app) cluster(ctx context.Context, path, tokenFile string) error {
 	}
 	slots, err := c.Slots(ctx, path)
 	if err != nil {
-		return err
+		return fmt.Errorf("cannot look at the slots: %w", &migrate.Refusal{ID: "nomad", Text: err.Error(), Hint: "check NOMAD_ADDR, NOMAD_TOKEN and the other NOMAD_ variables"})
 	}
 	var b strings.Builder
 	for _, s := range slots {

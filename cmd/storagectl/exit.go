@@ -24,8 +24,9 @@ const exitHelp = `Exit codes:
   0    done
   1    a step failed; the run can be resumed or rolled back
   2    wrong usage
-  3    refused before anything changed (the reason, and what would lift it)
-  4    verification failed; podman is left down, the run can be rolled back
+  3    refused before anything changed, or all that was is taken back (the reason,
+       and what would lift it)
+  4    verification failed; the run can be rolled back. Podman is left down if it was
   10   no such run
   11   another run holds this store
   12   the journal is damaged, or the plan changed since

@@ -34,7 +34,9 @@ rootful store. It shows the plan and asks, unless you say --yes.
 
 Containers are kept: what runs is stopped, by its unit or by podman, and started
 again. --containers refuse leaves a store with containers alone, --containers
-discard removes them. Ctrl-C stops at the next safe point; where podman is stopped then, it
+discard removes them.
+
+Ctrl-C stops at the next safe point; where podman is stopped then, it
 stays so until the run is resumed or rolled back.
 
 ` + exitHelp,
@@ -58,7 +60,7 @@ stays so until the run is resumed or rolled back.
 	f.StringVar(&req.To, "to", "", "the driver to convert to: overlay")
 	f.StringVar(&req.User, "user", "", "the user whose store it is (default: the caller)")
 	f.StringVar(&req.Images, "images", migrate.Keep, "keep, or discard (podman system reset: images, containers, volumes, secrets and networks are deleted)")
-	f.StringVar(&req.Containers, "containers", migrate.Keep, "keep them (what ran is stopped, and started again), refuse to go on while there are any, or discard them")
+	f.StringVar(&req.Containers, "containers", migrate.Keep, "keep them (what ran is stopped, and started again), refuse to go on while there are any, or discard them; with --images discard the default is refuse")
 	f.BoolVar(&req.KeepDamaged, "keep-damaged", false, "carry damaged images over as they are")
 	f.StringVar(&req.SmokeImage, "smoke-image", "", "an image of the store to run as a test (default: a tiny one that comes with storagectl)")
 	f.BoolVar(&req.Commit, "commit", false, "remove the old store at the end; there is no rollback then")
@@ -213,7 +215,7 @@ func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) 
 		if m.Reclaimable, err = s.Reclaimable(ctx); err != nil {
 			return err
 		}
-		fmt.Fprintf(&b, "The store of %s is on %s: every image, volume, secret and network compared and found.\n", in.Owner.Name, m.Driver)
+		fmt.Fprintf(&b, "The store of %s is on %s: every image, container, volume, secret and network compared and found.\n", in.Owner.Name, m.Driver)
 		b.WriteString(downText(verified, started, time.Since(st.Started()), time.Since(began)))
 		fmt.Fprintf(&b, "The old store is kept. \"storagectl commit %s\" removes it and frees %s; \"storagectl rollback %s\" returns to it.\n", s.ID, migrate.Bytes(m.Reclaimable), s.ID)
 	case engine.PhaseCommitted:

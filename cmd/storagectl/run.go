@@ -59,9 +59,9 @@ func newRollback(a *app) *cobra.Command {
 		Long: `rollback takes back, last first, each step that was begun: the old store returns, with
 podman's database and storage.conf as they were, and what ran before runs again.
 What was made in the new store since is kept aside, and named. It is possible
-until the old store is removed, and it does not ask; while containers run on the
-new store it is refused. Ctrl-C waits for the current step. RUN left out is the
-latest run.
+until the old store is removed, and it does not ask. Containers that the old store
+has are stopped, and started again on it; while others run it is refused. Ctrl-C
+waits for the current step. RUN left out is the latest run.
 
 ` + exitHelp,
 		Example: "  storagectl rollback\n  storagectl rollback 0003-migrate-9f2c",
