@@ -77,10 +77,10 @@ type ImageStoreInfo struct {
 
 // Estimate is what Survey found without writing anything.
 type Estimate struct {
-	Layers          int              `json:"layers"`
-	Images          int              `json:"images"`
-	Dangling        int              `json:"dangling"` // images without a name
-	Containers      []ContainerInfo  `json:"containers,omitempty"`
+	Layers     int             `json:"layers"`
+	Images     int             `json:"images"`
+	Dangling   int             `json:"dangling"` // images without a name
+	Containers []ContainerInfo `json:"containers,omitempty"`
 	// ContainerBytes is what containers have written into their layers: it is
 	// copied, and while podman is stopped.
 	ContainerBytes  int64            `json:"container_bytes,omitempty"`
