@@ -208,6 +208,7 @@ func TestMappedRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "bookworm", "root", images.Small)
 	w.podman("create", "--name", "mapped", "--uidmap=0:100000:5000", "--gidmap=0:200000:5000", "localhost/lab/base:1", "/bin/busybox", "true")
+	w.podman("info") // each podman command gives the driver's folder the owner that it needs
 	before := w.untouched()
 	r := w.ctl(w.migrate()...)
 	w.same("the machine after a refusal", before, w.untouched())
