@@ -55,6 +55,8 @@ type Session struct {
 	run     *engine.Run
 	facts   Facts
 
+	committing bool // the steps before the last were told already
+
 	drainer   *drain.Client
 	lease     *drain.Lease // of the slot, while this process has it
 	drainMost int          // allocations that were seen to be left, at most
@@ -158,12 +160,19 @@ func hold(ctx context.Context, env Env, in Inputs) (*Session, error) {
 }
 
 func (s *Session) bind() (*Session, error) {
-	run, err := engine.NewRun(s.journal, s.steps(), s.env.Event)
+	run, err := engine.NewRun(s.journal, s.steps(), s.tell)
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	s.run = run
 	return s, nil
+}
+
+// tell passes events on. That all steps before a commit are done is no news.
+func (s *Session) tell(e engine.Event) {
+	if s.env.Event != nil && !(s.committing && e.Kind == engine.EventSkip) {
+		s.env.Event(e)
+	}
 }
 
 // Close lets go of the run: worker, journal and locks.
@@ -199,13 +208,14 @@ func (s *Session) Forward(ctx context.Context, commit bool) error {
 		return err
 	}
 	var err error
-	if s.journal.State().Steps[stepCommit].Mark == engine.MarkNone {
+	if st := s.journal.State(); st.Phase != engine.PhaseFinished && st.Steps[stepCommit].Mark == engine.MarkNone {
 		err = s.run.Forward(ctx, discard)
 	}
 	if err == nil && commit && !discard {
 		if err := s.mayCommit(ctx); err != nil {
 			return err
 		}
+		s.committing = true
 		return s.run.Forward(ctx, true)
 	}
 	if err == nil || errors.Is(err, engine.ErrInterrupted) {
