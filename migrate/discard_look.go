@@ -123,9 +123,7 @@ func lookAtFolder(path, home string, own func(string) bool) (resetFolder, error)
 // podmansRun reports whether podman, containers/storage or its network stack
 // makes an entry of this name in a runroot.
 func podmansRun(name string) bool {
-	driver, _, _ := strings.Cut(name, "-")
-	switch driver {
-	case "vfs", "overlay", "btrfs", "zfs", "aufs", "devicemapper", "overlay2":
+	if ofDriver(name) {
 		return true
 	}
 	switch name {

@@ -107,12 +107,16 @@ func lookAtStore(graphRoot string) (storeLook, error) {
 	return l, nil
 }
 
+// ofDriver reports whether a storage driver makes an entry of this name.
+func ofDriver(name string) bool {
+	driver, _, _ := strings.Cut(name, "-")
+	return slices.Contains([]string{"vfs", "overlay", "btrfs", "zfs", "aufs", "devicemapper", "overlay2"}, driver)
+}
+
 // podmans reports whether podman or containers/storage makes an entry of this
 // name in a graphroot.
 func podmans(name string) bool {
-	driver, _, _ := strings.Cut(name, "-")
-	switch driver {
-	case "vfs", "overlay", "btrfs", "zfs", "aufs", "devicemapper", "overlay2":
+	if ofDriver(name) {
 		return true
 	}
 	switch name {
