@@ -170,9 +170,10 @@ func (s *Session) bind() (*Session, error) {
 
 // tell passes events on. That all steps before a commit are done is no news.
 func (s *Session) tell(e engine.Event) {
-	if s.env.Event != nil && !(s.committing && e.Kind == engine.EventSkip) {
-		s.env.Event(e)
+	if s.env.Event == nil || s.committing && e.Kind == engine.EventSkip {
+		return
 	}
+	s.env.Event(e)
 }
 
 // Close lets go of the run: worker, journal and locks.
