@@ -58,9 +58,12 @@ func sweepNets(ctx context.Context) error {
 	for _, path := range names {
 		name := filepath.Base(path)
 		word, _, _ := strings.Cut(strings.TrimPrefix(name, netPrefix), "-")
-		pid, bad := strconv.Atoi(word)
-		if _, gone := os.Stat(fmt.Sprintf("/proc/%d", pid)); bad == nil && gone != nil {
-			err = errors.Join(err, ip(ctx, "netns", "del", name))
+		pid, odd := strconv.Atoi(word)
+		if _, gone := os.Stat(fmt.Sprintf("/proc/%d", pid)); odd == nil && gone != nil {
+			bad := ip(ctx, "netns", "del", name)
+			if _, left := os.Lstat(path); left == nil { // another test may sweep at the same time
+				err = errors.Join(err, bad)
+			}
 		}
 	}
 	return err
