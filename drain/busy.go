@@ -3,7 +3,6 @@ package drain
 import (
 	"context"
 	"fmt"
-	"path"
 	"strings"
 	"time"
 
@@ -39,11 +38,7 @@ func Matches(labels map[string]string, patterns []string) bool {
 	for _, p := range patterns {
 		key, value, valued := strings.Cut(p, "=")
 		for k, v := range labels {
-			// A bad pattern matches nothing; CheckPatterns says so beforehand.
-			if ok, _ := path.Match(key, k); !ok {
-				continue
-			}
-			if ok, _ := path.Match(value, v); !valued || ok {
+			if like(key, k) && (!valued || like(value, v)) {
 				return true
 			}
 		}
@@ -51,14 +46,26 @@ func Matches(labels map[string]string, patterns []string) bool {
 	return false
 }
 
+// like says whether a text fits a pattern, in which only "*" is special.
+func like(pattern, text string) bool {
+	parts := strings.Split(pattern, "*")
+	if len(parts) == 1 {
+		return pattern == text
+	}
+	text, ok := strings.CutPrefix(text, parts[0])
+	for _, part := range parts[1 : len(parts)-1] {
+		if ok {
+			_, text, ok = strings.Cut(text, part)
+		}
+	}
+	return ok && strings.HasSuffix(text, parts[len(parts)-1])
+}
+
 // CheckPatterns refuses patterns that can match nothing.
 func CheckPatterns(patterns []string) error {
 	for _, p := range patterns {
-		key, value, _ := strings.Cut(p, "=")
-		for _, part := range []string{key, value} {
-			if _, err := path.Match(part, ""); err != nil || key == "" {
-				return fmt.Errorf("cannot use the label pattern %q", p)
-			}
+		if key, _, _ := strings.Cut(p, "="); key == "" {
+			return fmt.Errorf("cannot use the label pattern %q", p)
 		}
 	}
 	return nil
@@ -73,18 +80,9 @@ func WaitBusy(ctx context.Context, cli podman.CLI, o BusyOptions) error {
 	defer tick.Stop()
 	stopped := false
 	for last := ""; ; {
-		list, err := cli.Containers(ctx)
-		if err != nil {
-			return fmt.Errorf("cannot see which containers work: %w", err)
-		}
-		var ids, names []string
-		for _, c := range list {
-			if Running(c.State) && Matches(c.Labels, o.Labels) {
-				ids, names = append(ids, c.ID), append(names, c.Name())
-			}
-		}
-		if len(ids) == 0 {
-			return nil
+		ids, names, err := busy(ctx, cli, o.Labels)
+		if err != nil || len(ids) == 0 {
+			return err
 		}
 		if now := strings.Join(names, " "); now != last && o.Progress != nil {
 			last = now
@@ -109,6 +107,28 @@ func WaitBusy(ctx context.Context, cli podman.CLI, o BusyOptions) error {
 			return &BusyError{Containers: names}
 		}
 	}
+}
+
+// NotBusy is one look of WaitBusy: a [*BusyError] if any container is at work.
+func NotBusy(ctx context.Context, cli podman.CLI, labels []string) error {
+	_, names, err := busy(ctx, cli, labels)
+	if err == nil && len(names) > 0 {
+		return &BusyError{Containers: names}
+	}
+	return err
+}
+
+func busy(ctx context.Context, cli podman.CLI, labels []string) (ids, names []string, err error) {
+	list, err := cli.Containers(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot see which containers work: %w", err)
+	}
+	for _, c := range list {
+		if Running(c.State) && Matches(c.Labels, labels) {
+			ids, names = append(ids, c.ID), append(names, c.Name())
+		}
+	}
+	return ids, names, nil
 }
 
 // Running says whether a container in this state of podman's has a process.

@@ -144,9 +144,11 @@ func TestSlots(t *testing.T) {
 }
 
 func TestMatches(t *testing.T) {
-	labels := map[string]string{"io.prefect.flow-run-id": "1", "role": "batch-7"}
+	labels := map[string]string{"io.prefect.flow-run-id": "1", "role": "batch-7", "path": "a/b", "odd": "[x] y"}
 	for pattern, want := range map[string]bool{
 		"io.prefect.*": true, "role=batch-*": true, "role=web": false, "role": true, "io.prefect": false, "*=1": true,
+		"io.*": true, "path=*": true, "path=*/b": true, "path=a*c": false, "odd=[x]*": true, "odd=[a-z]*": false, "odd=?x*": false,
+		"io.*flow*id": true, "io.*flow*flow*": false, "*": true,
 	} {
 		if got := Matches(labels, []string{pattern}); got != want {
 			t.Errorf("%s: %v", pattern, got)
