@@ -106,7 +106,8 @@ func (c *Client) AcquireSlot(ctx context.Context, o SlotOptions) (*Lease, error)
 		if err == nil {
 			return c.hold(*o.Mine, o.TTL), nil
 		}
-		if !taken(err) {
+		// The variable may be gone, too, or be there without a lock.
+		if s := status(err); !taken(err) && s != http.StatusNotFound && s != http.StatusBadRequest {
 			return nil, c.slotError(err, o)
 		}
 	}
@@ -116,7 +117,7 @@ func (c *Client) AcquireSlot(ctx context.Context, o SlotOptions) (*Lease, error)
 			if err == nil {
 				return c.hold(ref, o.TTL), nil
 			}
-			if !taken(err) {
+			if !taken(err) && status(err) != http.StatusNotFound { // deleted meanwhile: tried again
 				return nil, c.slotError(err, o)
 			}
 		}
@@ -246,12 +247,32 @@ func (c *Client) ReleaseSlot(ctx context.Context, ref SlotRef) error {
 	v := &api.Variable{Namespace: slotSpace, Path: ref.Path, Lock: &api.VariableLock{ID: ref.Lock}}
 	err := c.few(ctx, func(ctx context.Context) error {
 		_, _, err := c.api.Variables().ReleaseLock(v, slotWrite(c.change(ctx, "unlock")))
+		if lockGone(err) {
+			return nil
+		}
 		return err
 	})
-	if err != nil && !taken(err) && status(err) != http.StatusBadRequest {
+	if err != nil {
 		return fmt.Errorf("cannot give slot %s back: %w", ref.Path, err)
 	}
 	return nil
+}
+
+// lockGone says whether the answer to a release means that the lock is no more.
+// Where the servers' state store finds that, they answer 500, and only the words
+// tell it from a server in trouble (nomad/state/state_store_variables.go).
+func lockGone(err error) bool {
+	var u api.UnexpectedResponseError
+	if !errors.As(err, &u) {
+		return false
+	}
+	switch status(err) {
+	case http.StatusConflict, http.StatusBadRequest, http.StatusNotFound:
+		return true
+	case http.StatusInternalServerError:
+		return strings.Contains(u.Body(), "variable doesn't exist") || strings.Contains(u.Body(), "variable doesn't hold a lock")
+	}
+	return false
 }
 
 // Slots lists the slots under a path that were ever used.
