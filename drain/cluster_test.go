@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -22,20 +23,17 @@ import (
 // raw_exec stands in for podman, which the end-to-end tests have.
 const testDriver = "raw_exec"
 
-var nomadBinary string
-
-func TestMain(m *testing.M) {
+// nomadBinary is looked for by the first test that needs it.
+var nomadBinary = sync.OnceValues(func() (string, error) {
 	cmd := exec.Command("go", "run", "./integration/lab/cmd/lab", "nomad")
 	cmd.Dir = ".."
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "cannot get nomad from the lab: %v\n", err)
-		os.Exit(1)
+		return "", fmt.Errorf("cannot get nomad from the lab: %w", err)
 	}
-	nomadBinary = filepath.Join(strings.TrimSpace(string(out)), "nomad")
-	os.Exit(m.Run())
-}
+	return filepath.Join(strings.TrimSpace(string(out)), "nomad"), nil
+})
 
 // An agent is one process of Nomad.
 type agent struct {
@@ -101,7 +99,11 @@ acl { enabled = true }
 		a.t.Fatal(err)
 	}
 	defer log.Close()
-	a.cmd = exec.Command(nomadBinary, "agent", "-config", file)
+	binary, err := nomadBinary()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.cmd = exec.Command(binary, "agent", "-config", file)
 	a.cmd.Stdout, a.cmd.Stderr = log, log
 	a.cmd.Dir = a.dir // by which its children are known, who outlive it
 	a.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -74,13 +74,32 @@ func isSocket(path string) bool {
 
 // Now is a configuration that was kept, as it must be today: with the token of
 // env, the caller's environment, and not at the task API's socket of an
-// allocation that is over.
+// allocation that is over. A token file that is gone was that of another day: the
+// caller's token counts then.
 func (c Config) Now(env Config) Config {
 	c.token = env.token
+	if _, err := os.Stat(c.TokenFile); errors.Is(err, os.ErrNotExist) && env.token.reveal() != "" {
+		c.TokenFile = ""
+	}
 	if path, is := strings.CutPrefix(c.Address, "unix://"); is && (env.Address != "" || !isSocket(path)) {
 		c.Address = env.Address
 	}
 	return c
+}
+
+// Absolute is a configuration to be kept: who goes on with it may be elsewhere.
+func (c Config) Absolute() (Config, error) {
+	for _, path := range []*string{&c.CACert, &c.CAPath, &c.ClientCert, &c.ClientKey, &c.TokenFile} {
+		if *path == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*path)
+		if err != nil {
+			return c, fmt.Errorf("cannot keep where Nomad's files are: %w", err)
+		}
+		*path = abs
+	}
+	return c, nil
 }
 
 // Client talks to Nomad.
@@ -89,14 +108,24 @@ type Client struct {
 	// Point, if set, is called before each request that changes something. The
 	// crash sweep kills the process there.
 	Point func(string)
+	// Marks are the drains that were set, by node id. A run that is resumed puts
+	// in what it kept; a node without one is judged by its drain's Meta alone.
+	Marks map[string]Mark
 	api   *api.Client
 }
 
 // New makes a client. A token file counts before NOMAD_TOKEN; it is read now and
-// must be closed to others than its owner and group.
+// must be closed to others than its owner and group. An address with a user's name
+// or password is refused: addresses are kept and printed.
 func New(c Config) (*Client, error) {
 	if c.Address == "" {
 		c.Address = DefaultAddress
+	}
+	// Not even the parser's own words are told: they have parts of the address.
+	if u, err := parseAddress(c.Address); err != nil {
+		return nil, errors.New("cannot use the address of Nomad: it is no URL")
+	} else if u.User != nil {
+		return nil, errors.New("cannot use the address of Nomad: it has a user's name or password in it; use a token")
 	}
 	token := c.token.reveal()
 	if c.TokenFile != "" {

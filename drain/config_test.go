@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -60,5 +61,39 @@ func TestNow(t *testing.T) {
 		if got.Address != c.want.Address || got.Region != c.want.Region || got.token.reveal() != c.env.token.reveal() {
 			t.Errorf("%+v in %+v: %+v", c.kept, c.env, got)
 		}
+	}
+}
+
+// TestSecretAddress: an address with a password goes nowhere.
+func TestSecretAddress(t *testing.T) {
+	for _, addr := range []string{"http://bob:s3cret@127.0.0.1:1", "http://bob:s3%cret@127.0.0.1:1", "http://bob@127.0.0.1:1", "http://127.0.0.1:s3cret"} {
+		_, err := New(Config{Address: addr})
+		if err == nil || strings.Contains(err.Error(), "bob") || strings.Contains(err.Error(), "s3") {
+			t.Errorf("%s: %v", addr, err)
+		}
+	}
+}
+
+// TestKeptFiles: a configuration is good in another folder, and after its token
+// file is gone.
+func TestKeptFiles(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	kept, err := Config{CACert: "ca.pem", ClientKey: "/etc/key", TokenFile: "token"}.Absolute()
+	if want := filepath.Join(dir, "token"); err != nil || kept.TokenFile != want || kept.CACert != filepath.Join(dir, "ca.pem") || kept.ClientKey != "/etc/key" || kept.CAPath != "" {
+		t.Errorf("%+v, %v", kept, err)
+	}
+	env := Config{token: newSecret("t")}
+	if got := kept.Now(env); got.TokenFile != "" || got.token.reveal() != "t" {
+		t.Errorf("the file is gone: %+v", got)
+	}
+	if got := kept.Now(Config{}); got.TokenFile == "" {
+		t.Error("the file is forgotten where nothing is in its place")
+	}
+	if err := os.WriteFile("token", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := kept.Now(env); got.TokenFile != kept.TokenFile {
+		t.Error("the file is there, and counts no more")
 	}
 }

@@ -35,7 +35,8 @@ func (o Options) meta() map[string]string {
 }
 
 // Drain sets the drain. A node that is drained for this run already is left as
-// it is; for anybody else it is a [*ForeignDrainError].
+// it is; for anybody else it is a [*ForeignDrainError]. One that another hand made
+// eligible, or ineligible, since n was found is a [*MovedError].
 func (c *Client) Drain(ctx context.Context, n Node, o Options) error {
 	info, err := c.look(ctx, n)
 	if err != nil {
@@ -43,10 +44,14 @@ func (c *Client) Drain(ctx context.Context, n Node, o Options) error {
 	}
 	s := stateOf(info, "")
 	switch {
-	case s.Draining && s.Ours(o.Run):
+	case s.Draining && c.Ours(s, o.Run):
+		c.remember(s) // a resumed run may have been cut off before it could
 		return nil
 	case s.Draining:
 		return foreign(s)
+	case s.Eligible != n.Eligible && !c.Ours(s, o.Run) && (!s.Ours(o.Run) || s.LastStatus != string(api.DrainStatusCanceled)):
+		// Our own drain that was cancelled may be set again: whoever resumes has asked.
+		return &MovedError{Node: n.Name, Eligible: s.Eligible}
 	}
 	spec := &api.DrainSpec{Deadline: o.Deadline, IgnoreSystemJobs: o.IgnoreSystem}
 	if o.OwnAlloc != "" {
@@ -54,7 +59,9 @@ func (c *Client) Drain(ctx context.Context, n Node, o Options) error {
 		if err != nil {
 			return err
 		}
-		if slices.ContainsFunc(allocs, func(a *api.Allocation) bool { return a.ID == o.OwnAlloc }) {
+		if slices.ContainsFunc(allocs, func(a *api.Allocation) bool {
+			return a.ID == o.OwnAlloc && !a.ClientTerminalStatus()
+		}) {
 			spec.Deadline, spec.IgnoreSystemJobs = 0, true
 		}
 	}
@@ -72,6 +79,8 @@ func (c *Client) Drain(ctx context.Context, n Node, o Options) error {
 	if s = stateOf(info, ""); !s.Ours(o.Run) {
 		return foreign(s)
 	}
+	delete(c.Marks, n.ID)
+	c.remember(s)
 	return nil
 }
 
@@ -166,9 +175,34 @@ func (c *Client) empty(ctx context.Context, n Node, o Options, w WaitOptions, al
 		}
 		return false, nil // a server that is gone may come back
 	}
-	alive.Draining, alive.Allocs, alive.Containers = s.Draining, nil, nil
-	moving := 0 // what an own allocation's drain waits for
-	own := false
+	alive.Draining, alive.Down, alive.Allocs, alive.Containers = s.Draining, s.Status == api.NodeStatusDown, nil, nil
+	moving, own := left(allocs, o)
+	for _, a := range moving {
+		p.ByJob[a.JobID]++
+	}
+	alive.Allocs, p.Left = allocNames(moving), len(moving)
+	if w.Containers != nil {
+		if alive.Containers, err = w.Containers(ctx); err != nil {
+			return false, err
+		}
+		p.Containers = len(alive.Containers)
+	}
+	if err := c.still(s, o); err != nil {
+		return false, err
+	}
+	if s.Draining {
+		if !own || len(moving) > 0 {
+			return false, nil
+		}
+		return false, c.cancelOwn(ctx, n, o)
+	}
+	// Nomad calls the allocations of a node that is down lost, whatever runs there.
+	return len(moving) == 0 && len(alive.Containers) == 0 && !alive.Down, nil
+}
+
+// left picks the allocations that are in the way, which an own allocation's drain
+// waits for, and tells whether the own one lives.
+func left(allocs []*api.Allocation, o Options) (moving []*api.Allocation, own bool) {
 	for _, a := range allocs {
 		if a.ClientTerminalStatus() {
 			continue
@@ -181,33 +215,23 @@ func (c *Client) empty(ctx context.Context, n Node, o Options, w WaitOptions, al
 		if system && (o.IgnoreSystem || o.OwnAlloc != "") {
 			continue // the containers tell whether it is in the store's way
 		}
-		moving++
-		alive.Allocs = append(alive.Allocs, a.JobID+"/"+a.ID[:8])
-		p.ByJob[a.JobID]++
+		moving = append(moving, a)
 	}
-	p.Left = moving
-	if w.Containers != nil {
-		if alive.Containers, err = w.Containers(ctx); err != nil {
-			return false, err
-		}
-		p.Containers = len(alive.Containers)
+	return moving, own
+}
+
+func allocNames(allocs []*api.Allocation) []string {
+	var names []string
+	for _, a := range allocs {
+		names = append(names, a.JobID+"/"+a.ID[:min(8, len(a.ID))])
 	}
-	if err := c.still(s, o); err != nil {
-		return false, err
-	}
-	if s.Draining {
-		if !own || moving > 0 {
-			return false, nil
-		}
-		return false, c.cancelOwn(ctx, n, o)
-	}
-	return moving == 0 && len(alive.Containers) == 0, nil
+	return names
 }
 
 // still fails if the drain is not this run's any more.
 func (c *Client) still(s State, o Options) error {
 	switch {
-	case s.Draining && !s.Ours(o.Run):
+	case s.Draining && !c.Ours(s, o.Run):
 		return foreign(s)
 	case s.Draining:
 		return nil
@@ -220,6 +244,8 @@ func (c *Client) still(s State, o Options) error {
 		return foreign(s)
 	case s.LastStatus == string(api.DrainStatusCanceled) && s.LastMeta[metaOwn] == "":
 		return &CanceledError{Node: s.Name, AccessorID: s.LastAccessorID, Meta: s.LastMeta, At: s.LastUpdated}
+	case !c.Ours(s, o.Run):
+		return foreign(s)
 	}
 	return nil
 }
@@ -295,8 +321,8 @@ func (c *Client) watch(ctx context.Context, id string) <-chan struct{} {
 	return changed
 }
 
-// StillOut fails unless the node is out of service by this run's drain: for a
-// look before a change that cannot bear new work.
+// StillOut fails unless the node is out of service by this run's drain and has no
+// allocation: for a look before a change that cannot bear new work.
 func (c *Client) StillOut(ctx context.Context, n Node, o Options) error {
 	info, err := c.look(ctx, n)
 	if err != nil {
@@ -308,6 +334,14 @@ func (c *Client) StillOut(ctx context.Context, n Node, o Options) error {
 	}
 	if s.Draining {
 		return &AliveError{Node: n.Name, Draining: true}
+	}
+	// It may have been eligible for a while in between.
+	allocs, err := c.allocs(ctx, n.ID)
+	if err != nil {
+		return err
+	}
+	if moving, _ := left(allocs, o); len(moving) > 0 {
+		return &AliveError{Node: n.Name, Allocs: allocNames(moving)}
 	}
 	return nil
 }

@@ -67,12 +67,27 @@ func (e *ChangedError) Error() string {
 	return fmt.Sprintf("node %s has another id: it was %s and is %s", e.Name, e.Was, e.Now)
 }
 
+// MovedError reports a node that another hand made eligible, or ineligible, since
+// it was found.
+type MovedError struct {
+	Node     string
+	Eligible bool // now
+}
+
+func (e *MovedError) Error() string {
+	if e.Eligible {
+		return fmt.Sprintf("node %s was made eligible by another hand since it was looked at", e.Node)
+	}
+	return fmt.Sprintf("node %s was made ineligible by another hand since it was looked at", e.Node)
+}
+
 // AliveError reports what still lives when the time is over.
 type AliveError struct {
 	Node       string
 	Allocs     []string // job/id
 	Containers []string
 	Draining   bool // Nomad does not call the drain complete either
+	Down       bool // Nomad does not hear of the node
 	Last       error
 }
 
@@ -80,6 +95,9 @@ func (e *AliveError) Error() string {
 	var w []string
 	if e.Draining {
 		w = append(w, "the drain is not complete")
+	}
+	if e.Down {
+		w = append(w, "Nomad calls it down")
 	}
 	if len(e.Allocs) > 0 {
 		w = append(w, "allocations are alive: "+strings.Join(e.Allocs, ", "))
