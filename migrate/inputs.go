@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 
+	"github.com/storagectl/storagectl/drain"
 	"github.com/storagectl/storagectl/internal/podman"
 	"github.com/storagectl/storagectl/internal/podman/libpoddb"
 	"github.com/storagectl/storagectl/migrate/convert"
@@ -96,6 +97,11 @@ type Facts struct {
 	Smoke *verify.SmokeReport `json:"smoke,omitempty"`
 	// Returning says that the run began to give its Nomad nodes back.
 	Returning bool `json:"returning,omitempty"`
+	// Drains are the drains that were set, the last of a node last: what another
+	// hand makes of one is known by them.
+	Drains []drain.Mark `json:"drains,omitempty"`
+	// Back are the nodes as a way back found them, where they had been given back.
+	Back []drain.Node `json:"back,omitempty"`
 	// KeptNew says that a rollback left the new store in the run's folder,
 	// because it held what the old one does not.
 	KeptNew []string `json:"keptNew,omitempty"`

@@ -128,6 +128,10 @@ func (s *Session) nomad() (*drain.Client, error) {
 		return nil, err
 	}
 	c.Point = s.env.Point
+	c.Marks = map[string]drain.Mark{}
+	for _, m := range s.facts.Drains {
+		c.Marks[m.Node] = m
+	}
 	s.drainer = c
 	return c, nil
 }

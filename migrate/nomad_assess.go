@@ -40,6 +40,10 @@ func (a *Assessment) nomad(ctx context.Context, cli podman.CLI) error {
 func FindNomad(ctx context.Context, cli podman.CLI, r Outage) (*NomadUse, *Refusal, error) {
 	conf := drain.FromEnv(os.Getenv)
 	conf.TokenFile = r.TokenFile
+	conf, err := conf.Absolute()
+	if err != nil {
+		return nil, nil, err
+	}
 	auto := r.Nomad == NomadAuto
 	if !auto {
 		conf.Address = r.Nomad

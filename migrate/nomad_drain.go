@@ -21,13 +21,16 @@ func (s *Session) drain(ctx context.Context) error {
 		return err
 	}
 	o := s.drainOptions(stepDrain)
-	for _, n := range s.Inputs.Nomad.Nodes {
+	for _, n := range s.nodes() {
 		if err := c.Drain(ctx, n, o); err != nil {
 			return refusedBy(err)
 		}
+		if err := s.keepMark(c.Marks[n.ID]); err != nil {
+			return err
+		}
 	}
-	limit := s.Inputs.Request.Outage.DrainLimit(o.OwnAlloc)
-	for _, n := range s.Inputs.Nomad.Nodes {
+	limit := s.Inputs.Request.Outage.DrainLimit()
+	for _, n := range s.nodes() {
 		err := c.Wait(ctx, n, o, drain.WaitOptions{Limit: limit, Containers: s.nomadContainers, Progress: s.drainProgress})
 		if err != nil {
 			return err
@@ -36,10 +39,33 @@ func (s *Session) drain(ctx context.Context) error {
 	return nil
 }
 
+// nodes are the run's nodes, and how they are given back.
+func (s *Session) nodes() []drain.Node {
+	if s.facts.Back != nil {
+		return s.facts.Back
+	}
+	return s.Inputs.Nomad.Nodes
+}
+
+// keepMark remembers how a drain looked when it was set.
+func (s *Session) keepMark(m drain.Mark) error {
+	for _, had := range slices.Backward(s.facts.Drains) {
+		if had.Node == m.Node {
+			if had.Started.Equal(m.Started) {
+				return nil
+			}
+			break
+		}
+	}
+	return s.learn(func(f *Facts) { f.Drains = append(f.Drains, m) })
+}
+
 // DrainLimit is how long a drain may take in all: past its deadline Nomad still
-// has to stop what is left, and tell. One without a deadline gets a day.
-func (o Outage) DrainLimit(ownAlloc string) time.Duration {
-	if o.Deadline == 0 || ownAlloc != "" {
+// has to stop what is left, and tell. One without a deadline gets a day. The drain
+// of a node that this program is an allocation of has no deadline in Nomad; the
+// operator's counts here all the same.
+func (o Outage) DrainLimit() time.Duration {
+	if o.Deadline == 0 {
 		return 24 * time.Hour
 	}
 	return o.Deadline + o.Grace
@@ -49,7 +75,10 @@ func (o Outage) DrainLimit(ownAlloc string) time.Duration {
 func refusedBy(err error) error {
 	var foreign *drain.ForeignDrainError
 	var rights *drain.RightsError
+	var moved *drain.MovedError
 	switch {
+	case errors.As(err, &moved):
+		return &Refusal{ID: "nomad-moved", Text: err.Error(), Hint: "ask whoever did that, or see the node's events (nomad node status -verbose), then begin anew"}
 	case errors.As(err, &foreign):
 		return &Refusal{ID: "nomad-draining", Text: err.Error(), Hint: "let that drain end, or agree with whoever set it, then try again"}
 	case errors.As(err, &rights):
@@ -99,15 +128,15 @@ func NomadContainers(ctx context.Context, cli podman.CLI, own string) ([]string,
 	return names, nil
 }
 
-// drained looks whether the nodes are out of service by this run. Podman may be
-// down: its containers are looked at by the steps that stop it.
+// drained looks whether the nodes are out of service by this run, and empty. No
+// step that needs podman down needs this one: podman is up.
 func (s *Session) drained(ctx context.Context) (bool, error) {
 	c, err := s.nomad()
 	if err != nil {
 		return false, err
 	}
-	for _, n := range s.Inputs.Nomad.Nodes {
-		if done, err := c.Empty(ctx, n, s.drainOptions(stepDrain), nil); err != nil || !done {
+	for _, n := range s.nodes() {
+		if done, err := c.Empty(ctx, n, s.drainOptions(stepDrain), s.nomadContainers); err != nil || !done {
 			return false, err
 		}
 	}
@@ -180,13 +209,18 @@ func (s *Session) giveBackAnyhow(ctx context.Context) error {
 		return err
 	}
 	began := time.Now()
-	for _, n := range s.Inputs.Nomad.Nodes {
+	for _, n := range s.nodes() {
 		state, err := c.Look(ctx, n, "podman")
 		if err != nil {
 			return err
 		}
+		if n.Eligible && c.Ours(state, s.ID) && (state.Draining || !state.Eligible) {
+			if err := c.WaitDriver(ctx, n, drain.ReturnOptions{Limit: returnLimit, Since: began}); err != nil {
+				return err
+			}
+		}
 		switch {
-		case state.LastMeta[drain.MetaRun] != s.ID || (state.Eligible && !state.Draining):
+		case !c.Ours(state, s.ID) || (state.Eligible && !state.Draining):
 			if state.Eligible != n.Eligible || state.Draining {
 				if err := s.note("node %s is left as another hand made it: eligible %v, draining %v", n.Name, state.Eligible, state.Draining); err != nil {
 					return err
@@ -197,9 +231,6 @@ func (s *Session) giveBackAnyhow(ctx context.Context) error {
 				return err
 			}
 		case n.Eligible:
-			if err := c.WaitDriver(ctx, n, drain.ReturnOptions{Limit: returnLimit, Since: began}); err != nil {
-				return err
-			}
 			if err := c.SetEligible(ctx, n, false); err != nil {
 				return err
 			}
@@ -209,8 +240,35 @@ func (s *Session) giveBackAnyhow(ctx context.Context) error {
 }
 
 // takeOutAgain drains a node that was given back, before its store is taken
-// back, too.
-func (s *Session) takeOutAgain(ctx context.Context) error { return s.drain(ctx) }
+// back, too. What another hand made of it since then is how it is left in the end.
+func (s *Session) takeOutAgain(ctx context.Context) error {
+	if s.facts.Back != nil {
+		return s.drain(ctx)
+	}
+	c, err := s.nomad()
+	if err != nil {
+		return err
+	}
+	given := !s.journal.State().Steps[stepUndrain].Done.IsZero() // all of them, and it was seen
+	back := slices.Clone(s.Inputs.Nomad.Nodes)
+	for i, n := range back {
+		state, err := c.Look(ctx, n, "podman")
+		if err != nil {
+			return err
+		}
+		if state.Eligible == n.Eligible || state.Draining || !given && c.Ours(state, s.ID) {
+			continue
+		}
+		back[i].Eligible = state.Eligible
+		if err := s.note("node %s was changed by another hand, and will be left so: eligible %v", n.Name, state.Eligible); err != nil {
+			return err
+		}
+	}
+	if err := s.learn(func(f *Facts) { f.Back = back }); err != nil {
+		return err
+	}
+	return s.drain(ctx)
+}
 
 // HeldNodes names the nodes that a run has taken out of service and not given
 // back, as its journal tells.

@@ -12,6 +12,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/storagectl/storagectl/drain"
+	"github.com/storagectl/storagectl/internal/engine"
 )
 
 // takeSlot waits for a slot and keeps it as long as this process lives.
@@ -75,8 +76,13 @@ func (s *Session) keptSlot() (*drain.SlotRef, error) {
 }
 
 // holdsSlot says whether this process holds the slot. One that was lost in the
-// middle is an error: the run stops before its next change.
+// middle is an error: the run stops before its next change. A way back on a node
+// that is still out of service needs none: it ends an outage, and begins none.
 func (s *Session) holdsSlot(ctx context.Context) (bool, error) {
+	st := s.journal.State()
+	if mark := st.Steps[stepUndrain].Mark; st.Phase == engine.PhaseRollingBack && (mark == engine.MarkNone || mark == engine.MarkUndone) {
+		return true, nil
+	}
 	return s.lease != nil, s.lostSlot(ctx)
 }
 

@@ -57,7 +57,10 @@ func (s *Session) waitBusy(ctx context.Context) error {
 			s.env.Note("waiting for containers at work: " + strings.Join(names, ", "))
 		}
 	}
-	err := drain.WaitBusy(ctx, s.cli, o)
+	return busyRefusal(drain.WaitBusy(ctx, s.cli, o))
+}
+
+func busyRefusal(err error) error {
 	var busy *drain.BusyError
 	if errors.As(err, &busy) {
 		return &Refusal{ID: "busy-containers", Text: err.Error(), Hint: "let them end, or say what to do at the deadline (--busy-then wait or stop)"}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/storagectl/storagectl/drain"
 	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/internal/host"
 )
@@ -20,6 +21,9 @@ const stopDeadline = 30 * time.Second
 // waits until no process of the owner uses the store. An interruption cuts only
 // the wait short: units are stopped as a whole.
 func (s *Session) stop(ctx context.Context) error {
+	if err := s.mayStop(ctx); err != nil {
+		return err
+	}
 	interruptible := ctx
 	ctx = context.WithoutCancel(ctx)
 	if s.Inputs.Systemd {
@@ -68,6 +72,22 @@ func (s *Session) stop(ctx context.Context) error {
 	if len(ps) > 0 {
 		return &Refusal{ID: "busy", Text: fmt.Sprintf("after %.0f s podman is still in use by %s", stopDeadline.Seconds(), list(ps)),
 			Hint: "let these end, or stop them, then try again"}
+	}
+	return nil
+}
+
+// mayStop looks once more, while all is as it was, whether there is work that a
+// stop would cut off: a run may go on long after its node was drained.
+func (s *Session) mayStop(ctx context.Context) error {
+	st := s.journal.State()
+	if st.Phase != engine.PhaseRunning || st.Steps[stepSwap].Mark != engine.MarkNone || st.Steps[stepReset].Mark != engine.MarkNone {
+		return nil
+	}
+	if err := s.stillOut(ctx); err != nil {
+		return err
+	}
+	if labels := s.Inputs.Request.Outage.Busy.Labels; len(labels) > 0 {
+		return busyRefusal(drain.NotBusy(ctx, s.cli, labels))
 	}
 	return nil
 }
