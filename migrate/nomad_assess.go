@@ -121,7 +121,7 @@ func FindNomad(ctx context.Context, cli podman.CLI, r Outage) (*NomadUse, *Refus
 		if s.Draining {
 			e := &drain.ForeignDrainError{Node: n.Name, AccessorID: s.LastAccessorID, Meta: s.LastMeta, Since: s.LastUpdated}
 			var r *Refusal
-			if errors.As(refusedBy(e), &r) {
+			if errors.As(RefusedBy(e), &r) {
 				return nil, r, nil
 			}
 		}

@@ -23,7 +23,7 @@ func (s *Session) drain(ctx context.Context) error {
 	o := s.drainOptions(stepDrain)
 	for _, n := range s.nodes() {
 		if err := c.Drain(ctx, n, o); err != nil {
-			return refusedBy(err)
+			return RefusedBy(err)
 		}
 		if err := s.keepMark(c.Marks[n.ID]); err != nil {
 			return err
@@ -71,8 +71,8 @@ func (o Outage) DrainLimit() time.Duration {
 	return o.Deadline + o.Grace
 }
 
-// refusedBy makes a refusal of what says that the node is not ours to drain.
-func refusedBy(err error) error {
+// RefusedBy makes a refusal of what says that the node is not ours to drain.
+func RefusedBy(err error) error {
 	var foreign *drain.ForeignDrainError
 	var rights *drain.RightsError
 	var moved *drain.MovedError

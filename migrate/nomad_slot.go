@@ -40,7 +40,7 @@ func (s *Session) takeSlot(ctx context.Context) error {
 		if errors.Is(err, context.DeadlineExceeded) {
 			return &Refusal{ID: "no-slot", Text: err.Error(), Hint: "wait until another node is done (storagectl status --cluster), or allow more with --slots"}
 		}
-		return refusedBy(err)
+		return RefusedBy(err)
 	}
 	s.lease = lease
 	if s.env.Point != nil {

@@ -2,15 +2,12 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -65,7 +62,7 @@ func (h hooks) String() string { return "" }
 func checkOutage(o *migrate.Outage) error {
 	switch {
 	case o.Nomad != migrate.NomadAuto && o.Nomad != migrate.NomadOff && !strings.Contains(o.Nomad, "://"):
-		return usagef("cannot use --nomad %q: it is auto, off, or an address like http://127.0.0.1:4646", o.Nomad)
+		return usagef("cannot use --nomad: it is auto, off, or an address like http://127.0.0.1:4646") // it may have a password in it
 	case o.HookTimeout < 0 || len(o.HookBefore)+len(o.HookAfter) > 0 && o.HookTimeout == 0:
 		return usagef("cannot use --hook-timeout %s: hooks need some time", o.HookTimeout)
 	case o.Deadline < 0 || o.Grace < 0 || o.Slots < 0:
@@ -89,36 +86,6 @@ func checkOutage(o *migrate.Outage) error {
 		o.Deadline, o.Grace = 0, 0
 	}
 	return nil
-}
-
-// held is what a drain by hand remembers until the undrain.
-type held struct {
-	Use   migrate.NomadUse `json:"use"`
-	Run   string           `json:"run"`
-	Since time.Time        `json:"since"`
-}
-
-func (a *app) heldPath() string { return filepath.Join(a.stateDir, "drain.json") }
-
-// readHeld returns nil where nothing is held.
-func (a *app) readHeld() (*held, error) {
-	b, err := os.ReadFile(a.heldPath())
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	var h held
-	if err == nil {
-		err = json.Unmarshal(b, &h)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot read what was drained: %w", err)
-	}
-	return &h, nil
-}
-
-func (h *held) options(o migrate.Outage) drain.Options {
-	return drain.Options{Run: h.Run, Deadline: o.Deadline, IgnoreSystem: o.IgnoreSystem, OwnAlloc: h.Use.OwnAlloc,
-		Meta: map[string]string{"storagectl.operator": h.Use.Operator, "storagectl.reason": o.Reason, "storagectl.step": "by hand"}}
 }
 
 func newDrain(a *app) *cobra.Command {
@@ -166,7 +133,11 @@ func (a *app) drain(ctx context.Context, name string, out migrate.Outage) error 
 	if err != nil {
 		return err
 	}
-	if h == nil {
+	if err := h.refuse(owner.Name); err != nil {
+		return err
+	}
+	fresh := h == nil
+	if fresh {
 		use, refusal, err := migrate.FindNomad(ctx, cli, out)
 		if err != nil {
 			return err
@@ -178,25 +149,24 @@ func (a *app) drain(ctx context.Context, name string, out migrate.Outage) error 
 		if use == nil {
 			return &migrate.Refusal{ID: "no-nomad", Text: "no Nomad agent places containers in this store", Hint: "set NOMAD_ADDR or --nomad URL if there is one"}
 		}
-		h = &held{Use: *use, Run: "drain-" + began.UTC().Format("20060102T150405Z"), Since: began.UTC()}
-		// Before it is acted on: it alone knows what the nodes were.
-		if err := a.writeHeld(h); err != nil {
-			return err
-		}
+		h = &held{Use: *use, User: owner.Name, Run: "drain-" + began.UTC().Format("20060102T150405Z"), Since: began.UTC()}
 	}
-	c, err := drain.New(h.Use.Config.Now(drain.FromEnv(os.Getenv)))
+	h.Returning = false
+	// Before it is acted on: it alone knows what the nodes were.
+	if err := a.writeHeld(h); err != nil {
+		return err
+	}
+	c, err := h.client()
 	if err != nil {
 		return err
 	}
 	o := h.options(out)
-	for _, n := range h.Use.Nodes {
-		if err := c.Drain(ctx, n, o); err != nil {
-			return heldOn(err)
-		}
+	if err := a.setDrains(ctx, c, h, o, fresh); err != nil {
+		return err
 	}
 	names := make([]string, 0, len(h.Use.Nodes))
 	for _, n := range h.Use.Nodes {
-		w := drain.WaitOptions{Limit: out.DrainLimit(o.OwnAlloc), Progress: a.drainProgress(),
+		w := drain.WaitOptions{Limit: out.DrainLimit(), Progress: a.drainProgress(),
 			Containers: func(ctx context.Context) ([]string, error) { return migrate.NomadContainers(ctx, cli, o.OwnAlloc) }}
 		if err := c.Wait(ctx, n, o, w); err != nil {
 			return heldOn(err)
@@ -204,6 +174,25 @@ func (a *app) drain(ctx context.Context, name string, out migrate.Outage) error 
 		names = append(names, n.Name)
 	}
 	a.out.result("drained", h, fmt.Sprintf("Empty and out of service after %s: %s. \"storagectl undrain\" gives it back.\n", seconds(time.Since(began)), strings.Join(names, ", ")))
+	return nil
+}
+
+// setDrains sets the drain of each node. Where the first of a fresh drain is not
+// ours to drain, nothing is held.
+func (a *app) setDrains(ctx context.Context, c *drain.Client, h *held, o drain.Options, fresh bool) error {
+	for i, n := range h.Use.Nodes {
+		if err := c.Drain(ctx, n, o); err != nil {
+			var r *migrate.Refusal
+			if fresh && i == 0 && errors.As(migrate.RefusedBy(err), &r) {
+				return errors.Join(r, a.forgetHeld())
+			}
+			return heldOn(err)
+		}
+		h.Marks = c.Marks
+		if err := a.writeHeld(h); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -218,18 +207,29 @@ func heldOn(err error) error {
 	return &engine.StepError{Step: "drain", Err: r}
 }
 
-func (a *app) writeHeld(h *held) error {
-	b, err := json.Marshal(h)
-	if err == nil {
-		err = os.MkdirAll(a.stateDir, 0o700)
+// giveBack returns the nodes that are held. A second try goes on where the first
+// one stopped: what it gave back is eligible.
+func (a *app) giveBack(ctx context.Context, c *drain.Client, h *held, limit time.Duration) error {
+	began, again := time.Now(), h.Returning
+	h.Returning = true
+	if err := a.writeHeld(h); err != nil {
+		return err
 	}
-	if err == nil {
-		err = renameio.WriteFile(a.heldPath(), b, 0o600)
+	for _, n := range h.Use.Nodes {
+		if again && n.Eligible {
+			s, err := c.Look(ctx, n, "podman")
+			if err != nil {
+				return err
+			}
+			if s.Eligible && !s.Draining {
+				continue
+			}
+		}
+		if err := c.Return(ctx, n, drain.ReturnOptions{Options: h.options(migrate.Outage{}), Limit: limit, Since: began}); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("cannot remember what is drained: %w", err)
-	}
-	return nil
+	return a.forgetHeld()
 }
 
 func (a *app) drainProgress() func(drain.Progress) {
@@ -265,23 +265,25 @@ eligible meanwhile is an error, once: look why, then undrain again.
 				return &migrate.Refusal{ID: "not-drained", Text: "nothing is drained by \"storagectl drain\"", Hint: "a run gives its nodes back itself: storagectl status"}
 			}
 			if tokenFile != "" {
+				if _, err := os.Stat(tokenFile); err != nil { // an old one that is gone is none; this one was asked for
+					return usagef("cannot use --nomad-token-file: %w", err)
+				}
 				h.Use.Config.TokenFile = tokenFile
+				if h.Use.Config, err = h.Use.Config.Absolute(); err != nil {
+					return err
+				}
 			}
-			c, err := drain.New(h.Use.Config.Now(drain.FromEnv(os.Getenv)))
+			c, err := h.client()
 			if err != nil {
 				return err
 			}
 			outlast()
-			var names []string
-			began := time.Now()
-			for _, n := range h.Use.Nodes {
-				if err := c.Return(ctx, n, drain.ReturnOptions{Options: h.options(migrate.Outage{}), Limit: 3 * time.Minute, Since: began}); err != nil {
-					return err
-				}
-				names = append(names, n.Name)
+			if err := a.giveBack(ctx, c, h, 3*time.Minute); err != nil {
+				return err
 			}
-			if err := os.Remove(a.heldPath()); err != nil {
-				return fmt.Errorf("cannot forget the drain: %w", err)
+			var names []string
+			for _, n := range h.Use.Nodes {
+				names = append(names, n.Name)
 			}
 			a.out.result("returned", h, fmt.Sprintf("As before the drain again: %s.\n", strings.Join(names, ", ")))
 			return nil

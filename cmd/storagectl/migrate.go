@@ -97,6 +97,13 @@ func (a *app) migrate(ctx context.Context, req migrate.Request, dryRun bool) err
 		return fmt.Errorf("cannot migrate: %w", &migrate.Refusal{ID: "look", Text: "the store cannot be looked at: " + err.Error(),
 			Hint: "nothing was changed; see first that podman info works for that user"})
 	}
+	h, err := a.readHeld()
+	if err != nil {
+		return err
+	}
+	if r := (*migrate.Refusal)(nil); plan.Inputs.Nomad != nil && errors.As(h.refuse(""), &r) {
+		plan.Refusals = append(plan.Refusals, *r)
+	}
 	if len(plan.Refusals) > 0 {
 		for _, r := range plan.Refusals {
 			a.out.fail("cannot migrate: "+r.Text, r.Hint, exitRefused, r.ID, r.Policy)
