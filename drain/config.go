@@ -5,6 +5,7 @@ package drain
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
@@ -148,6 +149,12 @@ func New(c Config) (*Client, error) {
 		TLSConfig: &api.TLSConfig{CACert: c.CACert, CAPath: c.CAPath, ClientCert: c.ClientCert, ClientKey: c.ClientKey,
 			TLSServerName: c.TLSServerName, Insecure: c.SkipVerify},
 	}
+	if !strings.HasPrefix(c.Address, "unix:") {
+		var err error
+		if conf.HttpClient, err = httpClient(conf.TLSConfig); err != nil {
+			return nil, fmt.Errorf("cannot talk to Nomad at %s: %w", c.Address, err)
+		}
+	}
 	cl, err := api.NewClient(conf)
 	if err != nil {
 		return nil, fmt.Errorf("cannot talk to Nomad at %s: %w", c.Address, err)
@@ -155,6 +162,26 @@ func New(c Config) (*Client, error) {
 	// The library fills what is empty from the environment.
 	cl.SetSecretID(token)
 	return &Client{Config: c, api: cl}, nil
+}
+
+// httpClient follows a redirect on the same server alone: the token is in a header
+// of Nomad's own, which Go would send to any other, too.
+func httpClient(conf *api.TLSConfig) (*http.Client, error) {
+	transport, ok := http.DefaultTransport.(*http.Transport)
+	if !ok {
+		return nil, errors.New("the program's HTTP transport was replaced")
+	}
+	transport = transport.Clone()
+	transport.ForceAttemptHTTP2 = false
+	transport.TLSHandshakeTimeout = 10 * time.Second
+	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	cl := &http.Client{Transport: transport, CheckRedirect: func(to *http.Request, via []*http.Request) error {
+		if from := via[0].URL; len(via) > 5 || to.URL.Host != from.Host || to.URL.Scheme != from.Scheme {
+			return http.ErrUseLastResponse // its code is told as what it is: not Nomad's answer
+		}
+		return nil
+	}}
+	return cl, api.ConfigureTLS(cl, conf)
 }
 
 // callLimit bounds one request that does not block on purpose.

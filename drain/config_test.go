@@ -3,6 +3,7 @@ package drain
 import (
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -95,5 +96,38 @@ func TestKeptFiles(t *testing.T) {
 	}
 	if got := kept.Now(env); got.TokenFile != kept.TokenFile {
 		t.Error("the file is there, and counts no more")
+	}
+}
+
+// TestRedirect: no other server gets the token.
+func TestRedirect(t *testing.T) {
+	var tokens []string
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tokens = append(tokens, r.Header.Get("X-Nomad-Token"))
+		_, _ = w.Write([]byte(`"x"`))
+	}))
+	t.Cleanup(other.Close)
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/here" {
+			tokens = append(tokens, r.Header.Get("X-Nomad-Token"))
+			_, _ = w.Write([]byte(`"x"`))
+			return
+		}
+		to := other.URL
+		if r.URL.Query().Get("region") == "here" {
+			to = "/here"
+		}
+		http.Redirect(w, r, to, http.StatusTemporaryRedirect)
+	}))
+	t.Cleanup(front.Close)
+	for region, want := range map[string]bool{"": false, "here": true} {
+		tokens = nil
+		c, err := New(Config{Address: front.URL, Region: region, token: newSecret("t")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Ping(t.Context()); (err == nil) != want || len(tokens) > 0 != want {
+			t.Errorf("region %q: %v, %q", region, err, tokens)
+		}
 	}
 }
