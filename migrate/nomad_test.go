@@ -87,6 +87,17 @@ func (o *outaged) set(t *testing.T) {
 	o.f.Complete("a")
 }
 
+// completeSoon completes the drain once it is set.
+func (o *outaged) completeSoon() {
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		set := false
+		if o.f.Do(func() { set = o.f.Nodes["a"].DrainStrategy != nil }); set {
+			o.f.Complete("a")
+			return
+		}
+	}
+}
+
 const ofNomad = `[{"Id":"c1","Names":["web-11111111-2222-3333-4444-555555555555"],"State":"running"}]`
 
 // TestStopLooksAgain: work that came after the drain is not cut off by the stop.
@@ -211,8 +222,8 @@ func TestBackAsFound(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			// Complete the drain as soon as it is set.
-			c.Point = func(string) { time.AfterFunc(200*time.Millisecond, func() { o.f.Complete("a") }) }
+			c.Point = func(string) { go o.completeSoon() }
+			o.Inputs.Request.Outage.Deadline = 20 * time.Second
 			return o.takeOutAgain(ctx)
 		}
 		o.did[0].Undo = func(ctx context.Context) error {

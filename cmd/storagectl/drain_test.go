@@ -47,7 +47,7 @@ func TestUndrainTwice(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return a.giveBack(t.Context(), c, h, time.Second)
+		return a.giveBack(t.Context(), c, h, 3*time.Second)
 	}
 	f.Do(func() { f.Nodes["b"].Drivers["podman"].Healthy = false })
 	var ill *drain.DriverError
