@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -208,28 +209,32 @@ func heldOn(err error) error {
 }
 
 // giveBack returns the nodes that are held. A second try goes on where the first
-// one stopped: what it gave back is eligible.
-func (a *app) giveBack(ctx context.Context, c *drain.Client, h *held, limit time.Duration) error {
+// one stopped: what it gave back is eligible. It leaves alone what another hand
+// made of a node, of which the first one told, and names those that differ.
+func (a *app) giveBack(ctx context.Context, c *drain.Client, h *held, limit time.Duration) (left []string, err error) {
 	began, again := time.Now(), h.Returning
 	h.Returning = true
 	if err := a.writeHeld(h); err != nil {
-		return err
+		return nil, err
 	}
 	for _, n := range h.Use.Nodes {
-		if again && n.Eligible {
+		if again {
 			s, err := c.Look(ctx, n, "podman")
 			if err != nil {
-				return err
+				return nil, err
 			}
-			if s.Eligible && !s.Draining {
+			if s.Eligible && !s.Draining || !c.Ours(s, h.Run) {
+				if s.Eligible != n.Eligible || s.Draining {
+					left = append(left, n.Name)
+				}
 				continue
 			}
 		}
 		if err := c.Return(ctx, n, drain.ReturnOptions{Options: h.options(migrate.Outage{}), Limit: limit, Since: began}); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return a.forgetHeld()
+	return left, a.forgetHeld()
 }
 
 func (a *app) drainProgress() func(drain.Progress) {
@@ -251,7 +256,8 @@ func newUndrain(a *app) *cobra.Command {
 		Short: "Give back the Nomad nodes that drain took",
 		Long: `undrain waits until the podman driver is healthy and makes the nodes of the last
 "storagectl drain" eligible again, if they were before. A node that another hand made
-eligible meanwhile is an error, once: look why, then undrain again.
+eligible or drained meanwhile is an error, once: look why, then undrain again, which
+leaves it so.
 
 ` + exitHelp,
 		Example: "  storagectl undrain",
@@ -278,12 +284,17 @@ eligible meanwhile is an error, once: look why, then undrain again.
 				return err
 			}
 			outlast()
-			if err := a.giveBack(ctx, c, h, 3*time.Minute); err != nil {
+			left, err := a.giveBack(ctx, c, h, 3*time.Minute)
+			if err != nil {
 				return err
 			}
 			var names []string
 			for _, n := range h.Use.Nodes {
-				names = append(names, n.Name)
+				if slices.Contains(left, n.Name) {
+					names = append(names, n.Name+" (left as another hand made it)")
+				} else {
+					names = append(names, n.Name)
+				}
 			}
 			a.out.result("returned", h, fmt.Sprintf("As before the drain again: %s.\n", strings.Join(names, ", ")))
 			return nil

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/nomad/api"
+
 	"github.com/storagectl/storagectl/drain"
 	"github.com/storagectl/storagectl/internal/nomadtest"
 	"github.com/storagectl/storagectl/migrate"
@@ -47,7 +49,8 @@ func TestUndrainTwice(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return a.giveBack(t.Context(), c, h, 3*time.Second)
+		_, err = a.giveBack(t.Context(), c, h, 3*time.Second)
+		return err
 	}
 	f.Do(func() { f.Nodes["b"].Drivers["podman"].Healthy = false })
 	var ill *drain.DriverError
@@ -60,6 +63,25 @@ func TestUndrainTwice(t *testing.T) {
 	}
 	if h, err := a.readHeld(); h != nil || err != nil {
 		t.Errorf("still held: %+v, %v", h, err)
+	}
+}
+
+// TestUndrainLeaves: what another hand drained is told once, and left so.
+func TestUndrainLeaves(t *testing.T) {
+	a, f, h := drainedByHand(t)
+	f.Drain("b", &api.DrainSpec{}, false, map[string]string{"why": "bad RAM"}, "bob")
+	f.Complete("b")
+	c, err := h.client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var foreign *drain.ForeignDrainError
+	if _, err := a.giveBack(t.Context(), c, h, 3*time.Second); !errors.As(err, &foreign) {
+		t.Errorf("%v", err)
+	}
+	left, err := a.giveBack(t.Context(), c, h, 3*time.Second)
+	if err != nil || len(left) != 1 || left[0] != "node-b" || f.Eligible("b") || !f.Eligible("a") {
+		t.Errorf("again: %v, %v", left, err)
 	}
 }
 
