@@ -216,3 +216,38 @@ func TestSlotGone(t *testing.T) {
 		l.Leave()
 	}
 }
+
+// TestSlotSince: a lock is held from some moment after it was asked for; a slow
+// answer, or a slow note of the holder, does not make it last longer.
+func TestSlotSince(t *testing.T) {
+	const ttl, slow = 2 * time.Second, 1200 * time.Millisecond
+	for name, mine := range map[string]*SlotRef{"new": nil, "kept": {Path: "x/1", Lock: "old"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, c, _ := faked(t)
+			first := true
+			f.Lock = func(string) (int, string) {
+				if first {
+					first = false
+					time.Sleep(slow)
+					return 0, ""
+				}
+				return 500, "no leader"
+			}
+			began := time.Now()
+			l, err := c.AcquireSlot(t.Context(), SlotOptions{Slots: 1, Run: "r1", TTL: ttl, Mine: mine})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Leave()
+			select {
+			case <-l.Lost():
+				if took := time.Since(began); took < ttl || took > ttl+slow/2 {
+					t.Errorf("lost after %s", took)
+				}
+			case <-time.After(3 * ttl):
+				t.Error("never lost")
+			}
+		})
+	}
+}

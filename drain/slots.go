@@ -102,9 +102,13 @@ func (c *Client) AcquireSlot(ctx context.Context, o SlotOptions) (*Lease, error)
 		return nil, fmt.Errorf("cannot take one of %d slots", o.Slots)
 	}
 	if o.Mine != nil {
-		err := c.few(ctx, func(ctx context.Context) error { return c.renew(ctx, *o.Mine, o.TTL) })
+		var asked time.Time
+		err := c.few(ctx, func(ctx context.Context) error {
+			asked = time.Now()
+			return c.renew(ctx, *o.Mine, o.TTL)
+		})
 		if err == nil {
-			return c.hold(*o.Mine, o.TTL), nil
+			return c.hold(*o.Mine, o.TTL, asked), nil
 		}
 		// The variable may be gone, too, or be there without a lock.
 		if s := status(err); !taken(err) && s != http.StatusNotFound && s != http.StatusBadRequest {
@@ -113,9 +117,9 @@ func (c *Client) AcquireSlot(ctx context.Context, o SlotOptions) (*Lease, error)
 	}
 	for told := false; ; {
 		for i := 1; i <= o.Slots; i++ {
-			ref, err := c.tryLock(ctx, fmt.Sprintf("%s/%d", o.Path, i), o)
+			ref, asked, err := c.tryLock(ctx, fmt.Sprintf("%s/%d", o.Path, i), o)
 			if err == nil {
-				return c.hold(ref, o.TTL), nil
+				return c.hold(ref, o.TTL, asked), nil
 			}
 			if !taken(err) && status(err) != http.StatusNotFound { // deleted meanwhile: tried again
 				return nil, c.slotError(err, o)
@@ -151,20 +155,24 @@ func slotWrite(w *api.WriteOptions) *api.WriteOptions {
 	return w
 }
 
-func (c *Client) tryLock(ctx context.Context, path string, o SlotOptions) (SlotRef, error) {
+// tryLock tells when it asked for the lock, too: Nomad counts from some moment
+// between that and its answer.
+func (c *Client) tryLock(ctx context.Context, path string, o SlotOptions) (_ SlotRef, asked time.Time, _ error) {
 	v := &api.Variable{Namespace: slotSpace, Path: path,
 		Items: api.VariableItems{"owner": o.Owner, "run": o.Run, "since": time.Now().UTC().Format(time.RFC3339)},
 		Lock:  &api.VariableLock{TTL: o.TTL.String(), LockDelay: max(o.TTL/3, 10*time.Second).String()}}
 	var out *api.Variable
 	err := c.few(ctx, func(ctx context.Context) (err error) {
-		out, _, err = c.api.Variables().AcquireLock(v, slotWrite(c.change(ctx, "lock")))
+		w := slotWrite(c.change(ctx, "lock"))
+		asked = time.Now()
+		out, _, err = c.api.Variables().AcquireLock(v, w)
 		return err
 	})
 	if err != nil {
-		return SlotRef{}, err
+		return SlotRef{}, asked, err
 	}
 	if out == nil || out.LockID() == "" {
-		return SlotRef{}, errors.New("Nomad gave a lock without an id") //nolint:staticcheck // a name
+		return SlotRef{}, asked, errors.New("Nomad gave a lock without an id") //nolint:staticcheck // a name
 	}
 	ref := SlotRef{Path: path, Lock: out.LockID()}
 	// Only a management token sees whether a variable is locked. But both the
@@ -178,9 +186,9 @@ func (c *Client) tryLock(ctx context.Context, path string, o SlotOptions) (SlotR
 		return err
 	})
 	if err != nil {
-		return SlotRef{}, errors.Join(err, c.ReleaseSlot(ctx, ref))
+		return SlotRef{}, asked, errors.Join(err, c.ReleaseSlot(ctx, ref))
 	}
-	return ref, nil
+	return ref, asked, nil
 }
 
 // holder is where a slot's last holder is written down, below the slot itself.
@@ -193,24 +201,24 @@ func (c *Client) renew(ctx context.Context, ref SlotRef, ttl time.Duration) erro
 }
 
 // hold renews the lease three times in each TTL. It is lost when Nomad says so,
-// or when no renewal came through for a TTL: by the monotonic clock, so that a
-// clock that is set does not matter.
-func (c *Client) hold(ref SlotRef, ttl time.Duration) *Lease {
+// or when no renewal came through for a TTL, counted from before it was asked for:
+// by the monotonic clock, so that a clock that is set does not matter. last is when
+// the lock itself was asked for.
+func (c *Client) hold(ref SlotRef, ttl time.Duration, last time.Time) *Lease {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Lease{Ref: ref, c: c, ttl: ttl, cancel: cancel, lost: make(chan struct{}), ended: make(chan struct{})}
 	l.lose = sync.OnceFunc(func() { close(l.lost) })
 	go func() {
 		defer close(l.ended)
-		last := time.Now()
-		wait := ttl / 3
+		wait := ttl/3 - time.Since(last)
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-time.After(wait):
 			}
-			call, done := context.WithTimeout(ctx, ttl/3)
 			asked := time.Now()
+			call, done := context.WithTimeout(ctx, min(ttl/3, ttl-time.Since(last)))
 			err := c.renew(call, ref, ttl)
 			done()
 			switch {
