@@ -104,15 +104,21 @@ type WaitOptions struct {
 	// Containers lists podman's containers that Nomad started, those of the own
 	// allocation left out. Nil: nobody looks.
 	Containers func(context.Context) ([]string, error)
-	Progress   func(Progress)
+	// Nodes are all that may have containers there; the one waited for if nil.
+	Nodes []Node
+	// Settle is what containers get to go once their allocations have ended; two
+	// minutes if zero: a big one on a slow disk takes its time.
+	Settle   time.Duration
+	Progress func(Progress)
 }
 
 // Wait returns nil when the node is seen empty: it has no drain any more, its
 // last drain is this run's and complete, it is ineligible, each allocation is
 // client-terminal, and no container of Nomad is left. Servers that are gone or
 // without a leader are waited for. It fails with [*CanceledError],
-// [*ForeignDrainError], [*EligibleError], [*ChangedError], or, at the limit,
-// [*AliveError]; it never takes a deadline that passed for an empty node.
+// [*ForeignDrainError], [*EligibleError], [*ChangedError], or, at the limit or
+// when all that is left are containers that no allocation owns, [*AliveError]; it
+// never takes a deadline that passed for an empty node.
 func (c *Client) Wait(ctx context.Context, n Node, o Options, w WaitOptions) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -123,10 +129,20 @@ func (c *Client) Wait(ctx context.Context, n Node, o Options, w WaitOptions) err
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	alive := &AliveError{Node: n.Name, Draining: true}
+	if w.Settle == 0 {
+		w.Settle = 2 * time.Minute
+	}
+	moved := time.Now() // when something was seen last that Nomad may still end
 	for {
 		done, err := c.empty(ctx, n, o, w, alive)
 		if err != nil || done {
 			return err
+		}
+		if len(alive.Leftover) == 0 || len(alive.Leftover) < len(alive.Containers) {
+			moved = time.Now()
+		}
+		if time.Since(moved) >= w.Settle {
+			return alive
 		}
 		select {
 		case <-ctx.Done():
@@ -175,7 +191,8 @@ func (c *Client) empty(ctx context.Context, n Node, o Options, w WaitOptions, al
 		}
 		return false, nil // a server that is gone may come back
 	}
-	alive.Draining, alive.Down, alive.Allocs, alive.Containers = s.Draining, s.Status == api.NodeStatusDown, nil, nil
+	alive.Draining, alive.Down = s.Draining, s.Status == api.NodeStatusDown
+	alive.Allocs, alive.Containers, alive.Leftover = nil, nil, nil
 	moving, own := left(allocs, o)
 	for _, a := range moving {
 		p.ByJob[a.JobID]++
@@ -197,7 +214,14 @@ func (c *Client) empty(ctx context.Context, n Node, o Options, w WaitOptions, al
 		return false, c.cancelOwn(ctx, n, o)
 	}
 	// Nomad calls the allocations of a node that is down lost, whatever runs there.
-	return len(moving) == 0 && len(alive.Containers) == 0 && !alive.Down, nil
+	if alive.Down || len(moving) > 0 || len(alive.Containers) == 0 {
+		return len(moving) == 0 && !alive.Down, nil
+	}
+	if w.Nodes == nil {
+		w.Nodes = []Node{n}
+	}
+	alive.Leftover, alive.Last = c.leftover(ctx, w.Nodes, alive.Containers)
+	return false, nil
 }
 
 // left picks the allocations that are in the way, which an own allocation's drain

@@ -11,6 +11,22 @@ import (
 // ErrNoNode reports that none of the cluster's nodes is this host's.
 var ErrNoNode = errors.New("no Nomad node of this host")
 
+// DownError reports a node of this host that Nomad does not hear of: nobody can
+// drain it, and it may be back at any moment.
+type DownError struct{ Node, ID string }
+
+func (e *DownError) Error() string {
+	return fmt.Sprintf("Nomad calls node %s (%s), which is this host's, down", e.Node, e.ID[:min(8, len(e.ID))])
+}
+
+// UnseenError reports clients of Nomad that run here and are not known to be any
+// of the cluster's nodes.
+type UnseenError struct{ Clients, Nodes int }
+
+func (e *UnseenError) Error() string {
+	return fmt.Sprintf("of the clients of Nomad that run here (%d processes), only %d can be told among the cluster's nodes", e.Clients, e.Nodes)
+}
+
 // ErrLost reports a slot that another may hold by now.
 var ErrLost = errors.New("the maintenance slot is lost")
 
@@ -86,8 +102,9 @@ type AliveError struct {
 	Node       string
 	Allocs     []string // job/id
 	Containers []string
-	Draining   bool // Nomad does not call the drain complete either
-	Down       bool // Nomad does not hear of the node
+	Leftover   []string // those of Containers that no living allocation owns
+	Draining   bool     // Nomad does not call the drain complete either
+	Down       bool     // Nomad does not hear of the node
 	Last       error
 }
 
@@ -104,6 +121,9 @@ func (e *AliveError) Error() string {
 	}
 	if len(e.Containers) > 0 {
 		w = append(w, "containers of Nomad are left: "+strings.Join(e.Containers, ", "))
+	}
+	if len(e.Leftover) > 0 {
+		w = append(w, "no allocation that lives owns them, so that Nomad will not end them: as the store's owner, podman rm -f "+strings.Join(e.Leftover, " "))
 	}
 	if e.Last != nil {
 		w = append(w, "Nomad was last heard with: "+e.Last.Error())

@@ -251,3 +251,67 @@ func TestSlotSince(t *testing.T) {
 		})
 	}
 }
+
+// TestLeftover: containers that no allocation owns are told at once, with what to
+// do, and no drain is waited for that cannot end; those of the host's other node
+// are waited for.
+func TestLeftover(t *testing.T) {
+	f := nomadtest.New(t, "a", "b")
+	c, err := New(Config{Address: f.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := nodeOf(f.Nodes["a"]), nodeOf(f.Nodes["b"])
+	set(t, f, c, a)
+	w := WaitOptions{Limit: time.Minute, Settle: 300 * time.Millisecond, Nodes: []Node{a, b},
+		Containers: func(context.Context) ([]string, error) { return []string{"db-" + alloc1}, nil }}
+	var alive *AliveError
+	began := time.Now()
+	if err := c.Wait(t.Context(), a, byHand, w); !errors.As(err, &alive) || !strings.HasSuffix(err.Error(), "podman rm -f db-"+alloc1) {
+		t.Errorf("%v", err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("after %s", took)
+	}
+	f.Do(func() { f.Allocs["b"] = []*api.Allocation{job(alloc1, "running")} })
+	w.Limit = 2 * time.Second
+	if err := c.Wait(t.Context(), a, byHand, w); !errors.As(err, &alive) || len(alive.Leftover) > 0 || time.Since(began) < w.Limit {
+		t.Errorf("of the other node: %v", err)
+	}
+}
+
+// TestHostNodesUnseen: a node of this host that Nomad does not hear of, and a
+// client that is none of the cluster's nodes, are not passed over.
+func TestHostNodesUnseen(t *testing.T) {
+	f := nomadtest.New(t, "a", "b")
+	c, err := New(Config{Address: f.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	look := func(clients int) ([]Node, error) {
+		return c.HostNodes(t.Context(), Find{Rootless: true, Clients: clients})
+	}
+	if nodes, err := look(2); err != nil || len(nodes) != 2 {
+		t.Errorf("%v, %v", nodes, err)
+	}
+	var unseen *UnseenError
+	if _, err := look(3); !errors.As(err, &unseen) || unseen.Nodes != 2 {
+		t.Errorf("three clients, two nodes: %v", err)
+	}
+	f.Do(func() { f.Nodes["b"].Status = api.NodeStatusDown })
+	var down *DownError
+	if _, err := look(1); !errors.As(err, &down) || down.ID != "b" {
+		t.Errorf("one is down: %v", err)
+	}
+	f.Do(func() { f.Nodes["b"].Attributes["driver.podman.rootless"] = "false" })
+	if nodes, err := look(1); err != nil || len(nodes) != 1 {
+		t.Errorf("down, and of another store: %v, %v", nodes, err)
+	}
+	f.Do(func() {
+		delete(f.Nodes["b"].Attributes, "driver.podman.rootless")
+		f.Nodes["b"].HTTPAddr = f.Nodes["a"].HTTPAddr
+	})
+	if nodes, err := look(1); err != nil || len(nodes) != 1 {
+		t.Errorf("one that is another by now: %v, %v", nodes, err)
+	}
+}

@@ -24,6 +24,9 @@ type Find struct {
 	// Rootless says whose store it is: nodes whose driver says otherwise cannot
 	// place containers in it.
 	Rootless bool
+	// Clients is how many clients of Nomad run on this host, as its processes tell.
+	// Zero: nobody counted.
+	Clients int
 }
 
 // Node is a node as it was found.
@@ -39,7 +42,9 @@ type Node struct {
 // HostNodes finds the nodes of this host that can place containers in the
 // store. A node is this host's if a local agent says that it is it, or if its
 // host name is ours and its address is one of our interfaces'. It fails with
-// [ErrNoNode] if there is none, and refuses names that are not unique.
+// [ErrNoNode] if there is none, with a [*DownError] if one of them is down, with an
+// [*UnseenError] if more clients run here than nodes are this host's, and refuses
+// names that are not unique.
 func (c *Client) HostNodes(ctx context.Context, f Find) ([]Node, error) {
 	if f.Driver == "" {
 		f.Driver = "podman"
@@ -75,8 +80,9 @@ func (c *Client) HostNodes(ctx context.Context, f Find) ([]Node, error) {
 		return nil, fmt.Errorf("cannot find this host's nodes: %w", err)
 	}
 	var nodes []Node
+	var down, live []*api.Node
 	for _, s := range stubs {
-		if s.Status == api.NodeStatusDown || (!slices.Contains(own, s.ID) && !slices.Contains(addrs, s.Address)) {
+		if !slices.Contains(own, s.ID) && !slices.Contains(addrs, s.Address) {
 			continue
 		}
 		n, err := c.info(ctx, s.ID)
@@ -87,10 +93,26 @@ func (c *Client) HostNodes(ctx context.Context, f Find) ([]Node, error) {
 			continue
 		}
 		// A driver that is not detected now may be a minute later.
-		if n.Drivers[f.Driver] == nil || (f.Driver == "podman" && !serves(n.Attributes, f.Rootless)) {
-			continue
+		can := n.Drivers[f.Driver] != nil && (f.Driver != "podman" || serves(n.Attributes, f.Rootless))
+		switch {
+		case n.Status != api.NodeStatusDown:
+			live = append(live, n)
+			if can {
+				nodes = append(nodes, nodeOf(n))
+			}
+		case can:
+			down = append(down, n)
 		}
-		nodes = append(nodes, nodeOf(n))
+	}
+	for _, n := range down {
+		// A client that lost its data folder is another node now, at the same address;
+		// Nomad keeps the old one for a day.
+		if !slices.ContainsFunc(live, func(l *api.Node) bool { return l.HTTPAddr == n.HTTPAddr && n.HTTPAddr != "" }) {
+			return nil, &DownError{Node: n.Name, ID: n.ID}
+		}
+	}
+	if f.Clients > len(live) {
+		return nil, &UnseenError{Clients: f.Clients, Nodes: len(live)}
 	}
 	if len(nodes) == 0 {
 		return nil, ErrNoNode

@@ -1,13 +1,11 @@
 package migrate
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/user"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -38,6 +36,11 @@ func (a *Assessment) nomad(ctx context.Context, cli podman.CLI) error {
 // FindNomad finds the nodes that place containers in the store of cli's owner
 // and checks the rights. All are nil where Nomad has nothing to do with it.
 func FindNomad(ctx context.Context, cli podman.CLI, r Outage) (*NomadUse, *Refusal, error) {
+	return findNomad(ctx, cli, r, "/proc")
+}
+
+func findNomad(ctx context.Context, cli podman.CLI, r Outage, proc string) (*NomadUse, *Refusal, error) {
+	agents, clients := nomadAgents(proc)
 	conf := drain.FromEnv(os.Getenv)
 	conf.TokenFile = r.TokenFile
 	conf, err := conf.Absolute()
@@ -74,15 +77,23 @@ func FindNomad(ctx context.Context, cli podman.CLI, r Outage) (*NomadUse, *Refus
 		case wanted || drain.Answered(err):
 			return nil, &Refusal{ID: "nomad", Text: err.Error(),
 				Hint: "check NOMAD_ADDR, NOMAD_CACERT and NOMAD_CLIENT_CERT (or --nomad URL); --nomad off goes on without draining anything"}, nil
-		case theirs || agentRuns():
+		case theirs || agents > 0:
 			return nil, &Refusal{ID: "nomad-unseen", Text: fmt.Sprintf("Nomad runs here, but no agent answers at %s", drain.DefaultAddress),
 				Hint: "set NOMAD_ADDR or --nomad URL; --nomad off goes on without draining anything"}, nil
 		}
 		return nil, nil, nil
 	}
-	nodes, err := c.HostNodes(ctx, drain.Find{Nodes: r.Nodes, Rootless: !cli.Owner.Rootful()})
+	nodes, err := c.HostNodes(ctx, drain.Find{Nodes: r.Nodes, Rootless: !cli.Owner.Rootful(), Clients: clients})
 	var rights *drain.RightsError
+	var down *drain.DownError
+	var unseen *drain.UnseenError
 	switch {
+	case errors.As(err, &down):
+		return nil, &Refusal{ID: "nomad-node", Text: err.Error(),
+			Hint: "start its client and let it join (nomad node status); if it is gone for good, say by --nomad-node which nodes count; --nomad off goes on without draining anything"}, nil
+	case errors.As(err, &unseen):
+		return nil, &Refusal{ID: "nomad-node", Text: err.Error(),
+			Hint: "see whether each has joined this cluster (nomad node status), or say by --nomad-node which nodes count; --nomad off goes on without draining anything"}, nil
 	case errors.As(err, &rights):
 		return nil, rightsRefusal(rights), nil
 	case errors.Is(err, drain.ErrNoNode) && auto && !theirs && len(r.Nodes) == 0:
@@ -112,6 +123,9 @@ func FindNomad(ctx context.Context, cli podman.CLI, r Outage) (*NomadUse, *Refus
 		return nil, rightsRefusal(rights), nil
 	} else if err != nil {
 		return nil, nil, err
+	}
+	if r, err := leftovers(ctx, c, cli, use, leftLimit); r != nil || err != nil {
+		return nil, r, err
 	}
 	for _, n := range nodes {
 		s, err := c.Look(ctx, n, "podman")
@@ -144,22 +158,6 @@ func operator() string {
 		host = "unknown"
 	}
 	return name + "@" + host
-}
-
-// agentRuns says whether a process of this host is a Nomad agent.
-func agentRuns() bool {
-	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, path := range lines {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			continue // gone
-		}
-		argv := bytes.Split(b, []byte{0})
-		if filepath.Base(string(argv[0])) == "nomad" && slices.ContainsFunc(argv, func(w []byte) bool { return string(w) == "agent" }) {
-			return true
-		}
-	}
-	return false
 }
 
 // staying leaves out the containers that will be gone before podman is stopped:

@@ -31,7 +31,7 @@ func (s *Session) drain(ctx context.Context) error {
 	}
 	limit := s.Inputs.Request.Outage.DrainLimit()
 	for _, n := range s.nodes() {
-		err := c.Wait(ctx, n, o, drain.WaitOptions{Limit: limit, Containers: s.nomadContainers, Progress: s.drainProgress})
+		err := c.Wait(ctx, n, o, drain.WaitOptions{Limit: limit, Containers: s.nomadContainers, Nodes: s.nodes(), Progress: s.drainProgress})
 		if err != nil {
 			return err
 		}

@@ -167,7 +167,7 @@ func (a *app) drain(ctx context.Context, name string, out migrate.Outage) error 
 	}
 	names := make([]string, 0, len(h.Use.Nodes))
 	for _, n := range h.Use.Nodes {
-		w := drain.WaitOptions{Limit: out.DrainLimit(), Progress: a.drainProgress(),
+		w := drain.WaitOptions{Limit: out.DrainLimit(), Nodes: h.Use.Nodes, Progress: a.drainProgress(),
 			Containers: func(ctx context.Context) ([]string, error) { return migrate.NomadContainers(ctx, cli, o.OwnAlloc) }}
 		if err := c.Wait(ctx, n, o, w); err != nil {
 			return heldOn(err)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -32,13 +33,18 @@ type Fake struct {
 	clock time.Time // LastDrain has whole seconds
 }
 
-// New starts a server with nodes of these ids, ready, eligible, with podman.
+// New starts a server with nodes of these ids, ready, eligible, with podman: all
+// are this host's.
 func New(t testing.TB, ids ...string) *Fake {
+	hostname, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
 	f := &Fake{Nodes: map[string]*api.Node{}, Allocs: map[string][]*api.Allocation{}, clock: time.Now().Truncate(time.Second)}
-	for _, id := range ids {
-		f.Nodes[id] = &api.Node{ID: id, Name: "node-" + id, Status: api.NodeStatusReady, SchedulingEligibility: api.NodeSchedulingEligible,
+	for i, id := range ids {
+		f.Nodes[id] = &api.Node{ID: id, HTTPAddr: fmt.Sprintf("127.0.0.1:%d", 4646+i), Name: "node-" + id, Status: api.NodeStatusReady, SchedulingEligibility: api.NodeSchedulingEligible,
 			Drivers:    map[string]*api.DriverInfo{"podman": {Detected: true, Healthy: true}},
-			Attributes: map[string]string{"driver.podman.health": "healthy"}}
+			Attributes: map[string]string{"driver.podman.health": "healthy", "unique.hostname": hostname}}
 	}
 	f.Server = httptest.NewServer(http.HandlerFunc(f.serve))
 	t.Cleanup(f.Close)
@@ -118,9 +124,12 @@ func (f *Fake) serve(w http.ResponseWriter, r *http.Request) {
 	case part[0] == "nodes":
 		var list []*api.NodeListStub
 		for _, n := range f.Nodes {
-			list = append(list, &api.NodeListStub{ID: n.ID, Name: n.Name, Status: n.Status})
+			host, _, _ := strings.Cut(n.HTTPAddr, ":")
+			list = append(list, &api.NodeListStub{ID: n.ID, Name: n.Name, Status: n.Status, Address: host})
 		}
 		answer(w, list)
+	case part[0] == "namespaces":
+		answer(w, []api.Namespace{{Name: "default"}})
 	case part[0] == "node" && f.Nodes[part[1]] == nil:
 		http.Error(w, "node not found", http.StatusNotFound)
 	case part[0] == "node":

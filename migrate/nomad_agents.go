@@ -1,0 +1,43 @@
+package migrate
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// nomadAgents counts the processes of a /proc that are Nomad agents, and those of
+// them that may be clients: all but those that are seen to be a server alone.
+func nomadAgents(proc string) (agents, clients int) {
+	lines, _ := filepath.Glob(filepath.Join(proc, "[0-9]*", "cmdline"))
+	for _, path := range lines {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue // gone
+		}
+		argv := bytes.Split(b, []byte{0})
+		if filepath.Base(string(argv[0])) != "nomad" || len(argv) < 2 || string(argv[1]) != "agent" {
+			continue
+		}
+		agents++
+		if !serverAlone(filepath.Dir(path)) {
+			clients++
+		}
+	}
+	return agents, clients
+}
+
+// serverAlone says whether an agent has a server's raft log open and no client's
+// state (client/state/db_bolt.go and nomad/server.go of Nomad keep both open while
+// they live). Whose files cannot be seen may be a client.
+func serverAlone(dir string) bool {
+	fds, _ := filepath.Glob(filepath.Join(dir, "fd", "*"))
+	var open []string
+	for _, fd := range fds {
+		if path, err := os.Readlink(fd); err == nil {
+			open = append(open, filepath.Base(path))
+		}
+	}
+	return slices.Contains(open, "raft.db") && !slices.Contains(open, "state.db")
+}

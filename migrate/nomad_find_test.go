@@ -1,0 +1,147 @@
+package migrate
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+)
+
+// addProc puts a process into a /proc.
+func addProc(t *testing.T, proc string, pid int, cmdline string, open ...string) {
+	t.Helper()
+	dir := filepath.Join(proc, fmt.Sprint(pid))
+	if err := os.MkdirAll(filepath.Join(dir, "fd"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "cmdline"), []byte(strings.ReplaceAll(cmdline, " ", "\x00")+"\x00"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i, path := range open {
+		if err := os.Symlink(path, filepath.Join(dir, "fd", fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+const (
+	asClient = "/var/lib/nomad/client/state.db"
+	asServer = "/var/lib/nomad/server/raft/raft.db"
+)
+
+func TestNomadAgents(t *testing.T) {
+	proc := t.TempDir()
+	addProc(t, proc, 10, "/usr/bin/nomad agent -config /etc/nomad.d", "/dev/null", asServer)
+	addProc(t, proc, 11, "nomad agent -dev", asServer, asClient)
+	addProc(t, proc, 12, "/opt/nomad/nomad agent", asClient)
+	addProc(t, proc, 13, "nomad agent") // another user's
+	addProc(t, proc, 14, "/usr/bin/nomad logmon")
+	addProc(t, proc, 15, "nomad-autoscaler agent")
+	addProc(t, proc, 16, "nomad job status agent")
+	addProc(t, proc, 17, "")
+	if agents, clients := nomadAgents(proc); agents != 4 || clients != 3 {
+		t.Errorf("%d agents, %d clients", agents, clients)
+	}
+}
+
+// TestFindNomad: where a client of Nomad runs here, nothing goes on without a
+// drain because its node cannot be seen.
+func TestFindNomad(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*outaged, *Outage)
+		procs  []string // what each agent has open
+		nodes  int
+		id     string
+	}{
+		"one":                         {procs: []string{asClient}, nodes: 1},
+		"nobody's node":               {change: away, procs: nil},
+		"a server alone":              {change: away, procs: []string{asServer}},
+		"a client that is not seen":   {change: away, procs: []string{asServer, asClient}, id: "nomad-node"},
+		"one of two is not seen":      {procs: []string{asClient, asClient}, id: "nomad-node"},
+		"the node is down":            {change: down, id: "nomad-node"},
+		"the node is down, and named": {change: func(o *outaged, r *Outage) { r.Nodes = []string{"a"}; down(o, r) }, procs: []string{asClient}, nodes: 1},
+		"named":                       {change: func(_ *outaged, r *Outage) { r.Nodes = []string{"a"} }, procs: []string{asClient, asClient}, nodes: 1},
+		"nobody answers":              {change: func(o *outaged, _ *Outage) { o.f.Close() }, procs: []string{asServer}, id: "nomad"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := newOutaged(t)
+			t.Setenv("NOMAD_ADDR", o.f.URL)
+			t.Setenv("NOMAD_TOKEN", "")
+			r := Outage{Nomad: NomadAuto}
+			if c.change != nil {
+				c.change(o, &r)
+			}
+			proc := t.TempDir()
+			for i, open := range c.procs {
+				addProc(t, proc, 10+i, "nomad agent", open)
+			}
+			use, refusal, err := findNomad(t.Context(), o.cli, r, proc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if id := idOf(refusal); id != c.id {
+				t.Errorf("refused as %q: %+v", id, refusal)
+			}
+			if n := lenOf(use); n != c.nodes {
+				t.Errorf("%d nodes", n)
+			}
+		})
+	}
+}
+
+func away(o *outaged, _ *Outage) { o.f.Do(func() { o.f.Nodes["a"].HTTPAddr = "192.0.2.1:4646" }) }
+
+func down(o *outaged, _ *Outage) { o.f.Do(func() { o.f.Nodes["a"].Status = api.NodeStatusDown }) }
+
+func idOf(r *Refusal) string {
+	if r == nil {
+		return ""
+	}
+	return r.ID
+}
+
+func lenOf(u *NomadUse) int {
+	if u == nil {
+		return 0
+	}
+	return len(u.Nodes)
+}
+
+// TestLeftovers: a container that only looks as if Nomad would end it is refused;
+// one that goes a moment after its allocation is not.
+func TestLeftovers(t *testing.T) {
+	o := newOutaged(t)
+	c, err := o.nomad()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.containers(t, ofNomad)
+	const id = "11111111-2222-3333-4444-555555555555"
+	alloc := func(status string) {
+		o.f.Do(func() { o.f.Allocs["a"] = []*api.Allocation{{ID: id, JobID: "web", ClientStatus: status}} })
+	}
+	look := func(limit time.Duration) *Refusal {
+		t.Helper()
+		r, err := leftovers(t.Context(), c, o.cli, o.Inputs.Nomad, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	alloc("running")
+	if r := look(0); r != nil {
+		t.Errorf("of an allocation that lives: %+v", r)
+	}
+	alloc("complete")
+	if r := look(0); r == nil || r.ID != "nomad-leftover" || !strings.Contains(r.Hint, "podman rm -f web-"+id) {
+		t.Errorf("%+v", r)
+	}
+	time.AfterFunc(time.Second, func() { o.containers(t, "[]") })
+	if r := look(time.Minute); r != nil {
+		t.Errorf("gone after a second: %+v", r)
+	}
+}
