@@ -242,7 +242,7 @@ func (c *Client) log(ctx context.Context, ns, alloc string) (string, error) {
 			text, err = io.ReadAll(io.LimitReader(body, 4096))
 			_ = body.Close()
 		}
-		if err != nil && !passing(err) {
+		if err != nil && (forbidden(err) || !passing(err)) {
 			return "", fmt.Errorf("cannot read the canary's log: %w", err)
 		}
 		if bytes.Contains(text, []byte("canary")) {

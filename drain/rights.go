@@ -3,10 +3,13 @@ package drain
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/hashicorp/nomad/api"
 )
 
 // Rights says what a run will want to do.
@@ -28,7 +31,7 @@ func (c *Client) CheckRights(ctx context.Context, nodes []Node, r Rights) error 
 	var missing []string
 	denied := func(what string, f func(context.Context) error) error {
 		err := c.answered(ctx, f)
-		if status(err) == http.StatusForbidden {
+		if forbidden(err) {
 			missing = append(missing, what)
 			return nil
 		}
@@ -95,12 +98,49 @@ func (c *Client) CheckRights(ctx context.Context, nodes []Node, r Rights) error 
 		}); err != nil {
 			return fmt.Errorf("cannot check the rights in Nomad: %w", err)
 		}
+		if err := denied("read-logs in namespace "+r.Canary, func(ctx context.Context) error { return c.readsLogs(ctx, r.Canary) }); err != nil {
+			return fmt.Errorf("cannot check the rights in Nomad: %w", err)
+		}
 	}
 	if len(missing) == 0 {
 		return nil
 	}
 	r.Namespaces = blind
 	return rightsError(missing, r)
+}
+
+// readsLogs asks for a log that no task has. Nomad judges the right after it has
+// found the allocation: where the namespace has none that the token can see, only
+// the canary will tell.
+func (c *Client) readsLogs(ctx context.Context, ns string) error {
+	q := query(ctx)
+	q.Namespace, q.PerPage = ns, 1
+	list, _, err := c.api.Allocations().List(q)
+	if status(err) == http.StatusForbidden || err == nil && len(list) == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	q = query(ctx)
+	q.Namespace = ns
+	q.Params = map[string]string{"task": "storagectl-" + randomID(), "type": "stdout", "origin": "start", "plain": "true"}
+	body, err := c.api.Raw().Response("/v1/client/fs/logs/"+list[0].ID, q)
+	if err == nil {
+		_ = body.Close()
+	}
+	return err
+}
+
+// forbidden says whether an answer is that the token may not do it. What is streamed
+// (logs) is refused with 500, and only the words tell it from a server in trouble
+// (errPermissionDenied in nomad/structs/errors.go).
+func forbidden(err error) bool {
+	if status(err) != http.StatusInternalServerError {
+		return status(err) == http.StatusForbidden
+	}
+	var u api.UnexpectedResponseError
+	return errors.As(err, &u) && strings.HasPrefix(u.Body(), "Permission denied")
 }
 
 // answered is f until an agent answers, whatever it says.

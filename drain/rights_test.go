@@ -19,6 +19,7 @@ func TestRights(t *testing.T) {
 	for name, policy := range map[string]string{
 		"node:write":  `namespace "default" { capabilities = ["read-job", "submit-job"] }` + "\nnode {\n policy = \"read\"\n}",
 		"read-job":    "node {\n policy = \"write\"\n}",
+		"read-logs":   "node {\n policy = \"write\"\n}\n" + `namespace "default" { capabilities = ["read-job", "submit-job"] }`,
 		"submit-job":  "node {\n policy = \"write\"\n}\n" + `namespace "default" { capabilities = ["read-job"] }`,
 		"variables ":  "node {\n policy = \"write\"\n}\n" + `namespace "default" { capabilities = ["read-job", "submit-job"] }`,
 		"all of them": `agent { policy = "read" }`,

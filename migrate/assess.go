@@ -26,6 +26,7 @@ type Assessment struct {
 	Conf     ConfPlan         `json:"conf"`
 	Units    units            `json:"units"`
 	Running  []Ran            `json:"running,omitempty"` // are stopped, and with --containers keep started again
+	Busy     []string         `json:"busy,omitempty"`    // are at work now, and would be waited for
 	Reset    *resetLook       `json:"reset,omitempty"`   // with --images discard
 	Plan     []PlannedStep    `json:"plan"`
 	Notes    []string         `json:"notes,omitempty"`
@@ -121,6 +122,9 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 		if err := a.running(ctx, cli); err != nil {
 			return a, err
 		}
+	}
+	if err := a.atWork(ctx, cli); err != nil {
+		return a, err
 	}
 	if err := a.conf(ctx, s); err != nil {
 		return a, err

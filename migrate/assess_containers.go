@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -64,6 +65,20 @@ func (a *Assessment) running(ctx context.Context, cli podman.CLI) error {
 		a.Refusals = append(a.Refusals, *autoRemoveRefusal(names))
 	}
 	return err
+}
+
+// atWork names the containers that --busy-label means, so that a label that means
+// too many, or none, is seen before.
+func (a *Assessment) atWork(ctx context.Context, cli podman.CLI) error {
+	if len(a.Inputs.Request.Outage.Busy.Labels) == 0 {
+		return nil
+	}
+	var busy *drain.BusyError
+	if err := drain.NotBusy(ctx, cli, a.Inputs.Request.Outage.Busy.Labels); !errors.As(err, &busy) {
+		return err
+	}
+	a.Busy = busy.Containers
+	return nil
 }
 
 // mapped refuses containers of root's with id maps of their own: where the kernel

@@ -59,6 +59,11 @@ func (a *Assessment) what() map[string]string {
 	out := a.Inputs.Request.Outage
 	what[stepHookBefore], what[stepHookAfter] = hookNames(out.HookBefore), hookNames(out.HookAfter)
 	what[stepBusy] = fmt.Sprintf("running containers with the labels %s; after %s: %s", strings.Join(out.Busy.Labels, ", "), out.Busy.Deadline, out.Busy.Then)
+	if len(a.Busy) > 0 {
+		what[stepBusy] += "; at work now: " + strings.Join(a.Busy, ", ")
+	} else {
+		what[stepBusy] += "; none is at work now"
+	}
 	if u := a.Inputs.Nomad; u != nil {
 		deadline := "without a deadline"
 		if out.Deadline > 0 && u.OwnAlloc == "" {
