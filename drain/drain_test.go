@@ -218,6 +218,30 @@ func TestDrain(t *testing.T) {
 		c.reset(a)
 	})
 
+	t.Run("system jobs", func(t *testing.T) {
+		ctx := bounded(t)
+		c.run(t, "csi", "system", 1, a.ID)
+		o := opts("r6s")
+		o.IgnoreSystem = true
+		if err := errors.Join(cl.Drain(ctx, a, o), cl.Wait(ctx, a, o, wait(time.Minute))); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(c.running("csi")); n != 1 {
+			t.Errorf("%d allocations of a system job that was to be left", n)
+		}
+		c.reset(a)
+		o = opts("r6t")
+		w, seen := wait(time.Minute), 0
+		w.Progress = func(p Progress) { seen = max(seen, p.ByJob["csi"]) }
+		if err := errors.Join(cl.Drain(ctx, a, o), cl.Wait(ctx, a, o, w)); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(c.running("csi")); n != 0 || seen != 1 {
+			t.Errorf("%d allocations of a system job are left; at most %d were told", n, seen)
+		}
+		c.reset(a)
+	})
+
 	t.Run("driver not healthy", func(t *testing.T) {
 		ctx := bounded(t)
 		o := opts("r7")

@@ -256,6 +256,9 @@ systemctl --user stop --quiet podman.socket podman.service
 		if r.code != c.code || !strings.Contains(r.stderr, c.says) || !strings.Contains(r.stderr, "podman rm -f web-") {
 			t.Errorf("%s went on: %s", args[0], r)
 		}
+		if s := w.must("", "status"); c.code == exitFailed && (!strings.Contains(s.stdout, "held ") || !strings.Contains(s.stdout, c.says)) {
+			t.Errorf("status does not say why the node is held: %s", s)
+		}
 		if alive() != before {
 			t.Errorf("%s: the container is gone: the test shows nothing", args[0])
 		}

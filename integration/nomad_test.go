@@ -157,10 +157,16 @@ func TestNomadMigrate(t *testing.T) {
 			if !w.eligible(w.Clients[0]) {
 				t.Error("the node was not given back")
 			}
-			if !strings.Contains(r.stderr, "plain: works") {
-				t.Error("no word of the canary")
+			// The table of docs/nomad.md.
+			for variant, word := range map[string]string{"plain": "works", "entrypoint": "works", "keep-id": "does not work", "bridge": "works", "host": "works"} {
+				if !strings.Contains(r.stderr, variant+": "+word) {
+					t.Errorf("the canary does not say that %s %s", variant, word)
+				}
 			}
 			w.noToken(token)
+			if token != "" && strings.Contains(r.stdout+r.stderr, token) {
+				t.Error("the token was printed")
+			}
 			// Nomad puts work there again.
 			if err := w.RunJob(w.ctx, nomad.ServiceJob("more", "localhost/lab/base:1", 2), 2); err != nil {
 				t.Fatal(err)
