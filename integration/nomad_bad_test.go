@@ -76,6 +76,30 @@ func TestNomadBadDays(t *testing.T) {
 		}
 	})
 
+	t.Run("not a word of it", func(t *testing.T) {
+		w := w.under(t)
+		refused := func(id, has string) {
+			t.Helper()
+			r := w.ctl("", w.migrate("--json")...)
+			if r.code != exitRefused || !strings.Contains(r.stdout+r.stderr, `"`+id+`"`) || !strings.Contains(r.stdout+r.stderr, has) {
+				t.Errorf("not refused as %s: %s", id, r)
+			}
+			if n, err := w.Node(a); err != nil || n.LastDrain != nil {
+				t.Errorf("the node was drained: %v", err)
+			}
+		}
+		// A container that looks like Nomad's, and is not.
+		const mine = "mine-11111111-2222-3333-4444-555555555555"
+		w.a.script("hashi", "podman create --name "+mine+" --network=none localhost/lab/base:1 /bin/busybox true")
+		refused("nomad-leftover", "podman rm -f "+mine)
+		w.a.podman("rm", mine)
+		// A process that is called like a client of Nomad, and is none of the nodes.
+		pid := strings.TrimSpace(w.a.script("root", `cd /run && echo 'while sleep 0.2; do :; done' >agent
+setsid bash -c 'exec -a nomad sh agent' </dev/null >/dev/null 2>&1 & echo $!`))
+		refused("nomad-node", "2 processes")
+		w.a.script("root", "kill "+pid)
+	})
+
 	t.Run("drain and undrain by hand", func(t *testing.T) {
 		w := w.under(t)
 		w.must("", "drain", "--user", "hashi", "--reason", "by hand")
@@ -234,16 +258,10 @@ systemctl --user stop --quiet podman.socket podman.service
 	if before == "" || alive() != before {
 		t.Fatalf("the container ended with podman's API: it was %q and is %q", before, alive())
 	}
-	for _, c := range []struct {
-		args []string
-		code int
-		says string
-	}{
-		{[]string{"migrate", "--to", "overlay", "--user", "hashi", "--yes"}, exitFailed, "containers of Nomad are left"},
-		// By now the allocation has ended for Nomad: no other drain could end it.
-		{[]string{"drain", "--user", "hashi"}, exitRefused, "no drain would end them"},
+	for _, args := range [][]string{
+		{"migrate", "--to", "overlay", "--user", "hashi", "--yes"},
+		{"drain", "--user", "hashi"},
 	} {
-		args := c.args
 		r := w.ctl("", append(args, "--drain-deadline", "3s", "--drain-grace", "12s")...)
 		n, err := w.Node(w.Clients[0])
 		if err != nil {
@@ -253,10 +271,10 @@ systemctl --user stop --quiet podman.socket podman.service
 		if n.LastDrain.Status != api.DrainStatusComplete || n.LastDrain.Meta["storagectl.run"] == "" {
 			t.Errorf("%s: Nomad does not call our drain complete: the test shows nothing", args[0])
 		}
-		if r.code != c.code || !strings.Contains(r.stderr, c.says) || !strings.Contains(r.stderr, "podman rm -f web-") {
+		if r.code != exitFailed || !strings.Contains(r.stderr, "containers of Nomad are left") {
 			t.Errorf("%s went on: %s", args[0], r)
 		}
-		if s := w.must("", "status"); c.code == exitFailed && (!strings.Contains(s.stdout, "held ") || !strings.Contains(s.stdout, c.says)) {
+		if s := w.must("", "status"); !strings.Contains(s.stdout, "held ") || !strings.Contains(s.stdout, "containers of Nomad are left") {
 			t.Errorf("status does not say why the node is held: %s", s)
 		}
 		if alive() != before {
@@ -265,5 +283,30 @@ systemctl --user stop --quiet podman.socket podman.service
 		if n.SchedulingEligibility != api.NodeSchedulingIneligible {
 			t.Errorf("%s: the node takes work", args[0])
 		}
+	}
+
+	// On the other node the client is gone, and podman is well: nobody could drain
+	// it, and it may be back at any moment.
+	b := w.on(w.Clients[1])
+	began := time.Now()
+	b.a.script("root", "systemctl stop nomad")
+	stopped := time.Since(began)
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Second) {
+		if n, err := w.Node(b.at); err == nil && n.Status == api.NodeStatusDown {
+			t.Logf("its client took %s to end, and Nomad called it down %s after", stopped, time.Since(began)-stopped)
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the node of a client that is gone is not down")
+		}
+	}
+	for _, cmd := range []string{"migrate --to overlay --yes", "drain"} {
+		r := b.a.exec("root", "sh", "-c", "NOMAD_ADDR=http://10.77.0.1:4646 storagectl --json "+cmd+" --user hashi")
+		if r.code != exitRefused || !strings.Contains(r.stdout+r.stderr, `"nomad-node"`) {
+			t.Errorf("%s on a node that is down: %s", cmd, r)
+		}
+	}
+	if d := b.a.driver(); d != "vfs" {
+		t.Errorf("podman is on %s", d)
 	}
 }
