@@ -8,8 +8,10 @@ import (
 )
 
 // nomadAgents counts the processes of a /proc that are Nomad agents, and those of
-// them that may be clients: all but those that are seen to be a server alone.
+// them that may be clients: all but those that are seen to be a server alone. One
+// in another network, of a machine's container, is an agent of that machine.
 func nomadAgents(proc string) (agents, clients int) {
+	here, _ := os.Readlink(filepath.Join(proc, "self", "ns", "net"))
 	lines, _ := filepath.Glob(filepath.Join(proc, "[0-9]*", "cmdline"))
 	for _, path := range lines {
 		b, err := os.ReadFile(path)
@@ -18,6 +20,9 @@ func nomadAgents(proc string) (agents, clients int) {
 		}
 		argv := bytes.Split(b, []byte{0})
 		if filepath.Base(string(argv[0])) != "nomad" || len(argv) < 2 || string(argv[1]) != "agent" {
+			continue
+		}
+		if net, err := os.Readlink(filepath.Join(filepath.Dir(path), "ns", "net")); err == nil && net != here && here != "" {
 			continue
 		}
 		agents++

@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -43,6 +44,12 @@ func TestNomadAgents(t *testing.T) {
 	addProc(t, proc, 15, "nomad-autoscaler agent")
 	addProc(t, proc, 16, "nomad job status agent")
 	addProc(t, proc, 17, "")
+	addProc(t, proc, 18, "nomad agent", asClient)
+	for dir, net := range map[string]string{"self": "net:[1]", "12": "net:[1]", "18": "net:[2]"} { // the others' cannot be read
+		if err := errors.Join(os.MkdirAll(filepath.Join(proc, dir, "ns"), 0o700), os.Symlink(net, filepath.Join(proc, dir, "ns", "net"))); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if agents, clients := nomadAgents(proc); agents != 4 || clients != 3 {
 		t.Errorf("%d agents, %d clients", agents, clients)
 	}
