@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -129,5 +130,23 @@ func TestRedirect(t *testing.T) {
 		if err := c.Ping(t.Context()); (err == nil) != want || len(tokens) > 0 != want {
 			t.Errorf("region %q: %v, %q", region, err, tokens)
 		}
+	}
+}
+
+// TestFromEnv: each variable of the nomad command counts as it does there.
+func TestFromEnv(t *testing.T) {
+	env := map[string]string{
+		"NOMAD_ADDR": "https://n:4646", "NOMAD_REGION": "r", "NOMAD_NAMESPACE": "n", "NOMAD_CACERT": "/ca", "NOMAD_CAPATH": "/cas",
+		"NOMAD_CLIENT_CERT": "/cert", "NOMAD_CLIENT_KEY": "/key", "NOMAD_TLS_SERVER_NAME": "s", "NOMAD_SKIP_VERIFY": "1", "NOMAD_TOKEN": "t",
+	}
+	c := FromEnv(func(k string) string { return env[k] })
+	if got := c.token.reveal(); got != "t" {
+		t.Errorf("token %q", got)
+	}
+	c.token = nil
+	want := Config{Address: "https://n:4646", Region: "r", Namespace: "n", CACert: "/ca", CAPath: "/cas", ClientCert: "/cert", ClientKey: "/key",
+		TLSServerName: "s", SkipVerify: true}
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("%+v", c)
 	}
 }
