@@ -24,7 +24,7 @@ func leftovers(ctx context.Context, c *drain.Client, cli podman.CLI, use *NomadU
 		}
 		if time.Since(began) >= limit {
 			return &Refusal{ID: "nomad-leftover",
-				Text: fmt.Sprintf("containers that look like Nomad's have no allocation that lives on %s, so that no drain would end them: %s", use.nodeNames(), strings.Join(names, ", ")),
+				Text: fmt.Sprintf("containers that look like Nomad's have no allocation that lives on %s, so that no drain would end them: %s", use.nodeNames(), few(names)),
 				Hint: "if they are left over, remove them as the store's owner: podman rm -f " + strings.Join(names, " ") +
 					"; what is not Nomad's must not have a name that ends in an allocation's id (podman rename)"}, nil
 		}

@@ -138,6 +138,29 @@ func TestStopLooksAgain(t *testing.T) {
 	})
 }
 
+// TestOtherHandStops: what another hand did to a node that is out stops the run
+// before the cutover, before a reset, and before the return.
+func TestOtherHandStops(t *testing.T) {
+	for name, do := range map[string]func(*Session, context.Context) error{
+		stepSwap: (*Session).swapIn, stepReset: (*Session).reset, stepUndrain: (*Session).undrain,
+	} {
+		o := newOutaged(t, name)
+		o.set(t)
+		o.f.SetEligible("a", true)
+		var eligible *drain.EligibleError
+		if err := do(o.Session, t.Context()); !errors.As(err, &eligible) {
+			t.Errorf("%s, eligible again: %v", name, err)
+		}
+		o = newOutaged(t, name)
+		o.set(t)
+		o.f.Drain("a", &api.DrainSpec{Deadline: time.Hour}, false, map[string]string{"why": "kernel"}, "bob")
+		var foreign *drain.ForeignDrainError
+		if err := do(o.Session, t.Context()); !errors.As(err, &foreign) || o.f.Eligible("a") {
+			t.Errorf("%s, drained by another: %v", name, err)
+		}
+	}
+}
+
 // TestDrainedLooksAtPodman: a resume does not take a node for empty that has
 // containers of Nomad.
 func TestDrainedLooksAtPodman(t *testing.T) {
