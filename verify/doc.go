@@ -10,6 +10,7 @@
 //   - [TakeSample] hashes a bounded, deterministic choice of files of some
 //     images, and [Sample.Again] hashes the same files through another driver.
 //   - [Smoke] runs a container of an image that it brings along.
+//   - [ProbeTarget] tries what a filesystem is good for.
 //
 // Store verbs open paths inside the store and so belong in a process with the
 // owner's uid, in the owner's user namespace. Podman verbs are given a [Podman]

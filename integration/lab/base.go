@@ -88,6 +88,15 @@ rm -f "$R"/etc/systemd/system/timers.target.wants/* "$R/etc/resolv.conf"
 for u in podman-auto-update.timer podman-restart.service systemd-networkd-wait-online.service; do
 	chroot "$R" systemctl mask "$u" >/dev/null 2>&1 || true
 done
+# udev runs where a test asks for it (Options.Udev). It must never set off events
+# for what is already there: they would reach every udev of the host.
+for u in systemd-udevd.service systemd-udevd-control.socket systemd-udevd-kernel.socket; do
+	mkdir -p "$R/etc/systemd/system/$u.d"
+	printf '[Unit]\nConditionPathExists=/etc/lab-udev\n' >"$R/etc/systemd/system/$u.d/lab.conf"
+done
+chroot "$R" systemctl mask systemd-udev-trigger.service systemd-udev-settle.service >/dev/null 2>&1
+mkdir -p "$R/etc/systemd/network"
+ln -s /dev/null "$R/etc/systemd/network/99-default.link"
 printf 'z /dev/net/tun 0666 root root\nz /dev/fuse 0666 root root\n' >"$R/etc/tmpfiles.d/lab.conf"
 echo node >"$R/etc/hostname"
 printf '127.0.0.1 localhost node\n::1 localhost\n' >"$R/etc/hosts"

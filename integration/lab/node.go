@@ -42,6 +42,7 @@ type Options struct {
 	FS      string   // "": a folder of the host; ext4 or xfs: a filesystem of its own for the data
 	Size    string   // of that filesystem, as truncate(1) takes it; default 8G
 	Binds   []string // further --bind arguments
+	Udev    bool     // runs udev, so that /dev/disk/by-uuid is there and systemd knows of loop devices
 	Netns   string   // path of the network namespace it lives in; default: one of its own with nothing but lo
 	Keep    bool     // Clean spares it unless told to take all
 }
@@ -131,6 +132,12 @@ func (n *Node) layout(ctx context.Context) error {
 			return err
 		}
 	}
+	if n.opts.Udev {
+		etc := filepath.Join(n.dir, "upper", "etc")
+		if err := errors.Join(os.Mkdir(etc, 0o755), os.WriteFile(filepath.Join(etc, "lab-udev"), nil, 0o644)); err != nil {
+			return err
+		}
+	}
 	seed := n.opts.Seed
 	if seed == "" {
 		seed = n.base.data
@@ -175,6 +182,11 @@ func (n *Node) Start(ctx context.Context) error {
 		return fmt.Errorf("cannot open the console of node %s: %w", n.Name, err)
 	}
 	defer func() { _ = console.Close() }()
+	if n.opts.Udev {
+		if err := n.readyUdev(); err != nil {
+			return fmt.Errorf("cannot start node %s: %w", n.Name, err)
+		}
+	}
 
 	// Not bound to ctx: the node outlives this call, and the program that made it.
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), "unshare", append([]string{"-m", "--propagation", "private", "sh", "-euc", `
@@ -228,61 +240,6 @@ func (n *Node) wait(ctx context.Context, exited <-chan error) error {
 		_, err := os.Lstat(n.HostPath("/run/user/2000/podman/podman.sock"))
 		return alive(err == nil)
 	})
-}
-
-func (n *Node) nspawnArgs() []string {
-	args := []string{
-		"--directory=" + filepath.Join(n.dir, "root"), "--boot", "--machine=" + n.Name,
-		"--register=no", "--keep-unit", "--private-users=no", "--capability=all",
-		"--system-call-filter=@mount @keyring bpf", "--console=pipe",
-	}
-	if n.opts.Netns != "" {
-		args = append(args, "--network-namespace-path="+n.opts.Netns)
-	} else {
-		args = append(args, "--private-network")
-	}
-	bind := func(from, to string) { args = append(args, "--bind="+from+":"+to) }
-	data := filepath.Join(n.dir, "data")
-	bind(filepath.Join(data, "opt"), "/opt")
-	bind(filepath.Join(data, "containers"), "/var/lib/containers")
-	bind(filepath.Join(data, "storagectl"), "/var/lib/storagectl")
-	devices := []string{"/dev/fuse", "/dev/net/tun", "/dev/loop-control"}
-	loops, _ := filepath.Glob("/dev/loop[0-9]*") // the pattern is well formed
-	for _, dev := range append(devices, loops...) {
-		if _, err := os.Stat(dev); err == nil {
-			bind(dev, dev)
-		}
-	}
-	if bin := binDir(); bin != "" {
-		args = append(args, "--bind-ro="+bin+":/usr/local/lib/storagectl")
-	}
-	for _, b := range n.opts.Binds {
-		args = append(args, "--bind="+b)
-	}
-	return args
-}
-
-// binDir is the bin folder of the project this runs in ($STORAGECTL_LAB_BIN
-// overrides it). The folder is bound and not the file, so that a node sees a
-// binary that was built after it booted.
-func binDir() string {
-	if dir := os.Getenv("STORAGECTL_LAB_BIN"); dir != "" {
-		return dir
-	}
-	dir, err := os.Getwd()
-	if err != nil {
-		return ""
-	}
-	for ; dir != "/"; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(filepath.Join(dir, "integration", "lab")); err == nil {
-			bin := filepath.Join(dir, "bin")
-			if err := os.MkdirAll(bin, 0o755); err != nil {
-				return ""
-			}
-			return bin
-		}
-	}
-	return ""
 }
 
 // Console is the host's file with what the node wrote to its console.
@@ -376,7 +333,10 @@ func (n *Node) CopyOut(ctx context.Context, from, to string) error {
 // was written stays, as the host's page cache is not lost with the node.
 func (n *Node) Kill(ctx context.Context) error {
 	n.pid = 0
-	return killCgroup(ctx, n.Name)
+	if err := killCgroup(ctx, n.Name); err != nil {
+		return err
+	}
+	return freeLoops(n.dir)
 }
 
 // Poweroff shuts the node down in order and returns when it is off.

@@ -15,7 +15,7 @@ func commonPackages() []string {
 		"acl", "attr", "buildah", "busybox-static", "ca-certificates", "crun", "curl",
 		"dbus", "dbus-user-session", "e2fsprogs", "fuse-overlayfs", "fuse3", "iproute2", "iptables", "jq",
 		"kmod", "libcap2-bin", "libpam-systemd", "login", "nftables", "passwd", "podman", "procps",
-		"skopeo", "slirp4netns", "sudo", "systemd", "systemd-sysv", "uidmap", "util-linux",
+		"skopeo", "slirp4netns", "sudo", "systemd", "systemd-sysv", "udev", "uidmap", "util-linux",
 		"xfsprogs",
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"unicode"
 
 	"github.com/google/renameio/v2"
 )
@@ -28,26 +29,25 @@ type DropIn struct {
 // tried: a lost disk must not lock the owner out, and nothing is written beneath
 // because the empty mount point is immutable.
 //
-// ok is false for what is no service. A socket must not wait: it is ordered before
+// ok is false for what is no service, and for a path with control characters. A
+// socket must not wait: it is ordered before
 // basic.target, and a mount that needs the network after it; systemd would break
 // the circle by leaving something out. Its service waits.
 func StoreDropIn(unit, run, path string) (d DropIn, ok bool) {
-	if !strings.HasSuffix(unit, ".service") {
+	if !strings.HasSuffix(unit, ".service") || strings.ContainsFunc(path, unicode.IsControl) {
 		return DropIn{}, false
 	}
-	text := runComment + run + ": this unit works on the container store at " + strings.ToValidUTF8(strings.ReplaceAll(path, "\n", "?"), "?") + "\n[Unit]\n"
+	text := runComment + run + "\n[Unit]\n"
 	if strings.HasPrefix(unit, "user@") {
-		m := strings.ReplaceAll(MountUnitName(path), "%", "%%")
-		text += "Wants=" + quoteUnit(m) + "\nAfter=" + quoteUnit(m) + "\n"
+		// Names of units are taken as they stand, backslashes and all; in quotes
+		// they would be no names (seen, systemd 252).
+		m := MountUnitName(path)
+		text += "Wants=" + m + "\nAfter=" + m + "\n"
 	} else {
-		text += "RequiresMountsFor=" + quoteUnit(strings.ReplaceAll(path, "%", "%%")) + "\n"
+		quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%").Replace(path)
+		text += `RequiresMountsFor="` + quoted + "\"\n"
 	}
 	return DropIn{Unit: unit, Name: "50-storagectl-" + run + ".conf", Text: []byte(text)}, true
-}
-
-// quoteUnit makes one word of a unit file (systemd.syntax(7)).
-func quoteUnit(s string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\t", `\t`).Replace(s) + `"`
 }
 
 func (d DropIn) path(root string) (dir, file string, err error) {

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/unit"
@@ -125,4 +126,16 @@ func (b *Bus) StopMount(ctx context.Context, path string) error {
 		return fmt.Errorf("cannot unmount %s: %s is mounted there still", path, at[0].Source)
 	}
 	return nil
+}
+
+// WaitsFor reports whether systemd starts a unit only after it has tried to mount
+// a path. It is for looking what has become of a [DropIn]: what systemd does not
+// like in one it leaves out with a warning.
+func (b *Bus) WaitsFor(ctx context.Context, unit, path string) (bool, error) {
+	p, err := b.conn.GetUnitPropertyContext(ctx, unit, "After")
+	if err != nil {
+		return false, fmt.Errorf("cannot look at unit %s: %w", unit, err)
+	}
+	after, _ := p.Value.Value().([]string)
+	return slices.Contains(after, MountUnitName(path)), nil
 }

@@ -20,7 +20,7 @@ import (
 )
 
 const usage = `usage: lab base RELEASE…                      build and cache node roots
-       lab up [-fs ext4|xfs] [-size 8G] [-seed DIR] [-bind A:B] RELEASE NAME
+       lab up [-fs ext4|xfs] [-size 8G] [-seed DIR] [-udev] [-bind A:B] RELEASE NAME
        lab run NAME USER [COMMAND…]           run a command (a shell without one)
        lab kill|poweroff|start|down NAME      power cut; ordered shutdown; boot again; remove
        lab store RELEASE USER KIND            make a cached vfs store; prints a DIR for -seed
@@ -203,6 +203,7 @@ func up(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("up", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.StringVar(&opts.FS, "fs", "", "filesystem of its own for the data")
+	flags.BoolVar(&opts.Udev, "udev", false, "run udev")
 	flags.StringVar(&opts.Size, "size", "", "size of that filesystem")
 	flags.StringVar(&opts.Seed, "seed", "", "data folder to start with")
 	flags.Func("bind", "bind mount FROM:TO", func(b string) error {
