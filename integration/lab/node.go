@@ -114,7 +114,7 @@ func (n *Node) make(ctx context.Context) error {
 func (n *Node) Reset(ctx context.Context) error {
 	err := n.Kill(ctx)
 	for _, d := range []string{"upper", "work", "root", "data", "disk"} {
-		err = errors.Join(err, os.RemoveAll(filepath.Join(n.dir, d)))
+		err = errors.Join(err, removeAll(filepath.Join(n.dir, d)))
 	}
 	if err == nil {
 		err = n.layout(ctx)
@@ -376,6 +376,6 @@ func (n *Node) Close() error {
 
 func removeNode(name string) error {
 	return errors.Join(
-		os.RemoveAll(filepath.Join(nodesDir(), name)),
+		removeAll(filepath.Join(nodesDir(), name)),
 		os.RemoveAll(filepath.Join("/run/systemd/nspawn/propagate", name)))
 }
