@@ -33,7 +33,8 @@ else
 		part "save $id"; { podman save -q $id 2>/dev/null || echo FAILED; } | sha256sum
 	done
 fi
-podman image unmount $have >/dev/null
+# An image that is mounted by a list, too, is mounted twice.
+podman image unmount --force $have >/dev/null
 root=$(podman info --format '{{.Store.GraphRoot}}')
 for d in volumes secrets networks; do
 	if test -d "$root/$d"; then part "tree $d"; /usr/local/lib/storagectl/labtree "$root/$d"; fi

@@ -31,7 +31,8 @@ type Assessment struct {
 	Plan     []PlannedStep    `json:"plan"`
 	Notes    []string         `json:"notes,omitempty"`
 	Refusals []Refusal        `json:"refusals,omitempty"`
-	Already  bool             `json:"already"` // the store is on the wanted driver: nothing to do
+	Need     uint64           `json:"need,omitempty"` // relocate: bytes that the store has
+	Already  bool             `json:"already"`        // the store is on the wanted driver: nothing to do
 }
 
 // PlannedStep is a step as a plan shows it.
@@ -75,6 +76,10 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 	if ok, err := a.podman(ctx, cli); err != nil || !ok {
 		return a, err
 	}
+	if req.Relocate != nil { // the driver stays
+		req.To = a.Inputs.Store.Driver
+		a.Inputs.Request.To = req.To
+	}
 	s.Inputs = a.Inputs
 	if a.Look, err = ask[storeLook](ctx, s, opLook, pathArg{a.Inputs.Store.GraphRoot}); err != nil {
 		return a, err
@@ -88,7 +93,7 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 	if len(a.Refusals) > 0 {
 		return a, nil
 	}
-	if a.Info.Store.GraphDriverName != req.To {
+	if a.Info.Store.GraphDriverName != req.To || req.Relocate != nil {
 		if err := a.nomad(ctx, cli); err != nil || len(a.Refusals) > 0 {
 			return a, err
 		}
@@ -97,6 +102,9 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 		return a, err
 	}
 	s.Inputs = a.Inputs
+	if req.Relocate != nil {
+		return a, a.relocation(ctx, s)
+	}
 	if a.Already = a.Info.Store.GraphDriverName == req.To; a.Already {
 		return a, nil
 	}

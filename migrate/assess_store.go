@@ -31,6 +31,7 @@ func (a *Assessment) roots(stateDir string) {
 	for _, m := range l.Mounts {
 		part, _, _ := strings.Cut(strings.TrimPrefix(m, l.RealPath+"/"), "/")
 		switch {
+		case a.Inputs.Request.Relocate != nil: // judged by itself
 		case a.Inputs.Request.Images == Discard:
 			a.refuse("mount", "unmount it first", "%s is mounted in the store, and podman system reset would delete what is on it", m)
 		case strings.HasSuffix(m, "/userdata/shm"): // podman's own, of a running container
@@ -102,6 +103,9 @@ func (a *Assessment) leftovers(known map[string]bool) {
 		if a.Inputs.Request.Images == Discard && a.Info.Store.GraphDriverName != a.Inputs.Request.To {
 			a.refuse("leftover", "fetch what you want from it (docs/runs.md), then remove it or move it away",
 				"podman system reset would delete %s, which an earlier run kept", path)
+		} else if a.Inputs.Request.Relocate != nil {
+			a.refuse("leftover", "commit that run, or fetch what you want from the folder (docs/runs.md) and remove it; it would not go along",
+				"%s is kept from an earlier run", path)
 		} else if known[f] || a.Info.Store.GraphDriverName == a.Inputs.Request.To {
 			a.Notes = append(a.Notes, path+" is kept from an earlier run")
 		} else {

@@ -33,11 +33,23 @@ func (s *Session) verify(ctx context.Context) error {
 			return err
 		}
 	}
-	before, err := s.readManifest()
+	part, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(s.Inputs.Request.To))
 	if err != nil {
 		return err
 	}
-	part, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(s.Inputs.Request.To))
+	if err := s.compareManifest(ctx, part); err != nil {
+		return err
+	}
+	if err := s.checkSample(ctx); err != nil {
+		return err
+	}
+	return s.smoke(ctx)
+}
+
+// compareManifest compares podman and the store, whose folders hold part now,
+// with the manifest from before.
+func (s *Session) compareManifest(ctx context.Context, part verify.StorePart) error {
+	before, err := s.readManifest()
 	if err != nil {
 		return err
 	}
@@ -66,13 +78,7 @@ func (s *Session) verify(ctx context.Context) error {
 			}
 		}
 	}
-	if err := unverified("the manifest", slices.DeleteFunc(ds, verify.Difference.Added)); err != nil {
-		return err
-	}
-	if err := s.checkSample(ctx); err != nil {
-		return err
-	}
-	return s.smoke(ctx)
+	return unverified("the manifest", slices.DeleteFunc(ds, verify.Difference.Added))
 }
 
 // givenUp are the ids of containers, and of their layers, that need not be there:

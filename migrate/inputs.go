@@ -31,6 +31,8 @@ type Request struct {
 	SmokeImage  string `json:"smokeImage,omitempty"`
 	Commit      bool   `json:"commit,omitempty"` // remove the old store at the end
 	Outage      Outage `json:"outage,omitzero"`
+	// Relocate is nil in a migrate job.
+	Relocate *Relocation `json:"relocate,omitempty"`
 }
 
 // Store is the container store of a job, as podman told it before the run.
@@ -57,6 +59,8 @@ type Inputs struct {
 	// Nomad is nil where Nomad places nothing in this store: the plan then has
 	// no steps for it.
 	Nomad *NomadUse `json:"nomad,omitempty"`
+	// Target is where a relocate job moves the store.
+	Target *Target `json:"target,omitempty"`
 
 	// ConfEnv is the caller's environment as far as podman's configuration
 	// depends on it.
@@ -64,6 +68,14 @@ type Inputs struct {
 	Systemd bool     `json:"systemd"`         // the owner's units can be reached
 	Podman  string   `json:"podman"`          // version
 	HadTo   bool     `json:"hadTo,omitempty"` // folders of the new driver were there already
+}
+
+// Job names the job of these inputs.
+func (in Inputs) Job() string {
+	if in.Request.Relocate != nil {
+		return JobRelocate
+	}
+	return JobMigrate
 }
 
 // StoreKey names the lock of the store.
@@ -105,6 +117,13 @@ type Facts struct {
 	// KeptNew says that a rollback left the new store in the run's folder,
 	// because it held what the old one does not.
 	KeptNew []string `json:"keptNew,omitempty"`
+
+	// Fstab is /etc/fstab as it was, and as the run wrote it.
+	Fstab *FstabFact `json:"fstab,omitempty"`
+	// Copied is what copying beside the live store did, and Rest what it did
+	// after podman was stopped.
+	Copied *CopyFact `json:"copied,omitempty"`
+	Rest   *CopyFact `json:"rest,omitempty"`
 }
 
 // StageFact is what staging beside the live store did.

@@ -80,11 +80,11 @@ func Begin(ctx context.Context, env Env, in Inputs) (*Session, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot begin a run: %w", err), s.Close())
 	}
-	if s.ID, err = env.Dir.New(JobMigrate); err != nil {
+	if s.ID, err = env.Dir.New(in.Job()); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	s.journal, err = engine.Create(env.Dir.RunPath(s.ID), engine.Header{
-		Run: s.ID, Job: JobMigrate, Store: in.StoreKey(), Version: env.Version, Inputs: raw, Steps: engine.Names(s.steps()),
+		Run: s.ID, Job: in.Job(), Store: in.StoreKey(), Version: env.Version, Inputs: raw, Steps: engine.Names(s.steps()),
 	}, engine.Options{Point: env.Point})
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -123,7 +123,7 @@ func Open(ctx context.Context, env Env, run string) (*Session, error) {
 // DecodeInputs reads a run's inputs from its state.
 func DecodeInputs(st engine.State) (Inputs, error) {
 	var in Inputs
-	if st.Header.Job != JobMigrate {
+	if st.Header.Job != JobMigrate && st.Header.Job != JobRelocate {
 		return in, fmt.Errorf("cannot go on with a %q job: this release does not know it", st.Header.Job)
 	}
 	if err := json.Unmarshal(st.Header.Inputs, &in); err != nil {
@@ -223,9 +223,12 @@ func (s *Session) Forward(ctx context.Context, commit bool) error {
 		return err
 	}
 	steps := s.journal.State().Steps
+	touched := steps[stepSwap].Mark != engine.MarkNone || steps[stepReset].Mark != engine.MarkNone
+	if s.relocating() { // it is only renamed until the target takes its place
+		touched = steps[stepMount].Mark != engine.MarkNone
+	}
 	var r *Refusal
-	if refused := errors.As(err, &r); !refused && steps[stepStop].Mark == engine.MarkNone ||
-		steps[stepSwap].Mark != engine.MarkNone || steps[stepReset].Mark != engine.MarkNone {
+	if refused := errors.As(err, &r); touched || !refused && steps[stepStop].Mark == engine.MarkNone {
 		return err
 	}
 	if back := s.run.Rollback(context.WithoutCancel(ctx)); back != nil {
@@ -285,6 +288,9 @@ func (s *Session) Stopped() bool {
 
 // Reclaimable is how many bytes a commit frees now.
 func (s *Session) Reclaimable(ctx context.Context) (uint64, error) {
+	if s.relocating() {
+		return ask[uint64](ctx, s, opReclaim, pathArg{s.aside()})
+	}
 	return ask[uint64](ctx, s, opReclaim, pathArg{s.folder()})
 }
 
@@ -300,7 +306,7 @@ const askDeadline = 10 * time.Minute
 
 // ask sends the worker a request and waits for its answer.
 func ask[R any](ctx context.Context, s *Session, op string, args any) (R, error) {
-	if op != opRemove && op != opReclaim { // these walk the store
+	if !slices.Contains([]string{opRemove, opReclaim, opEmptyTarget, opEmptyAside}, op) { // these walk the store
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, askDeadline)
 		defer cancel()

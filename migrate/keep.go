@@ -166,12 +166,18 @@ func (s *Session) stageRest(ctx context.Context) error {
 			return err
 		}
 	}
+	return s.noteManifest(ctx, part)
+}
+
+// noteManifest takes the manifest of the stopped store, whose folders hold part,
+// unless the run has one.
+func (s *Session) noteManifest(ctx context.Context, part verify.StorePart) error {
+	if s.facts.Before != nil {
+		return nil
+	}
 	m, err := verify.Take(ctx, s.cli.Run, part)
 	if err != nil {
 		return err
-	}
-	if s.facts.Before != nil {
-		return nil
 	}
 	var b bytes.Buffer
 	if err := m.Encode(&b); err != nil {

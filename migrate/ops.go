@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -62,6 +63,12 @@ const (
 	opGone       = "gone"
 	opMounts     = "mounts"
 	opDBAside    = "db-aside"
+
+	opCopy        = "copy"
+	opReadBack    = "read-back"
+	opEmptyTarget = "empty-target"
+	opEmptyAside  = "empty-aside"
+	opProbe       = "probe-target"
 )
 
 // The kinds of faults that the worker's answers are told apart by.
@@ -91,7 +98,7 @@ type worker struct {
 // uid, as the machine (not the worker's namespace) numbers users.
 func Handlers(uid int) map[string]podman.Handler {
 	w := &worker{uid: uid}
-	return map[string]podman.Handler{
+	all := map[string]podman.Handler{
 		opLook: podman.Handle(func(_ context.Context, a pathArg, _ func(any)) (storeLook, error) {
 			return lookAtStore(a.Path)
 		}),
@@ -247,6 +254,8 @@ func Handlers(uid int) map[string]podman.Handler {
 			return !there, err
 		}),
 	}
+	maps.Copy(all, copyHandlers())
+	return all
 }
 
 type stagedAnswer struct {

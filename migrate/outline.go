@@ -56,6 +56,9 @@ func (a *Assessment) what() map[string]string {
 		stepCommit:    "only with --commit, or later by storagectl commit; no way back after it",
 		stepReset:     a.deletes(),
 	}
+	if a.Inputs.Target != nil {
+		a.relocateWhat(what)
+	}
 	out := a.Inputs.Request.Outage
 	what[stepHookBefore], what[stepHookAfter] = hookNames(out.HookBefore), hookNames(out.HookAfter)
 	what[stepBusy] = fmt.Sprintf("running containers with the labels %s; after %s: %s", strings.Join(out.Busy.Labels, ", "), out.Busy.Deadline, out.Busy.Then)
@@ -123,6 +126,9 @@ func Count[N int | int64 | uint64](n N, one, many string) string {
 
 // OldStore is where a finished run keeps the store that was, until its commit.
 func (in Inputs) OldStore(run string) string {
+	if in.Request.Relocate != nil {
+		return asideOf(in.Store.GraphRoot, run)
+	}
 	return filepath.Join(runFolder(in.Store.GraphRoot, run), "old")
 }
 

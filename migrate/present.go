@@ -24,6 +24,9 @@ func samePlace(in Inputs, look storeLook) error {
 	if was == "" || was == look.MountedOn {
 		return nil
 	}
+	if in.Request.Relocate != nil && look.MountedOn == in.Store.GraphRoot {
+		return nil // the target is in the store's place: the steps look whether it is the right one
+	}
 	return &Refusal{ID: "store-gone", Text: fmt.Sprintf("the store %s is not there: it lay on what is mounted on %s, and now that would be %s", in.Store.GraphRoot, was, look.MountedOn),
 		Hint: "mount the filesystem of the store as it was, then try again"}
 }
@@ -32,6 +35,9 @@ func samePlace(in Inputs, look storeLook) error {
 // and is not.
 func (s *Session) wholeRun(ctx context.Context) error {
 	steps := s.journal.State().Steps
+	if s.relocating() {
+		return s.wholeMove()
+	}
 	if steps[stepStage].Mark != engine.MarkDone || steps[stepCommit].Mark != engine.MarkNone {
 		return nil
 	}
@@ -46,6 +52,9 @@ func (s *Session) wholeRun(ctx context.Context) error {
 // mayCommit refuses to remove the old store while the new one is not seen in its
 // place, and before anything is removed what would make the removal fail.
 func (s *Session) mayCommit(ctx context.Context) error {
+	if s.relocating() {
+		return s.mayCommitMoved(ctx)
+	}
 	fail := func(format string, args ...any) error {
 		return &Refusal{ID: "no-new-store", Text: "the old store is not removed: " + fmt.Sprintf(format, args...),
 			Hint: "see where the new store went; until it is back, the old one stays in " + s.folder()}
@@ -69,20 +78,8 @@ func (s *Session) mayCommit(ctx context.Context) error {
 	if !repointed {
 		return fail("podman's database does not name %s", s.Inputs.Request.To)
 	}
-	before, err := s.readManifest()
-	if err != nil {
+	if err := s.knownLayers(ctx, s.Inputs.Request.To, s.folder()); err != nil {
 		return err
-	}
-	part, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(s.Inputs.Request.To))
-	if err != nil {
-		return err
-	}
-	// What the operator removed since is not missed; but not one layer of all?
-	known := slices.ContainsFunc(before.Store.Layers, func(l verify.Layer) bool {
-		return slices.ContainsFunc(part.Layers, func(n verify.Layer) bool { return n.ID == l.ID })
-	})
-	if len(before.Store.Layers) > 0 && !known {
-		return fail("the new one holds no layer of it any more; if that is meant, remove %s by hand", s.folder())
 	}
 	mounts, err := ask[[]string](ctx, s, opMounts, pathArg{s.folder()})
 	if err != nil {
@@ -92,6 +89,42 @@ func (s *Session) mayCommit(ctx context.Context) error {
 		return &Refusal{ID: "mount", Text: fmt.Sprintf("%s is mounted in the old store", strings.Join(mounts, ", ")), Hint: "umount " + strings.Join(mounts, " ")}
 	}
 	return nil
+}
+
+// knownLayers refuses a commit while the new store holds no layer of the old one.
+func (s *Session) knownLayers(ctx context.Context, driver, old string) error {
+	before, err := s.readManifest()
+	if err != nil {
+		return err
+	}
+	part, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(driver))
+	if err != nil {
+		return err
+	}
+	// What the operator removed since is not missed; but not one layer of all?
+	known := slices.ContainsFunc(before.Store.Layers, func(l verify.Layer) bool {
+		return slices.ContainsFunc(part.Layers, func(n verify.Layer) bool { return n.ID == l.ID })
+	})
+	if len(before.Store.Layers) == 0 || known {
+		return nil
+	}
+	return &Refusal{ID: "no-new-store", Text: "the old store is not removed: the new one holds no layer of it any more",
+		Hint: "see where the new store went; if that is meant, remove " + old + " by hand"}
+}
+
+// wholeMove refuses to go on with a relocation whose old store should be beside
+// its place and is not.
+func (s *Session) wholeMove() error {
+	steps := s.journal.State().Steps
+	if steps[stepSwap].Mark != engine.MarkDone || steps[stepCommit].Mark != engine.MarkNone {
+		return nil
+	}
+	there, err := s.asideThere()
+	if err != nil || there {
+		return err
+	}
+	return &Refusal{ID: "store-gone", Text: "the old store " + s.aside() + " is not there",
+		Hint: "see whether its filesystem is mounted; without it the run can neither go on nor be rolled back"}
 }
 
 // mountOf is the mount point that path lies on, or would lie on if it was there.

@@ -28,7 +28,10 @@ const StepCommit = "commit"
 // steps is the plan. It depends on the inputs alone, so that the same journal
 // always gives the same plan.
 func (s *Session) steps() []engine.Step {
-	if s.Inputs.Request.Images == Discard {
+	switch {
+	case s.relocating():
+		return s.around(s.relocateSteps())
+	case s.Inputs.Request.Images == Discard:
 		return s.around(s.discardSteps())
 	}
 	return s.around(s.keepSteps())

@@ -121,7 +121,7 @@ func podmans(name string) bool {
 	}
 	switch name {
 	case "libpod", "volumes", "secrets", "networks", "artifacts", "cache", "mounts", "tmp", "quadlets",
-		"storage.lock", "userns.lock", "defaultNetworkBackend", "lost+found":
+		"storage.lock", "userns.lock", "defaultNetworkBackend", "lost+found", markerName:
 		return true
 	}
 	return strings.HasPrefix(name, "db.sql") || strings.HasPrefix(name, "podman")

@@ -60,7 +60,11 @@ func (s *Session) stop(ctx context.Context) error {
 				Hint: "stop what starts them, or mask them, then try again"}
 		}
 	}
-	if s.Inputs.Request.Containers != Refuse {
+	away, err := s.away()
+	if err != nil {
+		return err
+	}
+	if s.Inputs.Request.Containers != Refuse && !away {
 		if err := s.stopContainers(ctx); err != nil {
 			return err
 		}

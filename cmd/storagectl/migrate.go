@@ -53,7 +53,7 @@ stays so until the run is resumed or rolled back.
 			if err := errors.Join(checkRequest(req), checkOutage(&req.Outage)); err != nil {
 				return err
 			}
-			return a.migrate(cmd.Context(), req, dryRun)
+			return a.job(cmd.Context(), req, dryRun)
 		},
 	}
 	f := cmd.Flags()
@@ -87,14 +87,16 @@ func checkRequest(r migrate.Request) error {
 	return nil
 }
 
-func (a *app) migrate(ctx context.Context, req migrate.Request, dryRun bool) error {
+// job judges a request, and does it on the operator's word.
+func (a *app) job(ctx context.Context, req migrate.Request, dryRun bool) error {
 	began := time.Now()
+	verb := migrate.Inputs{Request: req}.Job()
 	plan, err := migrate.Assess(ctx, a.env(), req)
 	if err != nil {
 		if errors.Is(err, engine.ErrLocked) {
 			return err
 		}
-		return fmt.Errorf("cannot migrate: %w", &migrate.Refusal{ID: "look", Text: "the store cannot be looked at: " + err.Error(),
+		return fmt.Errorf("cannot %s: %w", verb, &migrate.Refusal{ID: "look", Text: "the store cannot be looked at: " + err.Error(),
 			Hint: "nothing was changed; see first that podman info works for that user"})
 	}
 	h, err := a.readHeld()
@@ -106,7 +108,7 @@ func (a *app) migrate(ctx context.Context, req migrate.Request, dryRun bool) err
 	}
 	if len(plan.Refusals) > 0 {
 		for _, r := range plan.Refusals {
-			a.out.fail("cannot migrate: "+r.Text, r.Hint, exitRefused, r.ID, r.Policy)
+			a.out.fail("cannot "+verb+": "+r.Text, r.Hint, exitRefused, r.ID, r.Policy)
 		}
 		return told(&plan.Refusals[0])
 	}
@@ -140,7 +142,7 @@ func (a *app) goOn(ctx context.Context, s *migrate.Session, began time.Time, run
 	if err != nil && s.State().Phase == engine.PhaseRolledBack {
 		r := &migrate.Refusal{ID: "failed", Text: err.Error(), Hint: "mend the cause, then begin anew"}
 		errors.As(err, &r)
-		err = fmt.Errorf("cannot migrate: %w; all is as it was before", r)
+		err = fmt.Errorf("cannot %s: %w; all is as it was before", s.Inputs.Job(), r)
 	}
 	if err == nil {
 		err = a.tellEnd(ctx, s, began)
@@ -195,6 +197,9 @@ type resultMessage struct {
 	SecondsToStarted float64             `json:"seconds_to_started,omitempty"` // podman stopped to its units started again
 	Seconds          float64             `json:"seconds"`                      // of this command
 	Reclaimable      uint64              `json:"reclaimable_bytes"`            // what a commit frees
+	Target           string              `json:"target,omitempty"`             // the folder that a relocation mounted in the store's place
+	Copied           *migrate.CopyFact   `json:"copied,omitempty"`             // beside the live store
+	Rest             *migrate.CopyFact   `json:"rest,omitempty"`               // after podman was stopped
 	Stage            *migrate.StageFact  `json:"stage,omitempty"`
 	Smoke            *verify.SmokeReport `json:"smoke,omitempty"`
 	Kept             []string            `json:"kept,omitempty"` // made after the cutover, kept aside by a rollback
@@ -205,12 +210,16 @@ func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) 
 	verified, started := migrate.Down(st)
 	m := resultMessage{Run: s.ID, Phase: st.Phase, Owner: in.Owner.Name, GraphRoot: in.Store.GraphRoot, Driver: in.Request.To,
 		SecondsDown: verified.Seconds(), SecondsToStarted: started.Seconds(), Seconds: time.Since(began).Seconds(),
-		Stage: s.Facts().Stage, Smoke: s.Facts().Smoke, Kept: s.Facts().KeptNew}
+		Target: s.TargetFolder(), Copied: s.Facts().Copied, Rest: s.Facts().Rest, Stage: s.Facts().Stage, Smoke: s.Facts().Smoke, Kept: s.Facts().KeptNew}
 	var b strings.Builder
 	switch st.Phase {
 	case engine.PhaseRolledBack:
 		m.Driver, m.SecondsDown, m.SecondsToStarted = in.Store.Driver, 0, 0
-		fmt.Fprintf(&b, "Run %s is rolled back: the store of %s is on %s again, as it was.\n", s.ID, in.Owner.Name, m.Driver)
+		if m.Target != "" {
+			fmt.Fprintf(&b, "Run %s is rolled back: the store of %s is in its old place again, as it was.\n", s.ID, in.Owner.Name)
+		} else {
+			fmt.Fprintf(&b, "Run %s is rolled back: the store of %s is on %s again, as it was.\n", s.ID, in.Owner.Name, m.Driver)
+		}
 		if len(m.Kept) > 0 {
 			fmt.Fprintf(&b, "Made after the cutover and kept in %s:\n", oneLine(filepath.Dir(in.OldStore(s.ID))))
 		}
@@ -222,17 +231,25 @@ func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) 
 		if m.Reclaimable, err = s.Reclaimable(ctx); err != nil {
 			return err
 		}
-		fmt.Fprintf(&b, "The store of %s is on %s: every image, container, volume, secret and network compared and found.\n", in.Owner.Name, m.Driver)
+		fmt.Fprintf(&b, "The store of %s is on %s: every image, container, volume, secret and network compared and found.\n", in.Owner.Name, place(m))
 		b.WriteString(downText(verified, started, time.Since(st.Started()), time.Since(began)))
 		fmt.Fprintf(&b, "The old store is kept. \"storagectl commit %s\" removes it and frees %s; \"storagectl rollback %s\" returns to it.\n", s.ID, migrate.Bytes(m.Reclaimable), s.ID)
 	case engine.PhaseCommitted:
-		fmt.Fprintf(&b, "The store of %s is on %s, and the old one is removed.\n", in.Owner.Name, m.Driver)
+		fmt.Fprintf(&b, "The store of %s is on %s, and the old one is removed.\n", in.Owner.Name, place(m))
 		if verified > 0 && !began.After(st.Started()) {
 			fmt.Fprintf(&b, "Podman was down for %s (until verified; %s until its units ran again).\n", seconds(verified), seconds(started))
 		}
 	}
 	a.out.result("result", m, b.String())
 	return nil
+}
+
+// place is where a run brought the store: on a driver, or in a folder.
+func place(m resultMessage) string {
+	if m.Target != "" {
+		return oneLine(m.Target)
+	}
+	return m.Driver
 }
 
 // downText tells how long podman was down, of how long the run took since it was
@@ -248,14 +265,20 @@ func downText(verified, started, run, command time.Duration) string {
 func planText(p *migrate.Assessment) string {
 	var b strings.Builder
 	in, e := p.Inputs, p.Estimate
-	fmt.Fprintf(&b, "Migrate the store of %s (podman %s) from %s to %s\n\n", in.Owner.Name, in.Podman, in.Store.Driver, in.Request.To)
+	if in.Target != nil {
+		fmt.Fprintf(&b, "Move the store of %s (podman %s, on %s) to %s\n\n", in.Owner.Name, in.Podman, in.Store.Driver, oneLine(in.Target.Where))
+	} else {
+		fmt.Fprintf(&b, "Migrate the store of %s (podman %s) from %s to %s\n\n", in.Owner.Name, in.Podman, in.Store.Driver, in.Request.To)
+	}
 	fmt.Fprintf(&b, "  graphroot  %s (%s, %s free)\n", oneLine(in.Store.GraphRoot), p.Look.FSType, migrate.Bytes(p.Look.FreeBytes))
 	if e.Images > 0 || e.Layers > 0 {
 		fmt.Fprintf(&b, "  holds      %s (%d without a name), %s, %s, %s\n", migrate.Count(e.Images, "image", "images"), e.Dangling,
 			migrate.Count(e.Layers, "layer", "layers"), migrate.Count(e.Entries, "entry", "entries"), migrate.Bytes(e.Bytes))
 	}
 	fmt.Fprintf(&b, "  database   %s %s: %s\n", in.Store.DBKind, oneLine(in.Store.Database), p.Objects())
-	fmt.Fprintf(&b, "\nWhat podman goes by\n")
+	if len(p.Conf.Settings) > 0 {
+		fmt.Fprintf(&b, "\nWhat podman goes by\n")
+	}
 	for _, s := range p.Conf.Settings {
 		value := s.Value
 		if value == "" {

@@ -32,8 +32,8 @@ func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "storagectl",
 		Short: "Move Podman container stores without losing them",
-		Long: `storagectl moves a Podman container store to another driver, as one run with a
-journal: nothing is lost until "storagectl commit", and a run that was cut off at
+		Long: `storagectl moves a Podman container store to another driver or to another
+filesystem, as one run with a journal: nothing is lost until "storagectl commit", and a run that was cut off at
 any moment is finished by "storagectl resume" or undone by "storagectl rollback".
 
 A RUN is named by its id (0006-migrate-4f77), the beginning of that, or its number
@@ -71,10 +71,10 @@ stderr.
 	f := root.PersistentFlags()
 	f.BoolVar(&a.json, "json", false, "write JSON lines, one message each (docs/json.md)")
 	f.BoolVar(&a.quiet, "quiet", false, "write no progress; results and errors only")
-	f.BoolVar(&a.yes, "yes", false, "do not ask; migrate needs it where there is no terminal")
+	f.BoolVar(&a.yes, "yes", false, "do not ask; migrate and relocate need it where there is no terminal")
 	f.StringVar(&a.stateDir, "state-dir", "", "where runs are kept (default /var/lib/storagectl; for users ~/.local/state/storagectl)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(newMigrate(a), newResume(a), newRollback(a), newCommit(a), newStatus(a), newHistory(a), newDrain(a), newUndrain(a), newWorker(a))
+	root.AddCommand(newMigrate(a), newRelocate(a), newResume(a), newRollback(a), newCommit(a), newStatus(a), newHistory(a), newDrain(a), newUndrain(a), newWorker(a))
 	for _, c := range root.Commands() {
 		if c.Args == nil {
 			c.Args = cobra.NoArgs

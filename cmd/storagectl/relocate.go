@@ -1,0 +1,93 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/storagectl/storagectl/migrate"
+)
+
+func newRelocate(a *app) *cobra.Command {
+	req := migrate.Request{Images: migrate.Keep, Relocate: &migrate.Relocation{}}
+	var dryRun bool
+	var rate string
+	cmd := &cobra.Command{
+		Use:   "relocate --path DIR",
+		Short: "Move a container store to another filesystem, at the same path",
+		Long: `relocate copies a container store to another filesystem while podman works on it,
+reads the copy back, stops podman, copies what changed since, and mounts the copy at
+the path where the store was: podman's database has that path in every record. Until
+you commit, the old store lies beside it: "storagectl rollback" returns to it.
+
+With --path DIR the store gets a folder of its own in DIR, storage-USER, on a
+filesystem that is mounted already; several stores can share it. The mount stands in
+/etc/fstab, and is made when it is first used (--mount boot: at boot).
+
+Only root can mount, so relocate runs as root; --user names whose store it is,
+without it the rootful store. It shows the plan and asks, unless you say --yes.
+
+Containers are kept: what runs is stopped, by its unit or by podman, and started
+again. Ctrl-C stops at the next safe point; where podman is stopped then, it stays
+so until the run is resumed or rolled back.
+
+` + exitHelp,
+		Example: `  storagectl relocate --path /srv/disk --user hashi --dry-run   show the plan, change nothing
+  storagectl relocate --path /srv/disk --user hashi --yes       do it; the old store stays for a rollback
+  storagectl relocate --path /srv/disk --yes --commit           the rootful store; remove the old one at the end
+  storagectl relocate --path /srv/disk --yes --rate 50M         copy 50 MB a second at most beside live work`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if req.Relocate.Rate, err = bytesOf(rate); err != nil {
+				return usagef("cannot use --rate %q: it is a number of bytes a second, with k, M or G (of 1000) if you like", rate)
+			}
+			if err := errors.Join(checkRelocation(req), checkOutage(&req.Outage)); err != nil {
+				return err
+			}
+			return a.job(cmd.Context(), req, dryRun)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&req.Relocate.Path, "path", "", "a folder of root's on the filesystem that the store is to go to")
+	f.StringVar(&req.User, "user", "", "the user whose store it is (default: the rootful store)")
+	f.StringVar(&req.Containers, "containers", migrate.Keep, "keep them (what ran is stopped, and started again), or refuse to go on while there are any")
+	f.StringVar(&req.Relocate.Mount, "mount", migrate.MountAuto, "automount (when it is first used) or boot")
+	f.StringVar(&rate, "rate", "0", "bytes a second that the copy beside the live store takes at most (50M); 0: no limit")
+	f.StringVar(&req.SmokeImage, "smoke-image", "", "an image of the store to run as a test (default: a tiny one that comes with storagectl)")
+	f.BoolVar(&req.Commit, "commit", false, "remove the old store at the end; there is no rollback then")
+	outageFlags(f, &req.Outage)
+	f.BoolVar(&dryRun, "dry-run", false, "show the plan and write nothing at all")
+	return cmd
+}
+
+func checkRelocation(r migrate.Request) error {
+	switch {
+	case r.Relocate.Path == "":
+		return usagef("cannot relocate without a target: say --path DIR")
+	case r.Relocate.Mount != migrate.MountAuto && r.Relocate.Mount != migrate.MountBoot:
+		return usagef("cannot use --mount %q: it is automount or boot", r.Relocate.Mount)
+	case r.Containers != migrate.Keep && r.Containers != migrate.Refuse:
+		return usagef("cannot use --containers %q: it is keep or refuse", r.Containers)
+	}
+	return nil
+}
+
+// bytesOf reads a number of bytes as disks are sold: 50M is 50 000 000.
+func bytesOf(text string) (int64, error) {
+	factor := int64(1)
+	for i, unit := range []string{"k", "M", "G", "T"} {
+		if rest, ok := strings.CutSuffix(text, unit); ok {
+			text = rest
+			for range i + 1 {
+				factor *= 1000
+			}
+		}
+	}
+	var n int64
+	if _, err := fmt.Sscanf(text+" ", "%d ", &n); err != nil || n < 0 || fmt.Sprint(n) != text || n > (1<<62)/factor {
+		return 0, errors.New("not a number of bytes")
+	}
+	return n * factor, nil
+}

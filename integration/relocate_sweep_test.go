@@ -1,0 +1,140 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/storagectl/storagectl/integration/lab"
+	"github.com/storagectl/storagectl/integration/lab/images"
+)
+
+// TestRelocateSweep kills a relocation at its points, as TestSweep does a
+// migration.
+func TestRelocateSweep(t *testing.T) {
+	mode := os.Getenv("STORAGECTL_SWEEP")
+	full := mode == "full" || mode == "half"
+	report := &sweepReport{}
+	t.Cleanup(func() {
+		if full {
+			if err := report.write(filepath.Join(root(t), "docs", "sweep.md")); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	users := []string{lab.Owner}
+	if full {
+		users = append(users, "root")
+	}
+	for _, user := range users {
+		for i, way := range ways() {
+			t.Run(user+"/"+strings.ReplaceAll(way.name, " ", "-"), func(t *testing.T) {
+				t.Parallel()
+				s := &moveSweep{world: newWorld(t, "bookworm", user, images.Small), way: way}
+				start := time.Now()
+				s.reset()
+				s.before, s.fstab = s.manifest(), s.script("root", "cat /etc/fstab")
+				args := s.args()
+				if way.killed != nil {
+					s.must(args...)
+					args = way.killed
+				}
+				points := s.points(args...)
+				tried, failed := 0, 0
+				for _, n := range chosen(t, points, i, full) {
+					tried++
+					if !t.Run(fmt.Sprintf("point-%d-of-%d", n, points), func(t *testing.T) {
+						w := *s.world
+						w.t = t
+						(&moveSweep{world: &w, way: way, before: s.before, fstab: s.fstab}).at(n)
+					}) {
+						failed++
+					}
+					if failed == 5 {
+						t.Fatal("enough failures to look at")
+					}
+				}
+				report.add(fmt.Sprintf("| bookworm | %s, relocated | %s | %d | %d | %d | %.0f | %s |", user, way.name, points, tried, tried-failed,
+					time.Since(start).Seconds(), start.UTC().Format(time.DateOnly)))
+			})
+		}
+	}
+}
+
+// moveSweep is one node whose store is moved, and killed, again and again.
+type moveSweep struct {
+	*world
+	way
+	before inventory
+	fstab  string
+}
+
+func (s *moveSweep) args() []string {
+	args := s.relocate()
+	args[2] = "/opt/there"
+	return args
+}
+
+func (s *moveSweep) reset() {
+	s.t.Helper()
+	if err := s.node.Reset(s.ctx); err != nil {
+		s.t.Fatal(err)
+	}
+	s.script("root", "mkdir -p /opt/there")
+	s.podman("ps")
+}
+
+func (s *moveSweep) at(n int) {
+	s.t.Helper()
+	s.reset()
+	args := s.args()
+	if s.way.killed != nil {
+		s.must(args...)
+		args = s.way.killed
+	}
+	hit, r := s.world.killed(n, args...)
+	if !hit && r.code != exitDone {
+		s.t.Fatalf("point %d: not killed, but: %s", n, r)
+	}
+	on := s.ctl(s.then)
+	if on.code == exitDone && s.way.killed != nil && hit && strings.Contains(s.must("status", "--json").stdout, `"phase":"finished"`) {
+		on = s.ctl(s.way.killed...) // killed before its first record
+	}
+	switch {
+	case on.code == exitNoRun && hit:
+		s.asItWas()
+	case on.code != exitDone:
+		s.t.Fatalf("%s after a kill at point %d: %s", s.then, n, on)
+	case s.back:
+		s.asItWas()
+	default:
+		s.there()
+	}
+	if left := strings.TrimSpace(s.script("root", "pgrep -a storagectl || true")); left != "" {
+		s.t.Errorf("processes are left after point %d: %s", n, left)
+	}
+}
+
+// there asserts that the store is at work on the target.
+func (s *moveSweep) there() {
+	s.t.Helper()
+	s.same("the store", s.before, s.manifest())
+	if out := s.script("root", "stat -c %i "+s.graphroot()+" /opt/there/storage-"+s.user); len(strings.Fields(out)) != 2 || strings.Fields(out)[0] != strings.Fields(out)[1] {
+		s.t.Errorf("the store is not on the target: %s", out)
+	}
+}
+
+// asItWas asserts that the store is where it was, and fstab byte for byte.
+func (s *moveSweep) asItWas() {
+	s.t.Helper()
+	s.same("the store", s.before, s.manifest())
+	if now := s.script("root", "cat /etc/fstab"); now != s.fstab {
+		s.t.Errorf("fstab is not what it was: %q, %q before", now, s.fstab)
+	}
+	if out := s.script("root", "findmnt -nR "+s.graphroot()+" || true; ls -d "+s.graphroot()+".storagectl-* 2>/dev/null || true; ls /etc/systemd/system/*.d/50-storagectl-* 2>/dev/null || true"); out != "" {
+		s.t.Errorf("left: %s", out)
+	}
+}

@@ -1,0 +1,145 @@
+package integration
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/storagectl/storagectl/integration/lab"
+	"github.com/storagectl/storagectl/integration/lab/images"
+)
+
+// disk gives the node a second disk, mounted on /srv/disk at every boot.
+func (w *world) disk(fs, size string) {
+	w.t.Helper()
+	w.script("root", `
+truncate -s `+size+` /opt/disk.img
+mkfs.`+fs+` -q /opt/disk.img
+mkdir -p /srv/disk
+printf '# the second disk\n/opt/disk.img\t/srv/disk  `+fs+`  loop,noatime 0 0\n' >>/etc/fstab
+systemctl daemon-reload
+mount /srv/disk`)
+}
+
+// relocate is the arguments of a relocation of the world's store.
+func (w *world) relocate(more ...string) []string {
+	args := []string{"relocate", "--path", "/srv/disk", "--yes"}
+	if w.user != "root" {
+		args = append(args, "--user", w.user)
+	}
+	return append(args, more...)
+}
+
+// moved asserts that the store is on the second disk, whole, and in use.
+func (w *world) moved(before inventory) {
+	w.t.Helper()
+	w.same("the store", before, w.manifest())
+	f := strings.Fields(w.script("root", "stat -c %d:%i "+w.graphroot()+" /srv/disk/storage-"+w.user))
+	if len(f) != 2 || f[0] != f[1] {
+		w.t.Errorf("the store is not on the second disk: %v", f)
+	}
+	w.script("root", "findmnt --verify >&2")
+	if w.user != "root" {
+		if s := strings.TrimSpace(w.script(w.user, "systemctl --user is-active podman.socket || true")); s != "active" {
+			w.t.Errorf("podman.socket is %s", s)
+		}
+	}
+}
+
+// TestRelocate is a move to another filesystem, to the end: relocate, use, live
+// through a power cut, commit.
+func TestRelocate(t *testing.T) {
+	for _, c := range []struct{ release, user, fs string }{
+		{"bookworm", lab.Owner, "xfs"}, {"bookworm", "root", "ext4"}, {"trixie", lab.Owner, "ext4"}, {"trixie", "root", "xfs"},
+	} {
+		t.Run(c.release+"/"+c.user+"/"+c.fs, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, c.release, c.user, images.Plain)
+			w.disk(c.fs, "6G")
+			if c.fs == "ext4" { // an overlay store once, vfs once, of both owners
+				w.must(w.migrate("--commit")...)
+			}
+			before := w.manifest()
+			r := w.must(w.relocate()...)
+			w.moved(before)
+			if !strings.Contains(r.stdout, "/srv/disk/storage-"+c.user) {
+				t.Errorf("the result does not name the target: %s", r)
+			}
+			if c.fs == "ext4" {
+				w.works()
+				before = w.manifest()
+			}
+			if err := w.node.Kill(w.ctx); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.node.Start(w.ctx); err != nil {
+				t.Fatal(err)
+			}
+			w.moved(before)
+			w.must("commit")
+			w.moved(before)
+			if left := w.script("root", "ls -d "+w.graphroot()+".storagectl-* 2>/dev/null || true"); left != "" {
+				t.Errorf("left after the commit: %s", left)
+			}
+		})
+	}
+}
+
+// TestRelocateBack: a rollback returns to the store as it was, and leaves fstab
+// byte for byte as it was.
+func TestRelocateBack(t *testing.T) {
+	for _, user := range []string{lab.Owner, "root"} {
+		t.Run(user, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, "bookworm", user, images.Plain)
+			w.disk("xfs", "4G")
+			fstab := w.script("root", "cat /etc/fstab")
+			before, store := w.manifest(), w.store()
+			w.must(w.relocate()...)
+			w.moved(before)
+			w.must("rollback")
+			w.same("the store", before, w.manifest())
+			w.same("the folders of the store", store, w.store())
+			if now := w.script("root", "cat /etc/fstab"); now != fstab {
+				t.Errorf("fstab is not what it was: %q, %q before", now, fstab)
+			}
+			if out := w.script("root", "findmnt -nR "+w.graphroot()+" || true; ls -d "+w.graphroot()+".storagectl-* 2>/dev/null || true; systemctl list-units --all --no-legend '*storage.automount'"); out != "" {
+				t.Errorf("left after the rollback: %s", out)
+			}
+			// The copy was in use: it is kept, and a new run says so.
+			if r := w.ctl(w.relocate()...); r.code != exitRefused || !strings.Contains(r.stderr, "storage-"+user+" is there already") {
+				t.Errorf("want a refusal: %s", r)
+			}
+			w.script("root", "rm -rf /srv/disk/storage-"+user)
+			w.must(w.relocate("--commit", "--mount", "boot")...)
+			w.moved(before)
+		})
+	}
+}
+
+// TestRelocateRefused: what cannot be moved is refused, and nothing is changed.
+func TestRelocateRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "bookworm", lab.Owner, images.Small)
+	w.disk("ext4", "20M") // too small
+	w.script("root", `
+mkdir -p /srv/link-to; ln -s /srv/link-to /srv/link
+install -d -o hashi /srv/theirs; install -d -m 777 /srv/open
+mkdir /srv/tmp; mount -t tmpfs -o nodev,mode=755 tmpfs /srv/tmp
+mkdir -p /opt/there/storage-hashi`)
+	before := w.untouched()
+	for _, c := range []struct{ path, id string }{
+		{"/srv/nowhere", "no-target"}, {"/srv/link", "no-target"}, {"/etc/passwd", "no-target"},
+		{"/srv/theirs", "target-owner"}, {"/srv/open", "target-owner"},
+		{"/srv/tmp", "target-mount"}, {"/opt/there", "target-taken"}, {"/srv/disk", "no-room"},
+		{lab.GraphRoot, "target-owner"},
+	} {
+		r := w.ctl("relocate", "--path", c.path, "--user", lab.Owner, "--yes", "--json")
+		if r.code != exitRefused || !strings.Contains(r.stdout, `"`+c.id+`"`) {
+			t.Errorf("%s: want refusal %s: %s", c.path, c.id, r)
+		}
+	}
+	if r := w.exec(lab.Owner, "storagectl", "relocate", "--path", "/srv/disk", "--yes"); r.code != exitRefused {
+		t.Errorf("as the user: %s", r)
+	}
+	w.same("the node", before, w.untouched())
+}

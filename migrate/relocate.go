@@ -1,0 +1,122 @@
+package migrate
+
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/storagectl/storagectl/internal/engine"
+	"github.com/storagectl/storagectl/verify"
+)
+
+// JobRelocate is the name of the relocate job.
+const JobRelocate = "relocate"
+
+// The steps of a relocate job that a migrate job has not, by the names that
+// journals know.
+const (
+	stepTarget   = "target"
+	stepCopy     = "copy"
+	stepReadBack = "read-back"
+	stepManifest = "manifest"
+	stepCopyRest = "copy-rest"
+	stepMount    = "mount"
+)
+
+// How a relocated graphroot is mounted after a boot.
+const (
+	MountAuto = "automount" // when it is first used
+	MountBoot = "boot"
+)
+
+// Relocation is what an operator asks of a relocate job.
+type Relocation struct {
+	// Path is a folder on a filesystem that is mounted already; the store gets a
+	// folder of its own in it.
+	Path  string `json:"path,omitempty"`
+	Mount string `json:"mount"`          // MountAuto or MountBoot
+	Rate  int64  `json:"rate,omitempty"` // bytes a second of the copy beside the live store; 0: no limit
+}
+
+// Target is where a store goes, as it was found before the run.
+type Target struct {
+	Kind   string `json:"kind"`   // "path"
+	Where  string `json:"where"`  // the folder that the operator gave
+	On     string `json:"on"`     // the mount point that it lies on
+	FSType string `json:"fsType"` // as the kernel names it
+	Free   uint64 `json:"free"`   // bytes
+}
+
+// CopyFact is what copying beside the live store, or after the stop, did.
+type CopyFact struct {
+	Files   int64   `json:"files"`
+	Bytes   int64   `json:"bytes"`
+	Seconds float64 `json:"seconds"`
+}
+
+func (s *Session) relocating() bool { return s.Inputs.Request.Relocate != nil }
+
+// relocateSteps copies the store to the target and mounts that at the same path.
+// Until the last step the old store is whole, beside the mount point.
+func (s *Session) relocateSteps() []engine.Step {
+	ready, stopped := []string{stepTarget}, []string{stepTarget, stepStop}
+	return []engine.Step{
+		{Name: stepTarget, Title: "prepare the target",
+			Holds: s.targetReady, Do: s.prepareTarget, Undo: s.releaseTarget},
+		{Name: stepCopy, Title: "copy the store beside the live one", Pausable: true, Needs: ready,
+			Do: s.copyLive},
+		{Name: stepReadBack, Title: "read the copy back", Pausable: true, Needs: ready,
+			Do: s.readBack},
+		{Name: stepStop, Title: "stop podman", Pausable: true,
+			Holds: s.stopped, Do: s.stop, Undo: s.putBack},
+		{Name: stepManifest, Title: "take the manifest of the stopped store", Needs: stopped,
+			Do: s.takeManifest},
+		{Name: stepSwap, Title: "move the old store aside", Needs: stopped,
+			Holds: s.asideAlone, Do: s.moveAside, Undo: s.moveBack},
+		{Name: stepCopyRest, Title: "copy what changed since", Needs: stopped,
+			Do: s.copyRest},
+		{Name: stepMount, Title: "mount the target in its place", Needs: stopped,
+			Holds: s.mounted, Do: s.mountTarget, Undo: s.unmountTarget},
+		{Name: stepVerify, Title: "verify against the manifest and run a container", Needs: []string{stepStop, stepMount},
+			Do: s.verifyMoved},
+		{Name: stepStart, Title: "start what ran before",
+			Holds: s.started, Do: s.startUnits},
+		{Name: stepCommit, Title: "remove the old store", Final: true, Needs: []string{stepMount},
+			Holds: s.asideGone, Do: s.removeAside},
+	}
+}
+
+// aside is where the old store lies until the commit: beside its mount point, so
+// that a rename takes it there and back.
+func (s *Session) aside() string { return asideOf(s.Inputs.Store.GraphRoot, s.ID) }
+
+func asideOf(graphRoot, run string) string {
+	return graphRoot + asideMark + run
+}
+
+const asideMark = ".storagectl-"
+
+// targetFolder is the folder of the target that becomes the graphroot.
+func (s *Session) targetFolder() string {
+	return filepath.Join(s.Inputs.Target.Where, folderOf(s.Inputs))
+}
+
+// TargetFolder is the folder that a relocation mounts in the store's place, ""
+// in another job.
+func (s *Session) TargetFolder() string {
+	if !s.relocating() {
+		return ""
+	}
+	return s.targetFolder()
+}
+
+// takeManifest takes the manifest that the result is judged by.
+func (s *Session) takeManifest(ctx context.Context) error {
+	if err := s.refuseContainers(ctx); err != nil {
+		return err
+	}
+	part, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(s.Inputs.Store.Driver))
+	if err != nil {
+		return err
+	}
+	return s.noteManifest(ctx, part)
+}

@@ -1,0 +1,243 @@
+package migrate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/storagectl/storagectl/internal/host"
+	"github.com/storagectl/storagectl/internal/podman"
+)
+
+// relocation judges where a store is to go. Nothing is made yet: what the
+// target's filesystem can do is tried in the run's first step, before the drain.
+func (a *Assessment) relocation(ctx context.Context, s *Session) error {
+	if os.Getuid() != 0 {
+		a.refuse("not-root", "run it as root, with --user for the store of a user", "only root can mount a store elsewhere")
+		return nil
+	}
+	if err := a.movable(); err != nil {
+		return err
+	}
+	if err := a.mountedByHand(ctx, s.cli); err != nil {
+		return err
+	}
+	if err := a.target(); err != nil || len(a.Refusals) > 0 {
+		return err
+	}
+	if err := a.fstab(); err != nil {
+		return err
+	}
+	if _, err := os.Stat("/dev/autofs"); err != nil && host.HasSystemd() && a.Inputs.Request.Relocate.Mount == MountAuto {
+		a.refuse("automount", "say --mount boot", "this host has no automounts: %v", err)
+	}
+	need, err := ask[uint64](ctx, s, opReclaim, pathArg{a.Inputs.Store.GraphRoot})
+	if err != nil {
+		return err
+	}
+	a.Need = need
+	if free := a.Inputs.Target.Free; need > free-free/50 {
+		a.refuse("no-room", "give a larger target, or remove what is not needed from the store",
+			"the store has %s, and on the target %s are free", Bytes(need), Bytes(free))
+	}
+	if err := a.units(ctx, s); err != nil {
+		return err
+	}
+	if a.Inputs.Request.Containers != Refuse {
+		if err := a.running(ctx, s.cli); err != nil {
+			return err
+		}
+	}
+	a.plan(s)
+	return nil
+}
+
+// movable refuses a store that cannot be moved as it is.
+func (a *Assessment) movable() error {
+	root, l := a.Inputs.Store.GraphRoot, a.Look
+	if l.Mountpoint {
+		a.refuse("graphroot-mount", "move the files by hand, or wait for a release that can move a store away from its mount",
+			"the graphroot %s is a mount point", root)
+	}
+	for _, m := range l.Mounts {
+		rel := strings.TrimPrefix(m, l.RealPath+"/")
+		switch {
+		case strings.HasSuffix(m, "/userdata/shm"), rel == "overlay", strings.HasPrefix(rel, "overlay/"): // podman's own
+		default:
+			a.refuse("mount", "unmount it first; it is mounted again by hand at the same path afterwards", "%s is mounted in the store", m)
+		}
+	}
+	if run := a.Inputs.Store.RunRoot; strings.HasPrefix(run+"/", root+"/") {
+		a.refuse("runroot", "set runroot to a folder outside the store", "podman's runroot %s lies in the store", run)
+	}
+	if v := a.Inputs.Store.VolumePath; v != "" && !strings.HasPrefix(v+"/", root+"/") {
+		a.Notes = append(a.Notes, fmt.Sprintf("the volumes lie outside the graphroot and stay where they are: %s", v))
+	}
+	who, err := host.Changeable(root)
+	if err != nil {
+		return err
+	}
+	if who != "" && !a.Inputs.Owner.Rootful() {
+		a.Notes = append(a.Notes, fmt.Sprintf("%s can change %s: after a boot systemd mounts the store by its path, and refuses a path with a symbolic link in it, but looks and mounts in two steps; to be safe from a hostile user, give podman a graphroot in folders of root's (docs/guarantees.md)", a.Inputs.Owner.Name, who))
+	}
+	return nil
+}
+
+// mountedByHand refuses a rootful store whose images or stopped containers are
+// mounted by "podman image mount" or "podman mount": somebody may be in there, and
+// a store cannot be moved under a mount. (A user's are in a namespace of podman's,
+// which ends.)
+func (a *Assessment) mountedByHand(ctx context.Context, cli podman.CLI) error {
+	if !a.Inputs.Owner.Rootful() || !slices.ContainsFunc(a.Look.Mounts, func(m string) bool { return strings.HasSuffix(m, "/merged") }) {
+		return nil
+	}
+	list := func(args ...string) ([]string, error) {
+		out, err := cli.Run(ctx, nil, append(args, "--format", "json")...)
+		if err != nil {
+			return nil, err
+		}
+		var mounts []struct {
+			ID string `json:"id"`
+		}
+		if err := json.Unmarshal(out, &mounts); err != nil {
+			return nil, fmt.Errorf("cannot read what podman has mounted: %w", err)
+		}
+		var ids []string
+		for _, m := range mounts {
+			ids = append(ids, m.ID)
+		}
+		return ids, nil
+	}
+	images, err := list("image", "mount")
+	if err != nil {
+		return err
+	}
+	if len(images) > 0 {
+		a.refuse("mount", "podman image unmount --force --all", "%s mounted by hand (podman image mount): %s", Count(len(images), "image is", "images are"), few(images))
+	}
+	mounted, err := list("mount")
+	if err != nil {
+		return err
+	}
+	cs, err := cli.Containers(ctx)
+	if err != nil {
+		return err
+	}
+	mounted = slices.DeleteFunc(mounted, func(id string) bool {
+		return slices.ContainsFunc(cs, func(c podman.Container) bool { return c.ID == id && c.State == "running" })
+	})
+	if len(mounted) > 0 {
+		a.refuse("mount", "podman umount "+strings.Join(mounted, " "), "%s mounted by hand (podman mount): %s", Count(len(mounted), "container is", "containers are"), few(mounted))
+	}
+	return nil
+}
+
+// target looks at the place that the store is to go to.
+func (a *Assessment) target() error {
+	r := a.Inputs.Request.Relocate
+	dir, err := filepath.Abs(r.Path)
+	if err != nil {
+		return fmt.Errorf("cannot find %s: %w", r.Path, err)
+	}
+	f, err := host.OpenDir(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		a.refuse("no-target", "make the folder, on the filesystem that the store is to go to", "there is no folder %s", dir)
+		return nil
+	case errors.Is(err, unix.ELOOP):
+		a.refuse("no-target", "give the path that it leads to", "%s goes through a symbolic link", dir)
+		return nil
+	case errors.Is(err, unix.ENOTDIR):
+		a.refuse("no-target", "give a folder", "%s is not a folder", dir)
+		return nil
+	case err != nil:
+		return err
+	}
+	defer f.Close()
+	if bad, err := host.Changeable(filepath.Join(dir, a.folderName())); err != nil {
+		return err
+	} else if bad != "" {
+		a.refuse("target-owner", "give a folder that belongs to root, in folders that belong to root, all closed to the writing of others",
+			"%s can be changed by others than root: whoever can do so could have root mount something else", bad)
+		return nil
+	}
+	m, err := host.MountOf(f)
+	if err != nil {
+		return err
+	}
+	var sf unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &sf); err != nil {
+		return fmt.Errorf("cannot look at %s: %w", dir, err)
+	}
+	t := &Target{Kind: "path", Where: dir, On: m.Path, FSType: m.Type, Free: sf.Bavail * uint64(sf.Bsize)}
+	a.Inputs.Target = t
+	root := a.Look.RealPath
+	switch {
+	case strings.HasPrefix(dir+"/", root+"/") || strings.HasPrefix(root+"/", filepath.Join(dir, a.folderName())+"/"):
+		a.refuse("target-inside", "give a folder outside the store", "%s and the store %s lie in each other", dir, root)
+	case sf.Flags&unix.ST_RDONLY != 0:
+		a.refuse("target-mount", "remount it for writing", "the filesystem of %s is mounted read-only", dir)
+	case sf.Flags&(unix.ST_NOSUID|unix.ST_NODEV|unix.ST_NOEXEC) != 0:
+		a.refuse("target-mount", "mount it without nosuid, nodev and noexec: containers need what these take away",
+			"the filesystem of %s is mounted %s", dir, m.Options)
+	}
+	folder := filepath.Join(dir, a.folderName())
+	if _, err := os.Lstat(folder); err == nil {
+		a.Refusals = append(a.Refusals, *targetTaken(folder))
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot look at %s: %w", folder, err)
+	}
+	if a.Look.MountedOn == m.Path {
+		a.Notes = append(a.Notes, fmt.Sprintf("%s lies on the same filesystem as the store: there will be no more room than there was", dir))
+	}
+	return nil
+}
+
+func (a *Assessment) folderName() string { return folderOf(a.Inputs) }
+
+// folderOf names the folder of a store on a target that it shares with others.
+func folderOf(in Inputs) string { return "storage-" + in.Owner.Name }
+
+// fstab refuses a graphroot that fstab has a line for already.
+func (a *Assessment) fstab() error {
+	b, err := os.ReadFile(fstabPath)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot read fstab: %w", err)
+	}
+	lines, err := host.ParseFstab(b)
+	if err != nil {
+		a.refuse("fstab", "mend that line first (findmnt --verify)", "fstab cannot be read: %v", err)
+		return nil
+	}
+	i := slices.IndexFunc(lines, func(l host.FstabLine) bool { return l.Path == a.Inputs.Store.GraphRoot })
+	if i >= 0 {
+		a.refuse("fstab", "remove the line if it is not wanted any more", "fstab has a line for %s already (line %d)", a.Inputs.Store.GraphRoot, lines[i].Line)
+	}
+	return nil
+}
+
+// relocateWhat tells what the steps of a relocation come to.
+func (a *Assessment) relocateWhat(what map[string]string) {
+	in := a.Inputs
+	t := in.Target
+	folder := filepath.Join(t.Where, folderOf(in))
+	what[stepTarget] = fmt.Sprintf("%s, on the %s of %s with %s free; the store's owner tries what %s needs there", folder, t.FSType, t.On, Bytes(t.Free), in.Store.Driver)
+	what[stepCopy] = fmt.Sprintf("%s of %s, while podman works", Bytes(a.Need), in.Store.GraphRoot)
+	what[stepReadBack] = "every file, against the checksums that were taken when it was read"
+	what[stepManifest] = "images, layers, containers, pods, volumes, secrets, networks"
+	what[stepSwap] = fmt.Sprintf("%s becomes %s; an immutable mount point takes its place", in.Store.GraphRoot, asideOf(in.Store.GraphRoot, "RUN"))
+	what[stepCopyRest] = "what changed since, and its checksums"
+	how := "mounted when it is first used"
+	if in.Request.Relocate.Mount == MountBoot || !in.Systemd {
+		how = "mounted at boot"
+	}
+	what[stepMount] = fmt.Sprintf("%s on %s, by a line in %s, %s; what uses the store is ordered after it", folder, in.Store.GraphRoot, fstabPath, how)
+}

@@ -1,0 +1,286 @@
+package migrate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/storagectl/storagectl/internal/podman"
+	"github.com/storagectl/storagectl/migrate/treecopy"
+)
+
+// copyArgs are what the worker is asked to copy, or to read back.
+type copyArgs struct {
+	From string `json:"from,omitempty"`
+	To   string `json:"to"`
+	Run  string `json:"run"`
+	Rate int64  `json:"rate,omitempty"`
+	Idle bool   `json:"idle,omitempty"` // beside live work: only with what input and output is free
+	Last bool   `json:"last,omitempty"` // read back only what the last copy wrote
+	// Strict makes a change under the copy's hands an error: nobody uses the store.
+	Strict bool `json:"strict,omitempty"`
+}
+
+// indexFolder is where a run keeps the copy's index: on the target, which has
+// room, and where a power cut can take neither without the other.
+func (a copyArgs) indexFolder() string { return runFolder(a.To, a.Run) }
+
+func (a copyArgs) index() string { return filepath.Join(a.indexFolder(), "index") }
+
+// markerName is the file at the top of a target that tells whose it is.
+const markerName = "storagectl-target.json"
+
+// marker is what stands in that file.
+type marker struct {
+	Run   string `json:"run"`
+	Host  string `json:"host"`  // machine-id
+	Owner string `json:"owner"` // of the store
+	Store string `json:"store"` // its graphroot
+}
+
+// leftBehind reports whether an entry of a graphroot is not copied: it belongs to a
+// run or to a filesystem, not to podman.
+func leftBehind(rel string) bool {
+	return strings.HasPrefix(rel, asideMark) && !strings.Contains(rel, "/") || rel == markerName || rel == "lost+found"
+}
+
+// copyTree copies a store. It runs in the worker.
+func copyTree(ctx context.Context, a copyArgs, progress func(any)) (treecopy.Report, error) {
+	var none treecopy.Report
+	src, err := openUncovered(a.From)
+	if err != nil {
+		return none, err
+	}
+	defer src.Close()
+	dst, err := openFolder(a.To)
+	if err != nil {
+		return none, err
+	}
+	defer dst.Close()
+	if err := os.MkdirAll(a.indexFolder(), 0o700); err != nil {
+		return none, fmt.Errorf("cannot keep the copy's index: %w", err)
+	}
+	o := treecopy.Options{Index: a.index(), Skip: leftBehind, Strict: a.Strict,
+		BytesPerSecond: a.Rate, IdleIO: a.Idle, Progress: func(p treecopy.Progress) { progress(p) }}
+	if !a.Strict { // later passes know it
+		if o.Expect, err = treecopy.Scan(ctx, src, leftBehind, 0); err != nil {
+			return none, faulty(err)
+		}
+	}
+	r, err := treecopy.Copy(ctx, src, dst, o)
+	return r, faulty(err)
+}
+
+// readBack compares a copy with what was noted when it was made.
+func readBack(ctx context.Context, a copyArgs, progress func(any)) (treecopy.VerifyReport, error) {
+	dst, err := openFolder(a.To)
+	if err != nil {
+		return treecopy.VerifyReport{}, err
+	}
+	defer dst.Close()
+	r, err := treecopy.Verify(ctx, dst, treecopy.VerifyOptions{Index: a.index(), Skip: leftBehind, LastOnly: a.Last,
+		Progress: func(p treecopy.Progress) { progress(p) }})
+	if errors.Is(err, treecopy.ErrDiffers) {
+		return r, nil // the report tells
+	}
+	return r, faulty(err)
+}
+
+// openUncovered opens a store's folder without what podman has mounted in it: the
+// merged folders of containers, and the overlay driver's home on itself. What
+// lies below is what is to be copied.
+func openUncovered(path string) (*os.File, error) {
+	dir, err := openFolder(path)
+	if err != nil {
+		return nil, err
+	}
+	alone, err := treecopy.Uncovered(dir)
+	if errors.Is(err, unix.EINVAL) {
+		return dir, nil // mounts that are not the owner's to lift: the copy says so if it meets one
+	}
+	return alone, errors.Join(err, dir.Close())
+}
+
+func openFolder(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open %s: %w", path, err)
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// uncover takes away, in this worker's mount namespace alone, what podman has
+// mounted in its store: the merged folders of containers, and the overlay
+// driver's home on itself. What lies below is what is to be copied.
+func uncover(store string) error {
+	for range 20 { // mounts lie on mounts
+		mounts, err := mountsBelow(store)
+		if err != nil {
+			return err
+		}
+		gone := false
+		for _, m := range mounts {
+			if m != store && unix.Unmount(m, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil {
+				gone = true
+			}
+		}
+		if !gone {
+			return nil // the rest is not ours to take; the copy does not cross into it
+		}
+	}
+	return nil
+}
+
+// emptyTarget removes what a run copied, if the folder bears the run's marker.
+func emptyTarget(a copyArgs) error {
+	b, err := os.ReadFile(filepath.Join(a.To, markerName))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // it was never begun, or is empty again
+	}
+	if err != nil {
+		return fmt.Errorf("cannot see whose %s is: %w", a.To, err)
+	}
+	var m marker
+	if err := json.Unmarshal(b, &m); err != nil || m.Run != a.Run {
+		return fmt.Errorf("cannot remove the copy in %s: it is not of run %s (%s)", a.To, a.Run, b)
+	}
+	es, err := os.ReadDir(a.To)
+	if err != nil {
+		return fmt.Errorf("cannot remove the copy in %s: %w", a.To, err)
+	}
+	for _, e := range es {
+		if n := e.Name(); n != markerName && n != "lost+found" {
+			if err := os.RemoveAll(filepath.Join(a.To, n)); err != nil {
+				return fmt.Errorf("cannot remove the copy in %s: %w", a.To, err)
+			}
+		}
+	}
+	if err := os.Remove(filepath.Join(a.To, markerName)); err != nil { // last: until then a retry knows it
+		return fmt.Errorf("cannot remove the copy in %s: %w", a.To, err)
+	}
+	return nil
+}
+
+// emptyAside removes what is in a store that was moved aside.
+func emptyAside(path string) error {
+	if !strings.Contains(filepath.Base(path), asideMark) {
+		return fmt.Errorf("cannot remove %s: it is not a store that was moved aside", path)
+	}
+	there, err := exists(path)
+	if err != nil || !there {
+		return err
+	}
+	if err := uncover(path); err != nil {
+		return err
+	}
+	if mounted, err := mountsBelow(path); err != nil {
+		return err
+	} else if len(mounted) > 0 {
+		return fmt.Errorf("cannot remove %s: %s is mounted in it", path, strings.Join(mounted, ", "))
+	}
+	es, err := os.ReadDir(path)
+	if err != nil {
+		return fmt.Errorf("cannot remove the old store: %w", err)
+	}
+	for _, e := range es {
+		if err := os.RemoveAll(filepath.Join(path, e.Name())); err != nil {
+			return fmt.Errorf("cannot remove the old store: %w", err)
+		}
+	}
+	return nil
+}
+
+// The rest is the job's side.
+
+func (s *Session) copyArgs() copyArgs {
+	return copyArgs{From: s.Inputs.Store.GraphRoot, To: s.targetFolder(), Run: s.ID}
+}
+
+// copyLive copies the store while podman works on it. What changes meanwhile is
+// caught up with once podman is stopped.
+func (s *Session) copyLive(ctx context.Context) error {
+	args := s.copyArgs()
+	args.Rate, args.Idle = s.Inputs.Request.Relocate.Rate, true
+	r, err := s.copy(ctx, stepCopy, args)
+	if err != nil || s.facts.Copied != nil {
+		return err
+	}
+	return s.learn(func(f *Facts) { f.Copied = &r })
+}
+
+func (s *Session) readBack(ctx context.Context) error {
+	return s.compareCopy(ctx, stepReadBack, s.copyArgs())
+}
+
+// copyRest makes the copy equal to the store, which nobody can use any more, and
+// reads back what that wrote.
+func (s *Session) copyRest(ctx context.Context) error {
+	args := s.copyArgs()
+	args.From, args.Strict = s.aside(), true
+	r, err := s.copy(ctx, stepCopyRest, args)
+	if err != nil {
+		return err
+	}
+	args.Last = true
+	if err := s.compareCopy(ctx, stepCopyRest, args); err != nil || s.facts.Rest != nil {
+		return err
+	}
+	return s.learn(func(f *Facts) { f.Rest = &r })
+}
+
+func (s *Session) copy(ctx context.Context, step string, args copyArgs) (CopyFact, error) {
+	var r treecopy.Report
+	err := s.worker.Call(ctx, opCopy, args, &r, s.copyProgress(step))
+	if faultKind(err) == faultNoRoom {
+		return CopyFact{}, &Refusal{ID: "no-room", Text: fmt.Sprintf("the store finds no room on the target: %v", err),
+			Hint: "make the target larger, or free some space in the store"}
+	}
+	return CopyFact{Files: r.Copied, Bytes: r.CopiedBytes, Seconds: r.Seconds}, err
+}
+
+func (s *Session) compareCopy(ctx context.Context, step string, args copyArgs) error {
+	var r treecopy.VerifyReport
+	if err := s.worker.Call(ctx, opReadBack, args, &r, s.copyProgress(step)); err != nil {
+		return err
+	}
+	if r.Differing == 0 {
+		return nil
+	}
+	var first []string
+	for _, d := range r.Examples[:min(5, len(r.Examples))] {
+		first = append(first, fmt.Sprintf("%q: %s", d.Path, d.What))
+	}
+	return fmt.Errorf("%w: %s in the copy: %s", ErrVerification, Count(r.Differing, "difference", "differences"), strings.Join(first, "; "))
+}
+
+func (s *Session) copyProgress(step string) func(json.RawMessage) {
+	return func(raw json.RawMessage) {
+		var c treecopy.Progress
+		if s.env.Progress == nil || json.Unmarshal(raw, &c) != nil {
+			return
+		}
+		s.env.Progress(Progress{Step: step, Phase: c.Phase, Done: c.Bytes, Total: c.TotalBytes, Unit: "bytes",
+			Note: Count(c.Files, "file", "files")})
+	}
+}
+
+// copyHandlers are the worker's answers to a relocate job.
+func copyHandlers() map[string]podman.Handler {
+	return map[string]podman.Handler{
+		opCopy:     podman.Handle(copyTree),
+		opReadBack: podman.Handle(readBack),
+		opEmptyTarget: podman.Handle(func(_ context.Context, a copyArgs, _ func(any)) (none, error) {
+			return none{}, emptyTarget(a)
+		}),
+		opEmptyAside: podman.Handle(func(_ context.Context, a pathArg, _ func(any)) (none, error) {
+			return none{}, emptyAside(a.Path)
+		}),
+		opProbe: podman.Handle(probeTarget),
+	}
+}

@@ -1,0 +1,346 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/storagectl/storagectl/internal/host"
+	"github.com/storagectl/storagectl/verify"
+)
+
+const fstabPath = "/etc/fstab"
+
+// FstabFact is /etc/fstab as it was, and as the run wrote it.
+type FstabFact struct {
+	Before FileRef `json:"before"`
+	After  FileRef `json:"after"`
+}
+
+// mountLimit bounds a mount that systemd makes; a device has 90 s to appear.
+const mountLimit = 2 * time.Minute
+
+// mounted observes that the target is mounted in the store's place, and will be
+// after a boot: the folder that a look at the graphroot ends in is the very one
+// that was copied to, and fstab has its line.
+func (s *Session) mounted(ctx context.Context) (bool, error) {
+	lines, err := s.fstabLines()
+	if err != nil || len(lines) == 0 {
+		return false, err
+	}
+	t, err := host.Mounts()
+	if err != nil {
+		return false, err
+	}
+	if len(t.Stack(s.Inputs.Store.GraphRoot)) == 0 {
+		return false, nil
+	}
+	live, err := s.openLive(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer live.Close()
+	copied, err := host.OpenDir(s.targetFolder())
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer copied.Close()
+	var a, b unix.Stat_t // two mounts of one folder
+	if err := errors.Join(unix.Fstat(int(live.Fd()), &a), unix.Fstat(int(copied.Fd()), &b)); err != nil {
+		return false, fmt.Errorf("cannot look at %s: %w", s.Inputs.Store.GraphRoot, err)
+	}
+	return a.Dev == b.Dev && a.Ino == b.Ino, nil
+}
+
+// openLive opens the graphroot, and so has an automount make its mount. A device
+// or server that does not answer must not hold the run up for ever.
+func (s *Session) openLive(ctx context.Context) (*os.File, error) {
+	type answer struct {
+		f   *os.File
+		err error
+	}
+	opened := make(chan answer, 1)
+	go func() {
+		f, err := host.OpenDir(s.Inputs.Store.GraphRoot)
+		opened <- answer{f, err}
+	}()
+	select {
+	case a := <-opened:
+		return a.f, a.err
+	case <-time.After(mountLimit):
+	case <-ctx.Done():
+	}
+	go func() { // it may still come
+		if a := <-opened; a.f != nil {
+			_ = a.f.Close()
+		}
+	}()
+	return nil, fmt.Errorf("cannot look at %s: what is to be mounted there has not answered for %s", s.Inputs.Store.GraphRoot, mountLimit)
+}
+
+func (s *Session) fstabLines() ([]host.FstabLine, error) {
+	b, err := os.ReadFile(fstabPath)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("cannot read fstab: %w", err)
+	}
+	lines, err := host.ParseFstab(b)
+	return slices.DeleteFunc(lines, func(l host.FstabLine) bool { return l.Run != s.ID }), err
+}
+
+// fstabEntry is the target's line.
+func (s *Session) fstabEntry() host.FstabEntry {
+	return host.FstabEntry{Source: s.targetFolder(), Path: s.Inputs.Store.GraphRoot, Type: "none",
+		Options: host.FstabOptions(host.FstabHow{Boot: s.boots(), More: []string{"bind"}})}
+}
+
+func (s *Session) boots() bool {
+	return s.Inputs.Request.Relocate.Mount == MountBoot || !s.Inputs.Systemd
+}
+
+// mountTarget mounts the target in the store's place as every later boot will:
+// by its line in fstab.
+func (s *Session) mountTarget(ctx context.Context) error {
+	if err := s.stillOut(ctx); err != nil {
+		return err
+	}
+	if err := s.quiet(ctx); err != nil {
+		return err
+	}
+	if ours, err := s.ours(s.targetFolder()); err != nil {
+		return err
+	} else if !ours {
+		return fmt.Errorf("cannot mount %s: it is not the folder that this run copied to", s.targetFolder())
+	}
+	if _, err := ask[none](ctx, s, opRemove, pathArg{s.copyArgs().indexFolder()}); err != nil {
+		return err
+	}
+	if err := s.writeFstab(ctx); err != nil {
+		return err
+	}
+	for _, d := range s.dropIns() {
+		if err := host.WriteDropIn("", d); err != nil {
+			return err
+		}
+		s.point("after drop-in " + d.Unit)
+	}
+	if err := s.bringUp(ctx); err != nil {
+		return err
+	}
+	return s.renewWorker(ctx)
+}
+
+func (s *Session) writeFstab(ctx context.Context) error {
+	if lines, err := s.fstabLines(); err != nil || len(lines) > 0 {
+		return err
+	}
+	before, err := os.ReadFile(fstabPath)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot read fstab: %w", err)
+	}
+	after, err := host.EditFstab(before, s.ID, []host.FstabEntry{s.fstabEntry()})
+	if err != nil {
+		return err
+	}
+	fact := FstabFact{}
+	if fact.Before, err = s.keepFile("fstab-before", before); err != nil {
+		return err
+	}
+	if fact.After, err = s.keepFile("fstab-after", after); err != nil {
+		return err
+	}
+	if err := s.learn(func(f *Facts) { f.Fstab = &fact }); err != nil {
+		return err
+	}
+	warnings, err := s.env.Runner.WriteFstab(ctx, fstabPath, before, after)
+	for _, w := range warnings {
+		err = errors.Join(err, s.note("findmnt says of the new fstab: %s", w))
+	}
+	return err
+}
+
+// dropIns order what uses the store after its mount.
+func (s *Session) dropIns() []host.DropIn {
+	root := s.Inputs.Store.GraphRoot
+	var ds []host.DropIn
+	add := func(unit string) {
+		if d, ok := host.StoreDropIn(unit, s.ID, root); ok {
+			ds = append(ds, d)
+		}
+	}
+	if !s.Inputs.Systemd {
+		return nil
+	}
+	if s.Inputs.Owner.Rootful() {
+		add("podman.service")
+		add("podman-restart.service")
+	} else {
+		add(fmt.Sprintf("user@%d.service", s.Inputs.Owner.UID))
+	}
+	if s.Inputs.Nomad != nil {
+		add("nomad.service")
+	}
+	if s.facts.Units != nil {
+		for _, u := range s.facts.Units.System {
+			add(u)
+		}
+	}
+	return ds
+}
+
+// bringUp makes the mount.
+func (s *Session) bringUp(ctx context.Context) error {
+	root := s.Inputs.Store.GraphRoot
+	if !s.Inputs.Systemd {
+		from, err1 := host.OpenDir(s.targetFolder())
+		at, err2 := host.OpenDir(root)
+		if err := errors.Join(err1, err2); err != nil {
+			return err
+		}
+		defer from.Close()
+		defer at.Close()
+		_, err := host.BindDir(from, at)
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, mountLimit)
+	defer cancel()
+	if err := s.onSystemBus(ctx, func(b *host.Bus) error {
+		if err := b.Reload(ctx); err != nil {
+			return err
+		}
+		s.point("after reload")
+		return b.StartMount(ctx, root)
+	}); err != nil {
+		return err
+	}
+	live, err := s.openLive(ctx) // the first use makes the mount
+	if err != nil {
+		return err
+	}
+	return live.Close()
+}
+
+// unmountTarget takes the target out of the store's place, and its line out of
+// fstab.
+func (s *Session) unmountTarget(ctx context.Context) error {
+	if err := s.quiet(ctx); err != nil {
+		return err
+	}
+	root := s.Inputs.Store.GraphRoot
+	ctx, cancel := context.WithTimeout(ctx, mountLimit)
+	defer cancel()
+	if s.Inputs.Owner.Rootful() {
+		if err := s.detachHome(); err != nil {
+			return err
+		}
+	}
+	if err := s.endWorker(); err != nil { // its lock keeps the mount busy
+		return err
+	}
+	if err := s.takeDown(ctx); err != nil {
+		return errors.Join(err, s.renewWorker(ctx))
+	}
+	s.point("after unmount")
+	if s.facts.Fstab != nil {
+		if err := s.revertFstab(ctx); err != nil {
+			return errors.Join(err, s.renewWorker(ctx))
+		}
+	}
+	for _, d := range s.dropIns() {
+		if err := host.RemoveDropIn("", d); err != nil {
+			return errors.Join(err, s.renewWorker(ctx))
+		}
+		s.point("after no drop-in " + d.Unit)
+	}
+	if s.Inputs.Systemd {
+		if err := s.onSystemBus(ctx, func(b *host.Bus) error { return b.Reload(ctx) }); err != nil {
+			return errors.Join(err, s.renewWorker(ctx))
+		}
+	}
+	t, err := host.Mounts()
+	if m := t.Stack(root); err == nil && len(m) > 0 {
+		err = fmt.Errorf("cannot unmount %s: %s is still mounted there", root, m[0].Source)
+	}
+	return errors.Join(err, s.renewWorker(ctx))
+}
+
+// takeDown stops the units of the mount and unmounts what is left.
+func (s *Session) takeDown(ctx context.Context) error {
+	root := s.Inputs.Store.GraphRoot
+	if s.Inputs.Systemd {
+		if err := s.onSystemBus(ctx, func(b *host.Bus) error { return b.StopMount(ctx, root) }); err != nil {
+			return err
+		}
+	}
+	for range 3 {
+		t, err := host.Mounts()
+		if err != nil || len(t.Stack(root)) == 0 {
+			return err
+		}
+		if err := host.Unmount(ctx, root); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Session) revertFstab(ctx context.Context) error {
+	before, err := s.keptFile(&s.facts.Fstab.Before)
+	if err != nil {
+		return err
+	}
+	after, err := s.keptFile(&s.facts.Fstab.After)
+	if err != nil {
+		return err
+	}
+	now, err := os.ReadFile(fstabPath)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot read fstab: %w", err)
+	}
+	want, err := host.RevertFstab(now, before, after, s.ID)
+	if err != nil || string(want) == string(now) {
+		return err
+	}
+	_, err = s.env.Runner.WriteFstab(ctx, fstabPath, now, want)
+	return err
+}
+
+// verifyMoved compares what podman has now with what it had before, and runs a
+// container.
+func (s *Session) verifyMoved(ctx context.Context) error {
+	part, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(s.Inputs.Store.Driver))
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrVerification, err)
+	}
+	if err := s.compareManifest(ctx, part); err != nil {
+		return err
+	}
+	return s.smoke(ctx)
+}
+
+// mayCommitMoved refuses to remove the old store while the new one is not seen
+// in its place.
+func (s *Session) mayCommitMoved(ctx context.Context) error {
+	fail := func(format string, args ...any) error {
+		return &Refusal{ID: "no-new-store", Text: "the old store is not removed: " + fmt.Sprintf(format, args...),
+			Hint: "see where the new store went; until it is back, the old one stays in " + s.aside()}
+	}
+	if s.facts.Before == nil {
+		return errors.New("cannot commit: the run took no manifest before the cutover")
+	}
+	in, err := s.mounted(ctx)
+	if err != nil {
+		return err
+	}
+	if !in {
+		return fail("the target is not mounted on %s", s.Inputs.Store.GraphRoot)
+	}
+	return s.knownLayers(ctx, s.Inputs.Store.Driver, s.aside())
+}

@@ -1,0 +1,211 @@
+package migrate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/storagectl/storagectl/internal/engine"
+	"github.com/storagectl/storagectl/internal/host"
+	"github.com/storagectl/storagectl/verify"
+)
+
+// targetReady observes that the target's folder is there and bears this run's
+// marker, or is in the store's place already.
+func (s *Session) targetReady(ctx context.Context) (bool, error) {
+	if in, err := s.mounted(ctx); err != nil || in {
+		return in, err
+	}
+	return s.ours(s.targetFolder())
+}
+
+// ours reports whether a folder has this run's marker.
+func (s *Session) ours(folder string) (bool, error) {
+	dir, err := host.OpenDir(folder)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer dir.Close()
+	// The folder is the owner's, who may put anything in the file's place.
+	fd, err := unix.Openat(int(dir.Fd()), markerName, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot see whose %s is: %w", folder, err)
+	}
+	f := os.NewFile(uintptr(fd), markerName)
+	defer f.Close()
+	b := make([]byte, 4096)
+	n, err := f.Read(b)
+	if err != nil {
+		return false, fmt.Errorf("cannot see whose %s is: %w", folder, err)
+	}
+	var m marker
+	return json.Unmarshal(b[:n], &m) == nil && m.Run == s.ID, nil
+}
+
+// prepareTarget makes the target's folder, and has the owner's worker try it.
+func (s *Session) prepareTarget(ctx context.Context) error {
+	if err := s.makeFolder(); err != nil {
+		return err
+	}
+	r, err := ask[verify.TargetReport](ctx, s, opProbe, pathArg{s.targetFolder()})
+	if err != nil {
+		return err
+	}
+	return judgeTarget(r, s.Inputs.Store.Driver, s.targetFolder())
+}
+
+// judgeTarget refuses a target that cannot hold a store of this driver.
+func judgeTarget(r verify.TargetReport, driver, folder string) error {
+	ok, missing := r.Store()
+	if driver == "overlay" {
+		ok, missing = r.Native()
+	}
+	if ok {
+		return nil
+	}
+	return &Refusal{ID: "target-features", Text: fmt.Sprintf("the filesystem of %s cannot hold a store on %s: %s", folder, driver, strings.Join(missing, "; ")),
+		Hint: "give a target on ext4 or XFS, or a Ceph RBD image"}
+}
+
+// makeFolder makes the store's folder on a filesystem that is mounted. It
+// appears whole, with the run's marker and the owner's, or not at all.
+func (s *Session) makeFolder() error {
+	t, folder := s.Inputs.Target, s.targetFolder()
+	if ours, err := s.ours(folder); err != nil || ours {
+		return err
+	}
+	where, err := host.OpenDir(t.Where)
+	if err != nil {
+		return err
+	}
+	defer where.Close()
+	if m, err := host.MountOf(where); err != nil {
+		return err
+	} else if m.Path != t.On {
+		return &Refusal{ID: "target-gone", Text: fmt.Sprintf("%s lay on what is mounted on %s, and now lies on %s", t.Where, t.On, m.Path),
+			Hint: "mount the target's filesystem as it was, then try again"}
+	}
+	half := runFolder("", s.ID)
+	at := int(where.Fd())
+	if err := unix.Mkdirat(at, half, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("cannot make a folder in %s: %w", t.Where, err)
+	}
+	s.point("after target-half")
+	dir, err := host.OpenBelow(where, half)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := s.mark(dir); err != nil {
+		return err
+	}
+	o := s.Inputs.Owner
+	if err := unix.Fchownat(int(dir.Fd()), "", int(o.UID), int(o.GID), unix.AT_EMPTY_PATH); err != nil {
+		return fmt.Errorf("cannot give %s to %s: %w", folder, o.Name, err)
+	}
+	s.point("after target-mark")
+	err = unix.Renameat2(at, half, at, filepath.Base(folder), unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EEXIST) {
+		return targetTaken(folder)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make %s: %w", folder, err)
+	}
+	return syncFolder(where)
+}
+
+func targetTaken(folder string) *Refusal {
+	return &Refusal{ID: "target-taken", Text: folder + " is there already",
+		Hint: "see what it is; move it away, or give another --path"}
+}
+
+// mark writes the run's marker into an open folder.
+func (s *Session) mark(dir *os.File) error {
+	id, err := os.ReadFile("/etc/machine-id")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot mark the target: %w", err)
+	}
+	b, err := json.Marshal(marker{Run: s.ID, Host: strings.TrimSpace(string(id)), Owner: s.Inputs.Owner.Name, Store: s.Inputs.Store.GraphRoot})
+	if err != nil {
+		return fmt.Errorf("cannot mark the target: %w", err)
+	}
+	fd, err := unix.Openat(int(dir.Fd()), markerName, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return fmt.Errorf("cannot mark the target: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), markerName)
+	_, err = f.Write(append(b, '\n'))
+	if err := errors.Join(err, f.Sync(), f.Close(), syncFolder(dir)); err != nil {
+		return fmt.Errorf("cannot mark the target: %w", err)
+	}
+	return nil
+}
+
+// syncFolder makes a folder's entries durable; it may be open as a path only.
+func syncFolder(dir *os.File) error {
+	d, err := host.Readable(dir)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return fmt.Errorf("cannot sync %s: %w", dir.Name(), err)
+	}
+	return nil
+}
+
+// releaseTarget takes away what the run made on the target. Once the target was
+// in the store's place it may hold the only copy of something, and is kept.
+func (s *Session) releaseTarget(ctx context.Context) error {
+	t, folder := s.Inputs.Target, s.targetFolder()
+	if s.journal.State().Steps[stepMount].Mark != engine.MarkNone {
+		return s.note("the copy in %s is kept: it was in use, and holds what was written since the cutover. Remove it when it is not wanted", folder)
+	}
+	where, err := host.OpenDir(t.Where)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer where.Close()
+	for _, name := range []string{filepath.Base(folder), runFolder("", s.ID)} {
+		if ours, err := s.ours(filepath.Join(t.Where, name)); err != nil {
+			return err
+		} else if ours {
+			args := s.copyArgs()
+			args.To = filepath.Join(t.Where, name)
+			if _, err := ask[none](ctx, s, opEmptyTarget, args); err != nil {
+				return err
+			}
+		} else if name == filepath.Base(folder) && s.journal.State().Steps[stepCopy].Mark == engine.MarkNone {
+			continue // somebody else's, which the run refused to touch
+		}
+		err := unix.Unlinkat(int(where.Fd()), name, unix.AT_REMOVEDIR)
+		s.point("after target-gone")
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("cannot remove %s: %w", filepath.Join(t.Where, name), err)
+		}
+	}
+	return syncFolder(where)
+}
+
+func probeTarget(ctx context.Context, a pathArg, _ func(any)) (verify.TargetReport, error) {
+	dir, err := openFolder(a.Path)
+	if err != nil {
+		return verify.TargetReport{}, err
+	}
+	defer dir.Close()
+	return verify.ProbeTarget(ctx, dir)
+}
