@@ -118,6 +118,8 @@ type Facts struct {
 	// because it held what the old one does not.
 	KeptNew []string `json:"keptNew,omitempty"`
 
+	// Target is what a relocate run learned of its target.
+	Target *TargetFact `json:"target,omitempty"`
 	// Fstab is /etc/fstab as it was, and as the run wrote it.
 	Fstab *FstabFact `json:"fstab,omitempty"`
 	// Copied is what copying beside the live store did, and Rest what it did

@@ -64,7 +64,7 @@ type Session struct {
 
 // Begin makes a new run. The caller has shown the plan and has the operator's word.
 func Begin(ctx context.Context, env Env, in Inputs) (*Session, error) {
-	s, err := hold(ctx, env, in)
+	s, err := hold(ctx, env, in, "")
 	if err != nil {
 		return nil, err
 	}
@@ -106,11 +106,10 @@ func Open(ctx context.Context, env Env, run string) (*Session, error) {
 	if in.Owner, err = podman.LookupOwner(ctx, env.Runner, in.Owner.Name); err != nil {
 		return nil, err
 	}
-	s, err := hold(ctx, env, in)
+	s, err := hold(ctx, env, in, run)
 	if err != nil {
 		return nil, err
 	}
-	s.ID = run
 	if s.journal, err = engine.Open(env.Dir.RunPath(run), engine.Options{Point: env.Point}); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -132,9 +131,10 @@ func DecodeInputs(st engine.State) (Inputs, error) {
 	return in, nil
 }
 
-// hold locks the store, in the state directory and in the graphroot.
-func hold(ctx context.Context, env Env, in Inputs) (*Session, error) {
-	s := &Session{Inputs: in, env: env}
+// hold locks the store, in the state directory and in the graphroot. A new run has
+// no name yet.
+func hold(ctx context.Context, env Env, in Inputs, run string) (*Session, error) {
+	s := &Session{ID: run, Inputs: in, env: env}
 	s.cli = podman.CLI{Owner: in.Owner, Runner: env.Runner, Extra: in.ConfEnv}
 	var err error
 	if s.lock, err = env.Dir.Lock(in.StoreKey()); err != nil {
@@ -143,13 +143,7 @@ func hold(ctx context.Context, env Env, in Inputs) (*Session, error) {
 	if s.worker, err = podman.StartWorker(ctx, in.Owner, env.Point, in.ConfEnv...); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	look, err := ask[storeLook](ctx, s, opLook, pathArg{in.Store.GraphRoot})
-	if err == nil {
-		err = samePlace(in, look)
-	}
-	if err == nil && look.RealPath != "" { // `podman system reset` removes the graphroot itself
-		_, err = ask[none](ctx, s, opLock, pathArg{in.Store.GraphRoot})
-	}
+	err = s.lockStore(ctx)
 	if faultKind(err) == faultLocked {
 		err = engine.ErrLocked
 	}
@@ -157,6 +151,28 @@ func hold(ctx context.Context, env Env, in Inputs) (*Session, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
+}
+
+// lockStore has the worker lock the store's folder. A store that lies aside is
+// locked there: what is to be mounted in its place may be lost.
+func (s *Session) lockStore(ctx context.Context) error {
+	if s.relocating() && s.ID != "" {
+		if there, err := s.asideThere(); err != nil {
+			return err
+		} else if there {
+			_, err = ask[none](ctx, s, opLock, pathArg{s.aside()})
+			return err
+		}
+	}
+	look, err := ask[storeLook](ctx, s, opLook, pathArg{s.Inputs.Store.GraphRoot})
+	if err == nil {
+		err = samePlace(s.Inputs, look)
+	}
+	if err != nil || look.RealPath == "" { // `podman system reset` removes the graphroot itself
+		return err
+	}
+	_, err = ask[none](ctx, s, opLock, pathArg{s.Inputs.Store.GraphRoot})
+	return err
 }
 
 func (s *Session) bind() (*Session, error) {
@@ -247,7 +263,11 @@ func (s *Session) Rollback(ctx context.Context) error {
 		return err
 	}
 	st := s.journal.State()
-	if st.Phase == engine.PhaseFinished {
+	away, err := s.away(ctx)
+	if err != nil {
+		return err
+	}
+	if st.Phase == engine.PhaseFinished && !away {
 		cs, err := s.cli.Containers(ctx)
 		if err != nil {
 			return err

@@ -32,18 +32,36 @@ const (
 type Relocation struct {
 	// Path is a folder on a filesystem that is mounted already; the store gets a
 	// folder of its own in it.
-	Path  string `json:"path,omitempty"`
-	Mount string `json:"mount"`          // MountAuto or MountBoot
-	Rate  int64  `json:"rate,omitempty"` // bytes a second of the copy beside the live store; 0: no limit
+	Path string `json:"path,omitempty"`
+	// Device is a block device whose filesystem the store gets for itself: a path,
+	// or UUID=… of a filesystem that holds nothing.
+	Device string `json:"device,omitempty"`
+	FS     string `json:"fs,omitempty"`     // the filesystem to make: xfs or ext4
+	Format bool   `json:"format,omitempty"` // make it anew where one is that holds no files
+	Mount  string `json:"mount"`            // MountAuto or MountBoot
+	Rate   int64  `json:"rate,omitempty"`   // bytes a second of the copy beside the live store; 0: no limit
 }
 
 // Target is where a store goes, as it was found before the run.
 type Target struct {
-	Kind   string `json:"kind"`   // "path"
-	Where  string `json:"where"`  // the folder that the operator gave
-	On     string `json:"on"`     // the mount point that it lies on
-	FSType string `json:"fsType"` // as the kernel names it
-	Free   uint64 `json:"free"`   // bytes
+	Kind   string `json:"kind"`           // KindPath or KindDevice
+	Where  string `json:"where"`          // the folder that the operator gave, or the device
+	On     string `json:"on,omitempty"`   // the mount point that the folder lies on
+	FSType string `json:"fsType"`         // as the kernel names it
+	Free   uint64 `json:"free"`           // bytes
+	UUID   string `json:"uuid,omitempty"` // of the device's filesystem, where one is to be used
+	Make   bool   `json:"make,omitempty"` // a filesystem is made on the device
+}
+
+// The kinds of targets.
+const (
+	KindPath   = "path"
+	KindDevice = "device"
+)
+
+// TargetFact is what a run learned of its target.
+type TargetFact struct {
+	UUID string `json:"uuid"` // of the device's filesystem
 }
 
 // CopyFact is what copying beside the live store, or after the stop, did.
@@ -95,16 +113,27 @@ func asideOf(graphRoot, run string) string {
 
 const asideMark = ".storagectl-"
 
-// targetFolder is the folder of the target that becomes the graphroot.
+// targetFolder is the folder of the target that becomes the graphroot, as it can
+// be reached until it does.
 func (s *Session) targetFolder() string {
+	if s.Inputs.Target.Kind == KindDevice {
+		return filepath.Join(privateMounts, s.ID)
+	}
 	return filepath.Join(s.Inputs.Target.Where, folderOf(s.Inputs))
 }
 
-// TargetFolder is the folder that a relocation mounts in the store's place, ""
-// in another job.
+// privateMounts is where a run mounts a device until it takes the store's place.
+// Only root can change anything in it; the owner reaches what is the owner's.
+const privateMounts = "/run/storagectl/mounts"
+
+// TargetFolder is the folder or device that a relocation mounts in the store's
+// place, "" in another job.
 func (s *Session) TargetFolder() string {
 	if !s.relocating() {
 		return ""
+	}
+	if s.Inputs.Target.Kind == KindDevice {
+		return s.Inputs.Target.Where
 	}
 	return s.targetFolder()
 }

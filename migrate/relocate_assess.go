@@ -30,7 +30,11 @@ func (a *Assessment) relocation(ctx context.Context, s *Session) error {
 	if err := a.mountedByHand(ctx, s.cli); err != nil {
 		return err
 	}
-	if err := a.target(); err != nil || len(a.Refusals) > 0 {
+	judge := a.target
+	if a.Inputs.Request.Relocate.Device != "" {
+		judge = func() error { return a.targetDevice(ctx, s.env.Runner) }
+	}
+	if err := judge(); err != nil || len(a.Refusals) > 0 {
 		return err
 	}
 	if err := a.fstab(); err != nil {
@@ -44,7 +48,7 @@ func (a *Assessment) relocation(ctx context.Context, s *Session) error {
 		return err
 	}
 	a.Need = need
-	if free := a.Inputs.Target.Free; need > free-free/50 {
+	if free := a.Inputs.Target.Free; need > free-free/50 { // filesystems have needs of their own
 		a.refuse("no-room", "give a larger target, or remove what is not needed from the store",
 			"the store has %s, and on the target %s are free", Bytes(need), Bytes(free))
 	}
@@ -177,7 +181,7 @@ func (a *Assessment) target() error {
 	if err := unix.Fstatfs(int(f.Fd()), &sf); err != nil {
 		return fmt.Errorf("cannot look at %s: %w", dir, err)
 	}
-	t := &Target{Kind: "path", Where: dir, On: m.Path, FSType: m.Type, Free: sf.Bavail * uint64(sf.Bsize)}
+	t := &Target{Kind: KindPath, Where: dir, On: m.Path, FSType: m.Type, Free: sf.Bavail * uint64(sf.Bsize)}
 	a.Inputs.Target = t
 	root := a.Look.RealPath
 	switch {
@@ -229,7 +233,15 @@ func (a *Assessment) relocateWhat(what map[string]string) {
 	in := a.Inputs
 	t := in.Target
 	folder := filepath.Join(t.Where, folderOf(in))
-	what[stepTarget] = fmt.Sprintf("%s, on the %s of %s with %s free; the store's owner tries what %s needs there", folder, t.FSType, t.On, Bytes(t.Free), in.Store.Driver)
+	tried := fmt.Sprintf("the store's owner tries what %s needs there", in.Store.Driver)
+	what[stepTarget] = fmt.Sprintf("%s, on the %s of %s with %s free; %s", folder, t.FSType, t.On, Bytes(t.Free), tried)
+	if t.Kind == KindDevice {
+		folder = t.Where
+		what[stepTarget] = fmt.Sprintf("the empty %s on %s (%s); %s", t.FSType, t.Where, Bytes(t.Free), tried)
+		if t.Make {
+			what[stepTarget] = fmt.Sprintf("%s is made on %s (%s); %s", t.FSType, t.Where, Bytes(t.Free), tried)
+		}
+	}
 	what[stepCopy] = fmt.Sprintf("%s of %s, while podman works", Bytes(a.Need), in.Store.GraphRoot)
 	what[stepReadBack] = "every file, against the checksums that were taken when it was read"
 	what[stepManifest] = "images, layers, containers, pods, volumes, secrets, networks"

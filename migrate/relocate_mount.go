@@ -45,6 +45,14 @@ func (s *Session) mounted(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	defer live.Close()
+	if s.Inputs.Target.Kind == KindDevice {
+		dev, err := s.deviceOf(ctx)
+		if err != nil {
+			return false, err
+		}
+		m, err := host.MountOf(live)
+		return err == nil && m.Path == s.Inputs.Store.GraphRoot && m.Dev() == unix.Mkdev(dev.Major, dev.Minor), err
+	}
 	copied, err := host.OpenDir(s.targetFolder())
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
@@ -97,6 +105,10 @@ func (s *Session) fstabLines() ([]host.FstabLine, error) {
 
 // fstabEntry is the target's line.
 func (s *Session) fstabEntry() host.FstabEntry {
+	if s.Inputs.Target.Kind == KindDevice {
+		return host.FstabEntry{Source: "UUID=" + s.facts.Target.UUID, Path: s.Inputs.Store.GraphRoot, Type: s.Inputs.Target.FSType,
+			Options: host.FstabOptions(host.FstabHow{Boot: s.boots()})}
+	}
 	return host.FstabEntry{Source: s.targetFolder(), Path: s.Inputs.Store.GraphRoot, Type: "none",
 		Options: host.FstabOptions(host.FstabHow{Boot: s.boots(), More: []string{"bind"}})}
 }
@@ -132,6 +144,9 @@ func (s *Session) mountTarget(ctx context.Context) error {
 		s.point("after drop-in " + d.Unit)
 	}
 	if err := s.bringUp(ctx); err != nil {
+		return err
+	}
+	if err := s.dropPrivate(ctx); err != nil {
 		return err
 	}
 	return s.renewWorker(ctx)
@@ -199,15 +214,7 @@ func (s *Session) dropIns() []host.DropIn {
 func (s *Session) bringUp(ctx context.Context) error {
 	root := s.Inputs.Store.GraphRoot
 	if !s.Inputs.Systemd {
-		from, err1 := host.OpenDir(s.targetFolder())
-		at, err2 := host.OpenDir(root)
-		if err := errors.Join(err1, err2); err != nil {
-			return err
-		}
-		defer from.Close()
-		defer at.Close()
-		_, err := host.BindDir(from, at)
-		return err
+		return s.attach(ctx)
 	}
 	ctx, cancel := context.WithTimeout(ctx, mountLimit)
 	defer cancel()
@@ -225,6 +232,30 @@ func (s *Session) bringUp(ctx context.Context) error {
 		return err
 	}
 	return live.Close()
+}
+
+// attach mounts the target on a host without systemd.
+func (s *Session) attach(ctx context.Context) error {
+	at, err := host.OpenDir(s.Inputs.Store.GraphRoot)
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	if s.Inputs.Target.Kind == KindDevice {
+		dev, err := s.deviceOf(ctx)
+		if err != nil {
+			return err
+		}
+		_, err = host.MountFS(host.FSMount{Source: dev.Path, Type: s.Inputs.Target.FSType, Flags: unix.MS_NOATIME}, at)
+		return err
+	}
+	from, err := host.OpenDir(s.targetFolder())
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	_, err = host.BindDir(from, at)
+	return err
 }
 
 // unmountTarget takes the target out of the store's place, and its line out of
@@ -315,6 +346,9 @@ func (s *Session) revertFstab(ctx context.Context) error {
 // verifyMoved compares what podman has now with what it had before, and runs a
 // container.
 func (s *Session) verifyMoved(ctx context.Context) error {
+	if err := s.dropPrivate(ctx); err != nil { // of a run that was killed before it did
+		return err
+	}
 	part, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(s.Inputs.Store.Driver))
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrVerification, err)

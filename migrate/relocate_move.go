@@ -70,9 +70,9 @@ func (s *Session) asideThere() (bool, error) {
 	return p.has(filepath.Base(s.aside()))
 }
 
-// away reports whether the store is moved aside and nothing is mounted in its
-// place: podman cannot be asked then.
-func (s *Session) away() (bool, error) {
+// away reports whether the store is moved aside and its place is empty, or cannot
+// be entered: podman cannot be asked then.
+func (s *Session) away(ctx context.Context) (bool, error) {
 	if !s.relocating() {
 		return false, nil
 	}
@@ -81,7 +81,14 @@ func (s *Session) away() (bool, error) {
 		return false, err
 	}
 	t, err := host.Mounts()
-	return len(t.Stack(s.Inputs.Store.GraphRoot)) == 0, err
+	if err != nil || len(t.Stack(s.Inputs.Store.GraphRoot)) == 0 {
+		return err == nil, err
+	}
+	live, err := s.openLive(ctx)
+	if err != nil {
+		return true, s.note("the target is not there: %v", err)
+	}
+	return false, live.Close()
 }
 
 // asideAlone observes that the old store is aside, and that in its place is the
@@ -281,8 +288,7 @@ func (s *Session) renewWorker(ctx context.Context) error {
 	if s.worker, err = podman.StartWorker(ctx, s.Inputs.Owner, s.env.Point, s.Inputs.ConfEnv...); err != nil {
 		return err
 	}
-	_, err = ask[none](ctx, s, opLock, pathArg{s.Inputs.Store.GraphRoot})
-	return err
+	return s.lockStore(ctx)
 }
 
 // endWorker ends the worker and its lock.

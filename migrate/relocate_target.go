@@ -19,10 +19,20 @@ import (
 // targetReady observes that the target's folder is there and bears this run's
 // marker, or is in the store's place already.
 func (s *Session) targetReady(ctx context.Context) (bool, error) {
-	if in, err := s.mounted(ctx); err != nil || in {
-		return in, err
+	st := s.journal.State()
+	if st.Phase == engine.PhaseRollingBack && st.Steps[stepMount].Mark != engine.MarkNone {
+		return true, nil // the way back leaves it alone, and leads away from a lost one, too
 	}
-	return s.ours(s.targetFolder())
+	up, err := s.deviceUp()
+	if err != nil {
+		return false, err
+	}
+	if up {
+		if ours, err := s.ours(s.targetFolder()); err != nil || ours {
+			return ours, err
+		}
+	}
+	return s.mounted(ctx)
 }
 
 // ours reports whether a folder has this run's marker.
@@ -56,7 +66,11 @@ func (s *Session) ours(folder string) (bool, error) {
 
 // prepareTarget makes the target's folder, and has the owner's worker try it.
 func (s *Session) prepareTarget(ctx context.Context) error {
-	if err := s.makeFolder(); err != nil {
+	prepare := s.makeFolder
+	if s.Inputs.Target.Kind == KindDevice {
+		prepare = func() error { return s.prepareDevice(ctx) }
+	}
+	if err := prepare(); err != nil {
 		return err
 	}
 	r, err := ask[verify.TargetReport](ctx, s, opProbe, pathArg{s.targetFolder()})
@@ -170,7 +184,13 @@ func syncFolder(dir *os.File) error {
 func (s *Session) releaseTarget(ctx context.Context) error {
 	t, folder := s.Inputs.Target, s.targetFolder()
 	if s.journal.State().Steps[stepMount].Mark != engine.MarkNone {
+		if err := s.dropPrivate(ctx); err != nil {
+			return err
+		}
 		return s.note("the copy in %s is kept: it was in use, and holds what was written since the cutover. Remove it when it is not wanted", folder)
+	}
+	if t.Kind == KindDevice {
+		return s.releaseDevice(ctx)
 	}
 	where, err := host.OpenDir(t.Where)
 	if errors.Is(err, os.ErrNotExist) {
@@ -180,18 +200,20 @@ func (s *Session) releaseTarget(ctx context.Context) error {
 		return err
 	}
 	defer where.Close()
-	for _, name := range []string{filepath.Base(folder), runFolder("", s.ID)} {
-		if ours, err := s.ours(filepath.Join(t.Where, name)); err != nil {
+	half := runFolder("", s.ID) // root's still, with the marker at most
+	if err := unix.Unlinkat(int(where.Fd()), filepath.Join(half, markerName), 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("cannot remove %s: %w", filepath.Join(t.Where, half), err)
+	}
+	remove := []string{half}
+	if ours, err := s.ours(folder); err != nil {
+		return err
+	} else if ours {
+		if _, err := ask[none](ctx, s, opEmptyTarget, s.copyArgs()); err != nil {
 			return err
-		} else if ours {
-			args := s.copyArgs()
-			args.To = filepath.Join(t.Where, name)
-			if _, err := ask[none](ctx, s, opEmptyTarget, args); err != nil {
-				return err
-			}
-		} else if name == filepath.Base(folder) && s.journal.State().Steps[stepCopy].Mark == engine.MarkNone {
-			continue // somebody else's, which the run refused to touch
 		}
+		remove = append(remove, filepath.Base(folder))
+	}
+	for _, name := range remove {
 		err := unix.Unlinkat(int(where.Fd()), name, unix.AT_REMOVEDIR)
 		s.point("after target-gone")
 		if err != nil && !errors.Is(err, unix.ENOENT) {

@@ -60,7 +60,7 @@ func (s *Session) stop(ctx context.Context) error {
 				Hint: "stop what starts them, or mask them, then try again"}
 		}
 	}
-	away, err := s.away()
+	away, err := s.away(ctx)
 	if err != nil {
 		return err
 	}

@@ -15,7 +15,7 @@ func newRelocate(a *app) *cobra.Command {
 	var dryRun bool
 	var rate string
 	cmd := &cobra.Command{
-		Use:   "relocate --path DIR",
+		Use:   "relocate --path DIR | --device DEVICE",
 		Short: "Move a container store to another filesystem, at the same path",
 		Long: `relocate copies a container store to another filesystem while podman works on it,
 reads the copy back, stops podman, copies what changed since, and mounts the copy at
@@ -23,7 +23,9 @@ the path where the store was: podman's database has that path in every record. U
 you commit, the old store lies beside it: "storagectl rollback" returns to it.
 
 With --path DIR the store gets a folder of its own in DIR, storage-USER, on a
-filesystem that is mounted already; several stores can share it. The mount stands in
+filesystem that is mounted already; several stores can share it. With --device the
+store gets a block device for itself: a filesystem is made where nothing is, an empty
+one is used, and one that holds files is never touched. The mount stands in
 /etc/fstab, and is made when it is first used (--mount boot: at boot).
 
 Only root can mount, so relocate runs as root; --user names whose store it is,
@@ -34,7 +36,8 @@ again. Ctrl-C stops at the next safe point; where podman is stopped then, it sta
 so until the run is resumed or rolled back.
 
 ` + exitHelp,
-		Example: `  storagectl relocate --path /srv/disk --user hashi --dry-run   show the plan, change nothing
+		Example: `  storagectl relocate --device /dev/sdb --user hashi --dry-run    a disk for the store alone
+  storagectl relocate --path /srv/disk --user hashi --dry-run   show the plan, change nothing
   storagectl relocate --path /srv/disk --user hashi --yes       do it; the old store stays for a rollback
   storagectl relocate --path /srv/disk --yes --commit           the rootful store; remove the old one at the end
   storagectl relocate --path /srv/disk --yes --rate 50M         copy 50 MB a second at most beside live work`,
@@ -51,6 +54,9 @@ so until the run is resumed or rolled back.
 	}
 	f := cmd.Flags()
 	f.StringVar(&req.Relocate.Path, "path", "", "a folder of root's on the filesystem that the store is to go to")
+	f.StringVar(&req.Relocate.Device, "device", "", "a block device for the store alone: a path, or UUID=… of an empty filesystem")
+	f.StringVar(&req.Relocate.FS, "fs", "xfs", "the filesystem to make on the device: xfs or ext4")
+	f.BoolVar(&req.Relocate.Format, "format", false, "make the filesystem anew where one is that holds no files")
 	f.StringVar(&req.User, "user", "", "the user whose store it is (default: the rootful store)")
 	f.StringVar(&req.Containers, "containers", migrate.Keep, "keep them (what ran is stopped, and started again), or refuse to go on while there are any")
 	f.StringVar(&req.Relocate.Mount, "mount", migrate.MountAuto, "automount (when it is first used) or boot")
@@ -64,8 +70,12 @@ so until the run is resumed or rolled back.
 
 func checkRelocation(r migrate.Request) error {
 	switch {
-	case r.Relocate.Path == "":
-		return usagef("cannot relocate without a target: say --path DIR")
+	case (r.Relocate.Path == "") == (r.Relocate.Device == ""):
+		return usagef("cannot relocate without one target: say --path DIR or --device DEVICE")
+	case r.Relocate.FS != "xfs" && r.Relocate.FS != "ext4":
+		return usagef("cannot use --fs %q: it is xfs or ext4", r.Relocate.FS)
+	case r.Relocate.Format && r.Relocate.Device == "":
+		return usagef("cannot use --format without --device")
 	case r.Relocate.Mount != migrate.MountAuto && r.Relocate.Mount != migrate.MountBoot:
 		return usagef("cannot use --mount %q: it is automount or boot", r.Relocate.Mount)
 	case r.Containers != migrate.Keep && r.Containers != migrate.Refuse:

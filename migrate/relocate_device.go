@@ -1,0 +1,268 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/storagectl/storagectl/internal/host"
+)
+
+// deviceOf finds the run's device: by the filesystem that is on it, as soon as
+// that is known, because a device's name can change with a boot.
+func (s *Session) deviceOf(ctx context.Context) (host.BlockDevice, error) {
+	if s.facts.Target != nil {
+		return s.env.Runner.FindDevice(ctx, s.facts.Target.UUID)
+	}
+	return host.LookDevice(s.Inputs.Target.Where)
+}
+
+// deviceUp reports whether the device, if the target is one, is mounted where
+// the run works on it.
+func (s *Session) deviceUp() (bool, error) {
+	if s.Inputs.Target.Kind != KindDevice {
+		return true, nil
+	}
+	t, err := host.Mounts()
+	if err != nil {
+		return false, err
+	}
+	_, up := t.At(s.targetFolder())
+	return up, nil
+}
+
+// prepareDevice makes the filesystem, if one is to be made, mounts it where only
+// the owner and root can reach it, and gives it to the owner.
+func (s *Session) prepareDevice(ctx context.Context) error {
+	if up, err := s.deviceUp(); err != nil {
+		return err
+	} else if !up {
+		if err := s.mountDevice(ctx); err != nil {
+			return err
+		}
+		if err := s.renewWorker(ctx); err != nil {
+			return err
+		}
+	}
+	if ours, err := s.ours(s.targetFolder()); err != nil || ours {
+		return err
+	}
+	dir, err := host.OpenDir(s.targetFolder())
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	names, err := entries(dir)
+	if err != nil {
+		return err
+	}
+	names = slices.DeleteFunc(names, func(n string) bool { return n == "lost+found" || n == markerName })
+	if len(names) > 0 {
+		return &Refusal{ID: "device-files", Text: fmt.Sprintf("the filesystem on %s holds files: %s", s.Inputs.Target.Where, few(names)),
+			Hint: "give a device that is free; nothing on it was changed"}
+	}
+	if err := s.mark(dir); err != nil {
+		return err
+	}
+	o := s.Inputs.Owner
+	if err := unix.Fchownat(int(dir.Fd()), "", int(o.UID), int(o.GID), unix.AT_EMPTY_PATH); err != nil {
+		return fmt.Errorf("cannot give the target to %s: %w", o.Name, err)
+	}
+	if err := os.Chmod(s.targetFolder(), 0o700); err != nil { // the folders above are root's
+		return fmt.Errorf("cannot close the target to others: %w", err)
+	}
+	return syncFolder(dir)
+}
+
+// mountDevice mounts the device where the run works on it.
+func (s *Session) mountDevice(ctx context.Context) error {
+	t := s.Inputs.Target
+	if s.facts.Target == nil {
+		uuid := t.UUID
+		if t.Make {
+			fs, err := s.makeFilesystem(ctx)
+			if err != nil {
+				return err
+			}
+			uuid = fs
+		}
+		if err := s.learn(func(f *Facts) { f.Target = &TargetFact{UUID: uuid} }); err != nil {
+			return err
+		}
+	}
+	dev, err := s.deviceOf(ctx)
+	if err != nil {
+		return err
+	}
+	if dev.InUse && len(dev.Mounts) > 0 {
+		return &Refusal{ID: "device-busy", Text: fmt.Sprintf("%s is mounted on %s", dev.Path, dev.Mounts[0].Path), Hint: "unmount it; the store gets the filesystem for itself"}
+	}
+	at, err := host.PrivateDir(privateMounts, s.ID)
+	if err != nil {
+		return err
+	}
+	// The owner's worker has to get through to its own folder, and no further.
+	for _, d := range []string{filepath.Dir(privateMounts), privateMounts} {
+		if err := os.Chmod(d, 0o711); err != nil {
+			return fmt.Errorf("cannot open the way to the target: %w", err)
+		}
+	}
+	dir, err := host.OpenDir(at)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	s.point("before device-mount")
+	_, err = host.MountFS(host.FSMount{Source: dev.Path, Type: t.FSType, Flags: unix.MS_NOATIME}, dir)
+	s.point("after device-mount")
+	return err
+}
+
+// makeFilesystem makes the filesystem on the device, unless an earlier try of this
+// run did, and gives its UUID.
+func (s *Session) makeFilesystem(ctx context.Context) (string, error) {
+	t := s.Inputs.Target
+	found, err := s.env.Runner.Signatures(ctx, t.Where)
+	if err != nil {
+		return "", err
+	}
+	if len(found) == 1 && found[0].Label == deviceLabel(s.ID) {
+		return found[0].UUID, nil
+	}
+	fs, err := s.env.Runner.Mkfs(ctx, t.Where, host.MkfsOptions{Type: t.FSType, Label: deviceLabel(s.ID), Replace: s.Inputs.Request.Relocate.Format, Marker: markerName})
+	var taken *host.OccupiedError
+	if errors.As(err, &taken) {
+		return "", &Refusal{ID: "device-taken", Text: err.Error(), Hint: "see what is on it; --format replaces a filesystem that holds no files, and nothing else"}
+	}
+	return fs.UUID, err
+}
+
+// deviceLabel names a filesystem of a run's, in the 12 bytes that XFS has.
+func deviceLabel(run string) string {
+	number, rest, _ := strings.Cut(run, "-")
+	return "sctl" + number + rest[max(0, len(rest)-4):]
+}
+
+// dropPrivate takes the device from where the run worked on it.
+func (s *Session) dropPrivate(ctx context.Context) error {
+	if s.Inputs.Target.Kind != KindDevice {
+		return nil
+	}
+	up, err := s.deviceUp()
+	if err != nil {
+		return err
+	}
+	if up {
+		if err := s.endWorker(); err != nil { // it has the mount in sight
+			return err
+		}
+		if err := host.Unmount(ctx, s.targetFolder()); err != nil {
+			return errors.Join(err, s.renewWorker(ctx))
+		}
+		s.point("after private-unmount")
+		if err := s.renewWorker(ctx); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove(s.targetFolder()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot remove the mount point: %w", err)
+	}
+	return nil
+}
+
+// releaseDevice empties the device and lets go of it. Its filesystem stays.
+func (s *Session) releaseDevice(ctx context.Context) error {
+	if up, err := s.deviceUp(); err != nil {
+		return err
+	} else if up {
+		if ours, err := s.ours(s.targetFolder()); err != nil {
+			return err
+		} else if ours {
+			if _, err := ask[none](ctx, s, opEmptyTarget, s.copyArgs()); err != nil {
+				return err
+			}
+		}
+	}
+	return s.dropPrivate(ctx)
+}
+
+// targetDevice judges a block device as target.
+func (a *Assessment) targetDevice(ctx context.Context, run *host.Runner) error {
+	r := a.Inputs.Request.Relocate
+	var dev host.BlockDevice
+	var err error
+	if uuid, ok := strings.CutPrefix(r.Device, "UUID="); ok {
+		dev, err = run.FindDevice(ctx, uuid)
+	} else {
+		dev, err = host.LookDevice(r.Device)
+	}
+	if err != nil {
+		a.refuse("no-target", "give a block device by its path, or by UUID=… of its filesystem", "%v", err)
+		return nil
+	}
+	t := &Target{Kind: KindDevice, Where: dev.Path, FSType: r.FS, Free: uint64(dev.Size)}
+	a.Inputs.Target = t
+	switch {
+	case dev.InUse && len(dev.Mounts) > 0:
+		a.refuse("device-busy", "unmount it, or move the store into a folder on it with --path", "%s is mounted on %s", dev.Path, dev.Mounts[0].Path)
+		return nil
+	case dev.InUse:
+		a.refuse("device-busy", "give a device that is free", "%s is in use: by swap, RAID, LVM or the like", dev.Path)
+		return nil
+	case dev.ReadOnly:
+		a.refuse("device-busy", "give a device that can be written to", "%s is read-only", dev.Path)
+		return nil
+	}
+	// systemd waits for what udev tells of a device before it mounts it.
+	if _, err := os.Lstat("/run/udev/control"); err != nil && host.HasSystemd() {
+		a.refuse("udev", "start systemd-udevd, or mount the device yourself and give a folder on it with --path", "udev does not run here, without which systemd mounts no device: %v", err)
+		return nil
+	}
+	found, err := run.Signatures(ctx, dev.Path)
+	if err != nil {
+		return err
+	}
+	return a.deviceContent(dev, found)
+}
+
+// deviceContent decides what becomes of what is on a device: nothing there, a
+// filesystem is made; an empty filesystem is used; all else is left alone.
+func (a *Assessment) deviceContent(dev host.BlockDevice, found []host.Signature) error {
+	t, r := a.Inputs.Target, a.Inputs.Request.Relocate
+	if len(found) == 0 {
+		blank, err := host.Blank(dev.Path)
+		if err != nil {
+			return err
+		}
+		if t.Make = true; !blank && !r.Format {
+			a.refuse("device-taken", "if it may go, say --format", "%s has no signature that is known, but it is not empty", dev.Path)
+		}
+		return nil
+	}
+	fs := found[0]
+	if fs.Table || fs.Type != "xfs" && fs.Type != "ext4" {
+		a.refuse("device-taken", "give a device that is free; wipefs --all wipes what is not wanted any more", "%s holds %s", dev.Path, fs)
+		return nil
+	}
+	files, err := host.FilesOn(dev.Path, fs.Type, markerName)
+	if err != nil {
+		a.refuse("device-taken", "give a device that is free", "%s holds %s, and that cannot be looked into: %v", dev.Path, fs, err)
+		return nil
+	}
+	if len(files) > 0 {
+		a.refuse("device-files", "give a device that is free; one with files is never made anew", "the filesystem on %s holds files: %s", dev.Path, few(files))
+		return nil
+	}
+	if r.Format {
+		t.Make = true
+		return nil
+	}
+	t.UUID, t.FSType = fs.UUID, fs.Type
+	return nil
+}
