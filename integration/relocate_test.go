@@ -116,6 +116,55 @@ func TestRelocateBack(t *testing.T) {
 	}
 }
 
+// TestRelocateLostDisk: after a boot without the disk podman fails instead of
+// beginning a new store, and a rollback returns to the old one.
+func TestRelocateLostDisk(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "bookworm", lab.Owner, images.Small)
+	w.disk("xfs", "2G")
+	before := w.manifest()
+	w.must(w.relocate()...)
+	w.script("root", "sed -i s/loop,noatime/loop,nofail/ /etc/fstab; mv /opt/disk.img /opt/lost.img; sync")
+	if err := w.node.Kill(w.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.node.Start(w.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if r := w.exec(w.user, "podman", "images"); r.code == 0 {
+		t.Errorf("podman made itself a new store: %s", r)
+	}
+	w.must("rollback")
+	w.same("the store", before, w.manifest())
+}
+
+// TestRelocateDevice: a disk for the store alone. A filesystem is made where
+// nothing is, and none with files is touched.
+func TestRelocateDevice(t *testing.T) {
+	t.Parallel()
+	w := newWorldWith(t, lab.Owner, images.Small, lab.Options{Release: "bookworm", Udev: true})
+	dev := strings.TrimSpace(w.script("root", "truncate -s 2G /opt/disk.img; losetup -f --show /opt/disk.img"))
+	t.Cleanup(func() { _, _ = w.node.Run(w.ctx, "root", "losetup", "-d", dev) })
+	args := []string{"relocate", "--device", dev, "--user", w.user, "--yes"}
+	before := w.manifest()
+	w.must(args...)
+	w.same("the store", before, w.manifest())
+	if out := w.script("root", "findmnt -nro SOURCE "+w.graphroot()+" | tail -1; ls /run/storagectl/mounts"); strings.TrimSpace(out) != dev {
+		t.Errorf("the store is on %q, not on %s alone", out, dev)
+	}
+	w.must("rollback")
+	w.same("the store", before, w.manifest())
+	for _, format := range [][]string{nil, {"--format"}} {
+		r := w.ctl(append(args, format...)...)
+		if r.code != exitRefused || !strings.Contains(r.stderr, "holds files") {
+			t.Errorf("%v: want a refusal: %s", format, r)
+		}
+	}
+	w.script("root", "wipefs -qa "+dev)
+	w.must(append(args, "--fs", "ext4", "--format", "--commit")...) // what it held is not blank
+	w.same("the store", before, w.manifest())
+}
+
 // TestRelocateRefused: what cannot be moved is refused, and nothing is changed.
 func TestRelocateRefused(t *testing.T) {
 	t.Parallel()
