@@ -105,15 +105,11 @@ func parseFstabLine(l string) (e FstabLine, ok bool, why string) {
 			}
 		}
 	}
+	// libmount takes what is no number for none at all (seen, 2.38).
 	for i, n := range []*int{&e.Dump, &e.Pass} {
-		if len(f) <= 4+i || strings.HasPrefix(f[4+i], "#") {
-			break
+		if len(f) > 4+i {
+			*n, _ = strconv.Atoi(f[4+i])
 		}
-		v, err := strconv.Atoi(f[4+i])
-		if err != nil {
-			return e, false, fmt.Sprintf("has %q where a number belongs", f[4+i])
-		}
-		*n = v
 	}
 	return e, true, ""
 }

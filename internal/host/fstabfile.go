@@ -45,9 +45,11 @@ func (r *Runner) WriteFstab(ctx context.Context, path string, before, after []by
 	if bytes.Equal(before, after) {
 		return nil, nil
 	}
-	was, err := r.verifyFstab(ctx, path)
-	if err != nil {
-		return nil, err
+	var was complaints
+	if len(before) > 0 {
+		if was, err = r.verifyFstab(ctx, path); err != nil {
+			return nil, err
+		}
 	}
 	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithPermissions(0o644), renameio.IgnoreUmask())
 	if err != nil {
@@ -132,33 +134,38 @@ type complaints struct {
 
 func (r *Runner) verifyFstab(ctx context.Context, path string) (complaints, error) {
 	out, err := r.tool(ctx, 0, "findmnt", "--verify", "--tab-file", path)
-	// 1: it found faults, and says which.
-	if err != nil && (exitCode(err) != 1 || len(out) == 0) {
-		return complaints{}, fmt.Errorf("cannot verify fstab: %w", err)
+	c := readComplaints(string(out))
+	if err == nil {
+		return c, nil
 	}
-	return readComplaints(string(out)), nil
+	// With 1 it says that it found faults, and their sum on stderr; or that it
+	// could not look.
+	var exit *ExitError
+	if errors.As(err, &exit) && exit.Code == 1 {
+		sums := strings.TrimSpace(exit.Stderr)
+		n, what, _ := strings.Cut(sums[strings.LastIndexByte(sums, '\n')+1:], " ")
+		if v, err := strconv.Atoi(n); err == nil && strings.HasPrefix(what, "parse error") {
+			c.unparsed = v
+			return c, nil
+		}
+	}
+	return complaints{}, fmt.Errorf("cannot verify fstab: %w", err)
 }
 
 // readComplaints reads paragraphs of a mount point and, indented, what is wrong
-// with it: [E] a fault, [W] a warning. The last line has the sums.
+// with it: [E] a fault, [W] a warning.
 func readComplaints(out string) complaints {
 	var c complaints
 	at := ""
 	for l := range strings.Lines(out) {
-		l = strings.TrimRight(l, "\n")
 		said := strings.TrimSpace(l)
-		switch {
-		case strings.HasPrefix(said, "[E] "):
-			c.faults = append(c.faults, at+": "+said[4:])
-		case strings.HasPrefix(said, "[W] "):
-			c.warnings = append(c.warnings, at+": "+said[4:])
-		case said != "":
+		if fault, ok := strings.CutPrefix(said, "[E] "); ok {
+			c.faults = append(c.faults, at+": "+fault)
+		} else if warning, ok := strings.CutPrefix(said, "[W] "); ok {
+			c.warnings = append(c.warnings, at+": "+warning)
+		} else if said != "" {
 			at = said
 		}
-	}
-	n, what, _ := strings.Cut(at, " ")
-	if v, err := strconv.Atoi(n); err == nil && strings.HasPrefix(what, "parse error") {
-		c.unparsed = v
 	}
 	return c
 }

@@ -145,7 +145,7 @@ func (r *Runner) made(ctx context.Context, dev string, o MkfsOptions) (Filesyste
 		return fail(fmt.Errorf("it holds %v", found))
 	}
 	f := Filesystem{Type: o.Type, UUID: found[0].UUID, Label: found[0].Label}
-	root, drop, err := glance(dev, o.Type)
+	root, drop, err := glance(dev, o.Type, false)
 	if err != nil {
 		return fail(err)
 	}
@@ -170,30 +170,48 @@ func (r *Runner) made(ctx context.Context, dev string, o MkfsOptions) (Filesyste
 }
 
 // FilesOn lists what is at the top of a filesystem on a device that is not
-// mounted, at most 100 names, but for lost+found and the marker. Nothing is
-// written, a journal neither; nobody else sees the mount.
+// mounted, at most 100 names, but for lost+found and the marker. Nobody else sees
+// the mount. What can be seen without it is seen without the journal, and nothing
+// is written then. But a filesystem that was cut off may look empty so (seen on
+// XFS): before it is called empty, its journal is written back as by any mount.
 func FilesOn(dev, kind, marker string) ([]string, error) {
-	root, drop, err := glance(dev, kind)
+	for _, journal := range []bool{false, true} {
+		names, err := topNames(dev, kind, marker, journal)
+		if err != nil {
+			return nil, fmt.Errorf("cannot see the files on %s: %w", dev, err)
+		}
+		if len(names) > 0 {
+			return names, nil
+		}
+	}
+	return nil, nil
+}
+
+func topNames(dev, kind, marker string, journal bool) ([]string, error) {
+	root, drop, err := glance(dev, kind, journal)
 	if err != nil {
-		return nil, fmt.Errorf("cannot see the files on %s: %w", dev, err)
+		return nil, err
 	}
 	defer drop()
 	names, err := root.Readdirnames(100)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("cannot see the files on %s: %w", dev, err)
+		return nil, err
 	}
 	names = slices.DeleteFunc(names, func(n string) bool { return n == "lost+found" || n == marker && marker != "" })
 	slices.Sort(names)
 	return names, nil
 }
 
-// glance opens the top of a filesystem that is not mounted. The caller drops it.
-func glance(dev, kind string) (root *os.File, drop func(), err error) {
+// glance opens the top of a filesystem that is not mounted, for reading. The
+// caller drops it.
+func glance(dev, kind string, journal bool) (root *os.File, drop func(), err error) {
 	m := FSMount{Source: dev, Type: kind, Flags: unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC}
-	switch kind {
-	case "xfs":
-		m.Data = "norecovery,nouuid"
-	case "ext3", "ext4":
+	switch {
+	case kind == "xfs" && journal:
+		m.Data = "nouuid"
+	case kind == "xfs":
+		m.Data = "nouuid,norecovery"
+	case (kind == "ext3" || kind == "ext4") && !journal:
 		m.Data = "noload"
 	}
 	tree, err := newTree(m)
