@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -95,11 +96,21 @@ func (b *Bus) StartMount(ctx context.Context, path string) error {
 	return nil
 }
 
-// StopMount stops the automount of a path, if there is one, and its mount, and
+// StopMount stops the mount of a path and its automount, if there is one, and
 // returns when nothing is mounted there. Where something is in use, the error is
-// a [*BusyError].
+// a [*BusyError], and the automount stays as a rule.
+//
+// The mount goes first: with an automount that is stopped, systemd detaches what
+// is mounted on it even while it is in use (seen, systemd 252), and programs would
+// go on writing to a filesystem that nobody sees. Should somebody trigger it in
+// between, that is found out afterwards, and is a [*BusyError], too.
 func (b *Bus) StopMount(ctx context.Context, path string) error {
-	for _, name := range []string{AutomountUnitName(path), MountUnitName(path)} {
+	t, err := Mounts()
+	if err != nil {
+		return err
+	}
+	was, mounted := t.At(path)
+	for _, name := range []string{MountUnitName(path), AutomountUnitName(path)} {
 		m, err := b.LookMountUnit(ctx, name)
 		if err != nil {
 			return err
@@ -110,20 +121,23 @@ func (b *Bus) StopMount(ctx context.Context, path string) error {
 		if err := b.Stop(ctx, name); err != nil {
 			if t, err2 := Mounts(); err2 == nil {
 				if at, ok := t.At(path); ok {
-					if who := Holders(at.Dev()); len(who) > 0 {
-						return &BusyError{Path: path, Holders: who}
-					}
+					return errors.Join(&BusyError{Path: path, Holders: Holders(at.Dev())}, err)
 				}
 			}
 			return err
 		}
 	}
-	t, err := Mounts()
-	if err != nil {
+	if t, err = Mounts(); err != nil {
 		return err
 	}
 	if at := t.Stack(path); len(at) > 0 {
 		return fmt.Errorf("cannot unmount %s: %s is mounted there still", path, at[0].Source)
+	}
+	elsewhere := slices.ContainsFunc(t, func(m Mount) bool { return m.Dev() == was.Dev() })
+	if mounted && !elsewhere {
+		if who := Holders(was.Dev()); len(who) > 0 {
+			return &BusyError{Path: path, Holders: who}
+		}
 	}
 	return nil
 }
