@@ -1,6 +1,7 @@
 package treecopy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -228,7 +229,7 @@ func (c *copier) work(ctx context.Context) error {
 	}
 	done := make(chan struct{})
 	keeper.Go(func() {
-		tick := time.NewTicker(checkpointEvery)
+		tick := time.NewTicker(cmp.Or(c.o.checkpoint, checkpointEvery))
 		defer tick.Stop()
 		for {
 			select {

@@ -389,7 +389,7 @@ func (c *copier) makeFolder(w *worker, v *visit, name string) (fresh bool, err e
 	}
 	if c.ix.known(path) {
 		// Somebody else removed it. What is claimed about it ends before it is made anew.
-		if err := errors.Join(c.ix.drop(path), c.ix.sync()); err != nil {
+		if err := c.ix.drop(path); err != nil {
 			return false, err
 		}
 	}

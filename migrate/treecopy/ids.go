@@ -31,11 +31,11 @@ func readIDs() (ids, error) {
 		return i, err
 	}
 	i.overflowUID, i.overflowGID = uid, gid
-	allUIDs, mappedUID, err := maps("/proc/self/uid_map", uid)
+	allUIDs, mappedUID, err := mapped("/proc/self/uid_map", uid)
 	if err != nil {
 		return i, err
 	}
-	allGIDs, mappedGID, err := maps("/proc/self/gid_map", gid)
+	allGIDs, mappedGID, err := mapped("/proc/self/gid_map", gid)
 	if err != nil {
 		return i, err
 	}
@@ -52,8 +52,8 @@ func overflow(path string) (uint32, error) {
 	return uint32(n), err
 }
 
-// maps reads an id map (user_namespaces(7)): does it cover all ids, or this one.
-func maps(path string, id uint32) (all, one bool, err error) {
+// mapped reads an id map (user_namespaces(7)): does it cover all ids, or this one.
+func mapped(path string, id uint32) (all, one bool, err error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return false, false, err

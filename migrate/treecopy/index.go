@@ -290,23 +290,44 @@ func (x *index) keep(path string, shard uint32) {
 	}
 }
 
-// drop forgets the claims about these folders. It is durable after sync.
+// drop durably forgets the claims about these folders.
 func (x *index) drop(paths ...string) error {
-	x.mu.Lock()
-	defer x.mu.Unlock()
+	if len(paths) == 0 {
+		return nil
+	}
+	var offs []int64
 	for _, path := range paths {
 		for shard := uint32(0); ; shard++ {
-			k := x.key(path, shard)
-			if _, ok := x.folders[k]; !ok {
-				break
-			}
-			delete(x.folders, k)
-			if _, err := x.appendLocked(frameDrop, (&folder{path: path, shard: shard}).append(nil)); err != nil {
+			off, err := x.dropOne(path, shard)
+			if err != nil {
 				return err
 			}
+			if off < 0 {
+				break
+			}
+			offs = append(offs, off)
 		}
 	}
-	return nil
+	lost := map[uint64]bool{}
+	for _, off := range offs {
+		if err := x.forgetLinks(off, lost); err != nil {
+			return err
+		}
+	}
+	return errors.Join(x.sync(), x.relink(lost))
+}
+
+func (x *index) dropOne(path string, shard uint32) (int64, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	k := x.key(path, shard)
+	at, ok := x.folders[k]
+	if !ok {
+		return -1, nil
+	}
+	delete(x.folders, k)
+	_, err := x.appendLocked(frameDrop, (&folder{path: path, shard: shard}).append(nil))
+	return at.off, err
 }
 
 // dropUnseen forgets what this pass did not come by: it is no longer there.
@@ -412,8 +433,5 @@ func (x *index) believe(there map[string]bool) error {
 			paths = append(paths, f.path)
 		}
 	}
-	if err := x.drop(paths...); err != nil {
-		return err
-	}
-	return x.sync()
+	return x.drop(paths...)
 }

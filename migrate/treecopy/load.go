@@ -63,17 +63,21 @@ func (x *index) load() (made bool, err error) {
 		return false, err
 	}
 	x.flushed, x.from = end, end
+	lost := map[uint64]bool{}
 	_, err = x.frames(func(off int64, kind byte, b []byte) error {
 		for len(counts) > 0 && off >= counts[0].to {
 			counts = counts[1:]
 		}
-		return x.apply(off, kind, b, len(counts) > 0 && off >= counts[0].from)
+		return x.apply(off, kind, b, len(counts) > 0 && off >= counts[0].from, lost)
 	})
+	if err == nil {
+		err = x.relink(lost)
+	}
 	return first, err
 }
 
 // apply takes over what one frame says; not confirmed, only drops count.
-func (x *index) apply(off int64, kind byte, b []byte, confirmed bool) error {
+func (x *index) apply(off int64, kind byte, b []byte, confirmed bool, lost map[uint64]bool) error {
 	switch {
 	case kind == frameDrop:
 		f, err := takeFolder(b, nil)
@@ -83,7 +87,7 @@ func (x *index) apply(off int64, kind byte, b []byte, confirmed bool) error {
 		k := x.key(f.path, f.shard)
 		if at, ok := x.folders[k]; ok {
 			delete(x.folders, k)
-			return x.forgetLinks(at.off)
+			return x.forgetLinks(at.off, lost)
 		}
 		delete(x.partials, k)
 	case kind == frameFolder && confirmed:
@@ -112,16 +116,59 @@ func (x *index) apply(off int64, kind byte, b []byte, confirmed bool) error {
 	return nil
 }
 
-// forgetLinks sees that nothing is linked to what a dropped frame claims.
-func (x *index) forgetLinks(off int64) error {
+// forgetLinks sees that nothing is linked to what a dropped frame claims. The
+// files that are lost so may have other names in other folders: see relink.
+func (x *index) forgetLinks(off int64, lost map[uint64]bool) error {
 	b, err := x.read(off, frameFolder)
 	if err != nil {
 		return err
 	}
+	x.links.mu.Lock()
+	defer x.links.mu.Unlock()
 	_, err = takeFolder(b, func(e *entry) {
 		if e.nlink > 1 && x.links.known[e.ino] == off {
 			delete(x.links.known, e.ino)
+			lost[e.ino] = true
 		}
+	})
+	return err
+}
+
+// relink looks for other names of lost files.
+func (x *index) relink(lost map[uint64]bool) error {
+	if len(lost) == 0 {
+		return nil
+	}
+	x.mu.Lock()
+	err := x.flushLocked()
+	x.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	_, err = x.frames(func(off int64, kind byte, b []byte) error {
+		if kind != frameFolder {
+			return nil
+		}
+		f, err := takeFolder(b, nil)
+		if err != nil {
+			return err
+		}
+		x.mu.Lock()
+		at, live := x.folders[x.key(f.path, f.shard)]
+		x.mu.Unlock()
+		if !live || at.off != off {
+			return nil
+		}
+		x.links.mu.Lock()
+		defer x.links.mu.Unlock()
+		for i := range f.entries {
+			if e := &f.entries[i]; lost[e.ino] && e.nlink > 1 && e.dstIno != 0 {
+				if _, ok := x.links.known[e.ino]; !ok {
+					x.links.known[e.ino] = off
+				}
+			}
+		}
+		return nil
 	})
 	return err
 }
@@ -129,14 +176,11 @@ func (x *index) forgetLinks(off int64) error {
 // frames calls fn for each frame up to the first that is not whole, and returns
 // where that is.
 func (x *index) frames(fn func(off int64, kind byte, payload []byte) error) (int64, error) {
-	if _, err := x.file.Seek(0, io.SeekStart); err != nil {
-		return 0, err
-	}
 	info, err := x.file.Stat()
 	if err != nil {
 		return 0, err
 	}
-	r := bufio.NewReaderSize(x.file, 1<<20)
+	r := bufio.NewReaderSize(io.NewSectionReader(x.file, 0, info.Size()), 1<<20)
 	var off int64
 	var head [frameOverhead]byte
 	var payload []byte

@@ -1,10 +1,6 @@
 package treecopy
 
-import (
-	"errors"
-
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 // remove removes names, and all below them, from a folder of dst. Claims about
 // folders among them are dropped durably before.
@@ -19,10 +15,8 @@ func (c *copier) remove(w *worker, v *visit, names map[string]uint8) error {
 			return err
 		}
 	}
-	if len(known) > 0 {
-		if err := errors.Join(c.ix.drop(known...), c.ix.sync()); err != nil {
-			return err
-		}
+	if err := c.ix.drop(known...); err != nil {
+		return err
 	}
 	for name, kind := range names {
 		if _, err := c.removeOne(w, v.dst, v.path, name, kind); err != nil {

@@ -106,6 +106,9 @@ func (c *copier) dressSpecial(w *worker, v *visit, name string, s *unix.Stat_t, 
 
 func readlink(dir int, name string, buf []byte) (string, error) {
 	n, err := unix.Readlinkat(dir, name, buf)
+	if errors.Is(err, unix.EINVAL) {
+		err = unix.ENOENT // it is something else by now
+	}
 	if err != nil {
 		return "", err
 	}

@@ -3,6 +3,7 @@ package treecopy
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,6 +48,8 @@ type Options struct {
 	Expect Totals
 	// Progress is called twice a second and at each phase, by one goroutine.
 	Progress func(Progress)
+
+	checkpoint time.Duration // for tests; 0: checkpointEvery
 }
 
 // Progress says how far it is.

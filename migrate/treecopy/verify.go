@@ -3,8 +3,10 @@ package treecopy
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 )
@@ -213,12 +215,7 @@ func (v *verifier) distrust() error {
 	}); err != nil {
 		return err
 	}
-	for path := range v.drop {
-		if err := v.ix.drop(path); err != nil {
-			return err
-		}
-	}
-	if err := v.ix.sync(); err != nil {
+	if err := v.ix.drop(slices.Collect(maps.Keys(v.drop))...); err != nil {
 		return fmt.Errorf("cannot drop claims: %w", err)
 	}
 	return nil

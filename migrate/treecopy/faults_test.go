@@ -1,0 +1,284 @@
+package treecopy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestTornIndex: an index that ends at any byte claims nothing false, and the next
+// call ends with both equal.
+func TestTornIndex(t *testing.T) {
+	t.Parallel()
+	p := inMemory(t)
+	forest(t, filepath.Join(p.src, "f"), 2, 2)
+	must(t, os.Link(filepath.Join(p.src, "f/d0/0/0"), filepath.Join(p.src, "linked")))
+	settle()
+	p.copy(Options{})
+	write(t, filepath.Join(p.src, "f/d0/0/1"), "changed")
+	must(t, os.RemoveAll(filepath.Join(p.src, "f/d1")))
+	write(t, filepath.Join(p.src, "new"), "new")
+	settle()
+	p.copy(Options{Strict: true})
+	whole, err := os.ReadFile(p.idx)
+	must(t, err)
+	for n := range len(whole) {
+		for _, tail := range []string{"", "garbage that was never written"} {
+			if tail != "" && n%20 != 0 {
+				continue
+			}
+			must(t, os.WriteFile(p.idx, append(whole[:n:n], tail...), 0o600))
+			_, err := p.try(t.Context(), Options{Strict: true, Workers: 2})
+			if err != nil && n < frameOverhead+len(magic)+32 {
+				continue // not even the header: refused, as there is no telling whose it is
+			}
+			must(t, err)
+			equal(t, p.src, p.dst)
+		}
+	}
+	// Damage in the middle loses the claims behind it, no more.
+	for n := frameOverhead + len(magic) + 32; n < len(whole); n += 7 {
+		b := append([]byte(nil), whole...)
+		b[n] ^= 0x55
+		must(t, os.WriteFile(p.idx, b, 0o600))
+		p.copy(Options{Strict: true})
+		equal(t, p.src, p.dst)
+	}
+}
+
+// TestQuietEdits: changes that tools which go by size and mtime do not see.
+func TestQuietEdits(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	file, mapped := filepath.Join(p.src, "file"), filepath.Join(p.src, "mapped")
+	write(t, file, "before")
+	write(t, mapped, strings.Repeat("m", 8192))
+	fd, err := unix.Open(mapped, unix.O_RDWR, 0)
+	must(t, err)
+	mem, err := unix.Mmap(fd, 0, 8192, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	must(t, err)
+	settle()
+	mem[0] = 'A' // the page is dirty from here on
+	p.copy(Options{})
+	info, err := os.Stat(file)
+	must(t, err)
+	write(t, file, "after!")
+	must(t, os.Chtimes(file, info.ModTime(), info.ModTime()))
+	mem[0] = 'B'
+	settle()
+	p.copy(Options{Strict: true})
+	equal(t, p.src, p.dst)
+	must(t, unix.Munmap(mem), unix.Close(fd))
+}
+
+// TestMovedAwayAndBack: a folder that was removed from the destination comes back
+// with the very inodes and times that an old claim was about.
+func TestMovedAwayAndBack(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	aside := filepath.Join(filepath.Dir(p.src), "aside")
+	forest(t, filepath.Join(p.src, "f"), 20, 3)
+	must(t, os.Link(filepath.Join(p.src, "f/d1/1/0"), filepath.Join(p.src, "f/d1/1/link")))
+	settle()
+	for range 2 {
+		p.copy(Options{})
+		must(t, os.Rename(filepath.Join(p.src, "f/d1"), aside))
+		settle()
+		p.copy(Options{})
+		equal(t, p.src, p.dst)
+		must(t, os.Rename(aside, filepath.Join(p.src, "f/d1")))
+		settle()
+		p.copy(Options{})
+		equal(t, p.src, p.dst)
+	}
+	// And where somebody else removed it from the destination, root and all.
+	must(t, os.RemoveAll(filepath.Join(p.dst, "f")))
+	p.copy(Options{Strict: true})
+	equal(t, p.src, p.dst)
+	p.verified()
+}
+
+// TestStrict: a pass two during which something changes is refused; pass one is not.
+func TestStrict(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	forest(t, filepath.Join(p.src, "f"), 20, 20)
+	settle()
+	p.copy(Options{})
+	for _, change := range []func(){
+		func() { write(t, filepath.Join(p.src, "f/d3/3/3"), fmt.Sprint(time.Now())) },
+		func() { must(t, os.Remove(filepath.Join(p.src, "f/d3/3/4"))) },
+		func() { must(t, os.Mkdir(filepath.Join(p.src, "f/d3/3/new"), 0o700)) },
+	} {
+		settle()
+		calls := 0 // the second for "f" comes when the pass has begun
+		o := Options{Strict: true, Workers: 1, Skip: func(rel string) bool {
+			if rel == "f" {
+				if calls++; calls == 2 {
+					change()
+				}
+			}
+			return false
+		}}
+		if _, err := p.try(t.Context(), o); !errors.Is(err, ErrChanged) {
+			t.Fatal(err)
+		}
+		settle()
+		p.copy(Options{Strict: true})
+		equal(t, p.src, p.dst)
+	}
+}
+
+// TestFutureTimes: files whose ctime lies ahead, from a clock that was wrong, are
+// no change. (ctime cannot be set: the pass is given a past that lies further back.)
+func TestFutureTimes(t *testing.T) {
+	t.Parallel()
+	c := &copier{began: stamp{sec: time.Now().Unix() - 10}}
+	for ahead, want := range map[int64]bool{-20: false, -10: true, -1: true, 0: true, 60: false, 1e9: false} {
+		if got := c.changing(stamp{sec: time.Now().Unix() + ahead}); got != want {
+			t.Errorf("%d s ahead: %v", ahead, got)
+		}
+	}
+}
+
+// TestFull: a destination that fills up is a clean error; with more room the copy
+// goes on.
+func TestFull(t *testing.T) {
+	t.Parallel()
+	for kind, room := range map[string]int{"xfs": 300 << 20, "ext4": 64 << 20} {
+		t.Run(kind, func(t *testing.T) {
+			p := mountPair(t, "", kind, int64(room))
+			forest(t, filepath.Join(p.src, "f"), 100, 30)
+			holes(t, filepath.Join(p.src, "sparse"), 1<<30, 0)
+			before := listing(t, p.src, "sparse")
+			big(t, filepath.Join(p.src, "large"), room*4/10, 1)
+			big(t, filepath.Join(p.src, "large2"), room*6/10, 2)
+			settle()
+			for range 2 {
+				_, err := p.try(t.Context(), Options{checkpoint: 20 * time.Millisecond})
+				if !errors.Is(err, unix.ENOSPC) {
+					t.Fatal(err)
+				}
+				p.claimsHold()
+			}
+			must(t, os.Remove(filepath.Join(p.src, "large2")))
+			settle()
+			p.copy(Options{Strict: true})
+			equal(t, p.src, p.dst, "sparse")
+			p.verified()
+			must(t, os.Remove(filepath.Join(p.src, "large")))
+			for path, line := range listing(t, p.src, "sparse") {
+				if path != "." && before[path] != line {
+					t.Errorf("the source was touched: %s", path)
+				}
+			}
+		})
+	}
+}
+
+// TestCancelled: a copy that is cut short goes on where it was, in the middle of a
+// large file, too.
+func TestCancelled(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	big(t, filepath.Join(p.src, "large"), 200<<20, 1)
+	settle()
+	ctx, cancel := context.WithCancel(t.Context())
+	o := Options{BytesPerSecond: 100 << 20, Workers: 2, checkpoint: 10 * time.Millisecond}
+	o.Progress = func(n Progress) {
+		if n.Copied > 120<<20 {
+			cancel()
+		}
+	}
+	if _, err := p.try(ctx, o); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	p.claimsHold()
+	r := p.copy(Options{})
+	if r.ResumedBytes < 64<<20 || r.ResumedBytes+r.CopiedBytes != 200<<20 {
+		t.Errorf("%+v", r)
+	}
+	equal(t, p.src, p.dst)
+	p.verified()
+}
+
+// TestRate: the limit holds.
+func TestRate(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	big(t, filepath.Join(p.src, "large"), 30<<20, 1)
+	forest(t, filepath.Join(p.src, "f"), 30, 30)
+	r := p.copy(Options{BytesPerSecond: 20 << 20, IdleIO: true})
+	if rate := float64(r.CopiedBytes) / r.Seconds; rate > 23<<20 || r.CopiedBytes < 30<<20 {
+		t.Errorf("%.1f MiB/s: %+v", rate/(1<<20), r)
+	}
+}
+
+// TestSwapped: somebody exchanges folders and files for links out of the tree, in
+// both trees, all the while. Nothing outside may be read or written.
+func TestSwapped(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	outside := filepath.Join(filepath.Dir(p.src), "outside")
+	forest(t, filepath.Join(p.src, "f"), 40, 10)
+	must(t, os.MkdirAll(filepath.Join(outside, "d1/1"), 0o755))
+	for _, name := range []string{"d1/1/0", "d1/1/secret", "0", "1", "2", "3", "secret"} {
+		write(t, filepath.Join(outside, name), "SECRET")
+	}
+	before := listing(t, outside)
+	stop := make(chan struct{})
+	var attackers sync.WaitGroup
+	p.copy(Options{})
+	var attacks []func()
+	for _, root := range []string{p.src, p.dst} {
+		for _, path := range []string{"f", "f/d1", "f/d1/1", "f/d1/1/0", "f/d2/2"} {
+			aside := filepath.Join(filepath.Dir(root), "aside-"+strings.ReplaceAll(root+path, "/", "_"))
+			must(t, os.Symlink(outside, aside))
+			dir := open(t, filepath.Join(root, filepath.Dir(path)))
+			attacks = append(attacks, func() {
+				for {
+					_ = unix.Renameat2(int(dir.Fd()), filepath.Base(path), unix.AT_FDCWD, aside, unix.RENAME_EXCHANGE)
+					select {
+					case <-stop:
+						return
+					default:
+					}
+				}
+			})
+		}
+	}
+	for _, attack := range attacks {
+		attackers.Go(attack)
+	}
+	for range 30 {
+		_, _ = p.try(t.Context(), Options{})
+		_, _ = p.verify(VerifyOptions{})
+	}
+	close(stop)
+	attackers.Wait()
+	after := listing(t, outside)
+	for path, line := range before {
+		if after[path] != line {
+			t.Errorf("outside %s: %s is now %s", path, line, after[path])
+		}
+	}
+	if len(after) != len(before) {
+		t.Errorf("outside there are %d entries, not %d", len(after), len(before))
+	}
+	must(t, filepath.WalkDir(p.dst, func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			if b, err := os.ReadFile(path); err == nil && string(b) == "SECRET" {
+				t.Errorf("%s was read from outside", path)
+			}
+		}
+		return nil
+	}))
+}

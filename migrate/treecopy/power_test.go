@@ -1,0 +1,76 @@
+package treecopy
+
+import (
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// cut takes the filesystem away as a power cut does: nothing that is not yet
+// durable, the log included, gets to the disk any more. Then it is mounted anew.
+func cut(t testing.TB, image, dir string) {
+	t.Helper()
+	const goingDown, noLogFlush = 0x8004587d, 2 // XFS_IOC_GOINGDOWN, which ext4 has, too
+	f := open(t, dir)
+	must(t, unix.IoctlSetPointerInt(int(f.Fd()), goingDown, noLogFlush))
+	f.Close()
+	must(t, unix.Unmount(dir, 0))
+	mount(t, image, dir)
+}
+
+// TestPowerCut: the destination loses power at any moment and comes back with
+// what was durable, while the index keeps all that was written to it. No claim of
+// the index may then be false, and the next call goes on and ends equal.
+func TestPowerCut(t *testing.T) {
+	t.Parallel()
+	s := seed(t)
+	for i, kind := range []string{"xfs", "ext4"} {
+		t.Run(kind, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(s, uint64(i)))
+			p := mountPair(t, "", kind, 1<<30)
+			g := newGarden(t, p.src, s)
+			g.change(1200)
+			forest(t, filepath.Join(p.src, "forest"), 60, 30)
+			big(t, filepath.Join(p.src, "large"), 60<<20, 3)
+			claims := 0
+			for range 14 {
+				if r.IntN(4) == 0 { // from the beginning
+					must(t, os.RemoveAll(p.idx))
+					emptied(t, p.dst)
+				}
+				settle()
+				cmd := p.child("power")
+				cmd.Stderr = os.Stderr
+				must(t, cmd.Start())
+				time.Sleep(time.Duration(r.IntN(700)) * time.Millisecond)
+				_ = cmd.Process.Kill()
+				_ = cmd.Wait()
+				cut(t, p.dst+".img", p.dst)
+				claims += p.claimsHold()
+				if r.IntN(2) == 0 {
+					g.change(60)
+				}
+			}
+			t.Logf("%d claims were looked at", claims)
+			settle()
+			p.copy(Options{Strict: true})
+			cut(t, p.dst+".img", p.dst)
+			_ = os.Remove(filepath.Join(p.dst, "lost+found"))
+			equal(t, p.src, p.dst)
+			p.verified()
+		})
+	}
+}
+
+func emptied(t testing.TB, dir string) {
+	t.Helper()
+	all, err := os.ReadDir(dir)
+	must(t, err)
+	for _, e := range all {
+		must(t, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+}
