@@ -26,6 +26,9 @@ type xattr struct {
 // copied says which attributes belong to a file's content. The rest (ceph.*,
 // btrfs.*, system.nfs4_acl, …) are windows into the filesystem itself.
 func copied(name string) bool {
+	if strings.HasPrefix(name, "trusted.SGI_ACL_") {
+		return false // XFS shows its ACLs a second time so
+	}
 	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "trusted.") ||
 		strings.HasPrefix(name, "security.") || name == aclAccess || name == aclDefault
 }
