@@ -1,0 +1,242 @@
+package ceph
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/storagectl/storagectl/internal/cephlink"
+	"github.com/storagectl/storagectl/internal/host"
+)
+
+// Mounter is what mounts a CephFS.
+type Mounter string
+
+// The mounters.
+const (
+	Kernel Mounter = "kernel" // mount.ceph and the kernel's client
+	Fuse   Mounter = "fuse"   // ceph-fuse
+)
+
+const toolTime = time.Minute
+
+// DefaultMounter is the kernel's client where the kernel has it or can load it,
+// else ceph-fuse.
+func DefaultMounter(ctx context.Context, run *host.Runner) Mounter {
+	if hasFS("ceph") {
+		return Kernel
+	}
+	// That there is no such module is an answer, too.
+	_, _ = run.Run(ctx, host.Cmd{Argv: []string{"modprobe", "ceph"}, Env: toolEnv(), Timeout: 20 * time.Second})
+	if hasFS("ceph") {
+		return Kernel
+	}
+	return Fuse
+}
+
+func hasFS(name string) bool {
+	b, _ := os.ReadFile("/proc/filesystems") // always there
+	for _, line := range strings.Split(string(b), "\n") {
+		if w := strings.Fields(line); len(w) > 0 && w[len(w)-1] == name {
+			return true
+		}
+	}
+	return false
+}
+
+// Syntax is how the source of a kernel mount is written.
+type Syntax int
+
+// The two ways there are: MONITORS:/PATH with the options name= and mds_namespace=,
+// and, from Ceph 17 on, USER@FSID.FS=/PATH with mon_addr=.
+const (
+	OldSyntax Syntax = iota
+	NewSyntax
+)
+
+// SyntaxOf is the syntax that the host's mount.ceph understands, by the version
+// of rbd, which comes in the same package: mount.ceph tells none.
+func SyntaxOf(ctx context.Context, run *host.Runner) (Syntax, error) {
+	out, err := run.Run(ctx, host.Cmd{Argv: []string{"rbd", "--version"}, Env: toolEnv(), Timeout: 20 * time.Second})
+	if err != nil {
+		return OldSyntax, fmt.Errorf("cannot tell the version of mount.ceph: %w", err)
+	}
+	w := strings.Fields(string(out)) // ceph version 16.2.15 (…) pacific (stable)
+	if len(w) < 3 || w[0] != "ceph" {
+		return OldSyntax, fmt.Errorf("cannot tell the version of mount.ceph: rbd says %q", out)
+	}
+	if compareVersions(w[2], "17.2.0") >= 0 {
+		return NewSyntax, nil
+	}
+	return OldSyntax, nil
+}
+
+// Source is what a mount of a place needs to know.
+type Source struct {
+	Place   Place
+	Cluster cephlink.Cluster
+	FSID    string   // new syntax only
+	Mons    []string // ADDRESS[:PORT] of the monitors' old protocol; none: as ceph.conf says
+	Secret  string   // file with nothing but the base64 key; see [WriteSecret]
+}
+
+// Line returns source, type and options of a kernel mount, as fstab and mount(8)
+// take them. The key is named by its file, never given.
+func (s Source) Line(syntax Syntax) (source, fstype string, options []string, err error) {
+	for _, m := range s.Mons {
+		if _, _, err := net.SplitHostPort(m); err != nil && strings.ContainsAny(m, "/, =") {
+			return "", "", nil, fmt.Errorf("cannot mount %s: %q is no monitor's address", s.Place, m)
+		}
+	}
+	if s.Secret != "" {
+		options = append(options, "secretfile="+s.Secret)
+	}
+	if s.Cluster.Conf != "" {
+		options = append(options, "conf="+s.Cluster.Conf)
+	}
+	for _, o := range options {
+		if strings.ContainsAny(o, ", \t\n\\") {
+			return "", "", nil, fmt.Errorf("cannot mount %s: %q cannot be an option", s.Place, o)
+		}
+	}
+	if syntax == NewSyntax {
+		if len(s.Mons) > 0 {
+			options = append(options, "mon_addr="+strings.Join(s.Mons, "/"))
+		}
+		return fmt.Sprintf("%s@%s.%s=%s", s.Cluster.ID(), s.FSID, s.Place.FS, s.Place.Path), "ceph", options, nil
+	}
+	options = append(options, "name="+s.Cluster.ID(), "mds_namespace="+s.Place.FS)
+	return strings.Join(s.Mons, ",") + ":" + s.Place.Path, "ceph", options, nil
+}
+
+// FuseLine returns source, type and options by which mount.fuse.ceph, and so
+// fstab, mounts a place. Permissions are checked by the kernel, since ceph-fuse
+// would compare the ids of a user namespace's root with those of the files.
+func (s Source) FuseLine() (source, fstype string, options []string) {
+	options = []string{"ceph.id=" + s.Cluster.ID(), "ceph.client_fs=" + s.Place.FS, "ceph.client_mountpoint=" + s.Place.Path,
+		"ceph.conf=" + s.Cluster.ConfPath(), "ceph.client_permissions=false", "ceph.fuse_default_permissions=true"}
+	if s.Cluster.Keyring != "" {
+		options = append(options, "ceph.keyring="+s.Cluster.Keyring)
+	}
+	if s.Cluster.KeyFile != "" {
+		options = append(options, "ceph.keyfile="+s.Cluster.KeyFile)
+	}
+	return "none", "fuse.ceph", options
+}
+
+// Mount mounts a place at dir, a folder that is there, and returns when the
+// kernel shows it there. Nobody else's mount at dir is covered: that is refused.
+func Mount(ctx context.Context, run *host.Runner, s Source, dir string, by Mounter) error {
+	if is, err := mountedAt(dir); err != nil {
+		return err
+	} else if is != "" {
+		return fmt.Errorf("cannot mount %s: %s is a mount point already, of type %s", s.Place, dir, is)
+	}
+	var argv []string
+	want := "ceph"
+	switch by {
+	case Kernel:
+		syntax, err := SyntaxOf(ctx, run)
+		if err != nil {
+			return err
+		}
+		source, fstype, options, err := s.Line(syntax)
+		if err != nil {
+			return err
+		}
+		argv = []string{"mount", "-t", fstype, "-o", strings.Join(options, ","), source, dir}
+	case Fuse:
+		want = "fuse.ceph-fuse"
+		argv = append([]string{"ceph-fuse"}, s.Cluster.Args()...)
+		argv = append(argv, "--client_fs="+s.Place.FS, "-r", s.Place.Path, "--client_permissions=false",
+			"--fuse_default_permissions=true", "--client_mount_timeout=30", "--admin_socket=", "--log_file=", dir, "-o", "dev,suid")
+	default:
+		return fmt.Errorf("cannot mount %s: there is no mounter %q", s.Place, by)
+	}
+	_, err := run.Run(ctx, host.Cmd{Argv: argv, Env: toolEnv(), Timeout: toolTime})
+	is, lerr := mountedAt(dir)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("cannot mount %s: %w", s.Place, err)
+		if is != "" { // it said no, and is there
+			err = errors.Join(err, Unmount(context.WithoutCancel(ctx), run, dir))
+		}
+		return err
+	case lerr != nil:
+		return lerr
+	case is != want:
+		return fmt.Errorf("cannot mount %s: %s says it did, and %s is of type %q", s.Place, argv[0], dir, is)
+	}
+	return nil
+}
+
+// Unmount unmounts dir, when all that was written there is in the cluster. One
+// that is not a mount point is no error; one in use is (EBUSY of umount).
+func Unmount(ctx context.Context, run *host.Runner, dir string) error {
+	if is, err := mountedAt(dir); err != nil || is == "" {
+		return err
+	}
+	_, err := run.Run(ctx, host.Cmd{Argv: []string{"umount", "--no-canonicalize", "--", dir}, Env: toolEnv(), Timeout: 2 * toolTime})
+	if err != nil {
+		return fmt.Errorf("cannot unmount %s: %w", dir, err)
+	}
+	return nil
+}
+
+// mountedAt is the type of the topmost mount at dir, "" where there is none.
+func mountedAt(dir string) (string, error) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return "", fmt.Errorf("cannot look at the mounts: %w", err)
+	}
+	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	found := ""
+	for _, line := range strings.Split(string(b), "\n") {
+		left, right, ok := strings.Cut(line, " - ")
+		l, r := strings.Fields(left), strings.Fields(right)
+		if ok && len(l) > 4 && len(r) > 0 && unescape.Replace(l[4]) == filepath.Clean(dir) {
+			found = r[0] // later lines lie on top
+		}
+	}
+	return found, nil
+}
+
+// WriteSecret writes a key into a file that only root reads, as mount.ceph's
+// secretfile takes it. The file is whole or not there.
+func WriteSecret(path, key string) error {
+	if key = strings.TrimSpace(key); key == "" || strings.ContainsAny(key, " \t\r\n\x00") {
+		return fmt.Errorf("cannot write the secret %s: what is given is no key", path)
+	}
+	if err := renameio.WriteFile(path, []byte(key+"\n"), 0o600, renameio.IgnoreUmask()); err != nil {
+		return fmt.Errorf("cannot write the secret %s: %w", path, err)
+	}
+	return nil
+}
+
+// KeyOf finds the key of a user in the text of a keyring.
+func KeyOf(keyring []byte, user string) (string, error) {
+	section := ""
+	for _, line := range strings.Split(string(keyring), "\n") {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "[") && strings.HasSuffix(line, "]") {
+			section = line[1 : len(line)-1]
+			continue
+		}
+		k, v, ok := strings.Cut(line, "=")
+		if ok && strings.TrimSpace(k) == "key" && section == "client."+strings.TrimPrefix(user, "client.") {
+			return strings.TrimSpace(v), nil
+		}
+	}
+	return "", fmt.Errorf("the keyring has no key of client.%s", strings.TrimPrefix(user, "client."))
+}
+
+func toolEnv() []string {
+	return []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+}

@@ -1,0 +1,224 @@
+package rbd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/unit"
+	"golang.org/x/sys/unix"
+
+	"github.com/storagectl/storagectl/internal/cephlink"
+)
+
+// ServeRequest tells the helper what to serve as mapper fuse.
+type ServeRequest struct {
+	Cluster cephlink.Cluster `json:"cluster"`
+	Spec    Spec             `json:"spec"`
+	Dir     string           `json:"dir"`   // where its file is mounted; made if need be
+	State   string           `json:"state"` // file with its Mapping, while it serves
+	Link    string           `json:"link"`  // a symlink to the device, while it serves; "" for none
+}
+
+// ServeReply is what the helper says when it serves, or cannot.
+type ServeReply struct {
+	Mapping *Mapping        `json:"mapping,omitempty"`
+	Fault   *cephlink.Fault `json:"fault,omitempty"`
+}
+
+// ServedFile is the name of the one file in the helper's mount: the image.
+const ServedFile = "image"
+
+// ServeNames are the paths of an image under a folder of run state.
+func ServeNames(runDir string, spec Spec) (dir, state string) {
+	// Two images never have one name: what is between the names is escaped in them.
+	base := filepath.Join(runDir, unit.UnitNameEscape(spec.String()))
+	return base, base + ".json"
+}
+
+// serveRequest is the request for an image on this host.
+func (h *Host) serveRequest(spec Spec) ServeRequest {
+	dir, state := ServeNames(h.runDir(), spec)
+	return ServeRequest{Cluster: h.Link.Cluster, Spec: spec, Dir: dir, State: state, Link: spec.Link()}
+}
+
+// serve starts the process that serves an image, and returns when it does.
+func (h *Host) serve(ctx context.Context, spec Spec, byUnit bool) (Mapping, error) {
+	if err := os.MkdirAll(h.runDir(), 0o700); err != nil {
+		return Mapping{}, err
+	}
+	if byUnit {
+		return h.serveByUnit(ctx, spec)
+	}
+	req, err := json.Marshal(h.serveRequest(spec))
+	if err != nil {
+		return Mapping{}, err
+	}
+	_, state := ServeNames(h.runDir(), spec)
+	log, err := os.OpenFile(strings.TrimSuffix(state, ".json")+".log", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return Mapping{}, err
+	}
+	defer log.Close()
+	// It lives on after this program: a device must not go with who mapped it.
+	cmd := exec.Command(h.Link.Path, "rbd-serve") //nolint:noctx // see above
+	cmd.Env, cmd.Dir, cmd.Stdin, cmd.Stderr = toolEnv(), "/", strings.NewReader(string(req)), log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	answer, ours, err := os.Pipe()
+	if err != nil {
+		return Mapping{}, err
+	}
+	defer answer.Close()
+	cmd.Stdout = ours
+	if err := errors.Join(cmd.Start(), ours.Close()); err != nil {
+		return Mapping{}, err
+	}
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // how it ended shows in its answer
+		close(ended)
+	}()
+	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
+	defer stop()
+	var reply ServeReply
+	err = json.NewDecoder(answer).Decode(&reply)
+	if err == nil && reply.Mapping != nil && ctx.Err() == nil {
+		return *reply.Mapping, nil
+	}
+	_ = cmd.Process.Kill()
+	<-ended
+	switch {
+	case err == nil && reply.Fault != nil:
+		return Mapping{}, reply.Fault
+	case ctx.Err() != nil:
+		err = fmt.Errorf("the helper did not get it in time: %w", ctx.Err())
+	}
+	said, _ := os.ReadFile(log.Name())
+	words := strings.TrimSpace(string(said[max(0, len(said)-2048):]))
+	return Mapping{}, errors.Join(fmt.Errorf("the helper cannot serve it: %w: it said: %q", err, words), h.clean(context.WithoutCancel(ctx), spec))
+}
+
+// unserve ends the process that serves an image.
+func (h *Host) unserve(ctx context.Context, m Mapping) error {
+	if !m.Dead {
+		if err := unused(m.Device); err != nil {
+			return err
+		}
+	}
+	if err := h.stopUnit(ctx, m.Spec); err != nil {
+		return err
+	}
+	for told := false; ; {
+		start, err := startOf(m.PID)
+		if err != nil || start != m.Start || m.Boot != bootID() {
+			break
+		}
+		if !told {
+			if err := syscall.Kill(m.PID, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return err
+			}
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the helper (process %d) does not end: %w", m.PID, ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return h.clean(ctx, m.Spec)
+}
+
+// clean takes away what a process left that did not end in order: the loop
+// device, the mount of which only errors come, and the state.
+func (h *Host) clean(ctx context.Context, spec Spec) error {
+	dir, state := ServeNames(h.runDir(), spec)
+	return CleanServe(ctx, dir, state, spec.Link())
+}
+
+// CleanServe takes away what is left of a process that served an image and is
+// gone. It fails with EBUSY while a filesystem on its device is still mounted.
+func CleanServe(ctx context.Context, dir, state, link string) error {
+	if err := detach(ctx, filepath.Join(dir, ServedFile)); err != nil {
+		return err
+	}
+	b, err := os.ReadFile(state)
+	if errors.Is(err, fs.ErrNotExist) {
+		return unmountDead(dir)
+	}
+	var m Mapping
+	if err == nil {
+		err = json.Unmarshal(b, &m)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read what was served: %w", err)
+	}
+	if err := unmountDead(dir); err != nil {
+		return err
+	}
+	if to, err := os.Readlink(link); err == nil && to == m.Device {
+		if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := os.Remove(state); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// unmountDead unmounts the helper's own FUSE mount, and removes its folder.
+func unmountDead(dir string) error {
+	for {
+		err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			break // not, or no longer, a mount
+		}
+		if err != nil {
+			return fmt.Errorf("cannot unmount %s: %w", dir, err)
+		}
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot remove %s: %w", dir, err)
+	}
+	return nil
+}
+
+// detach frees the loop devices on a file, also those that no state tells of.
+func detach(ctx context.Context, file string) error {
+	all, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, f := range all {
+		b, rerr := os.ReadFile(f)
+		if rerr != nil || strings.TrimSpace(string(b)) != file {
+			continue // it was freed meanwhile, or is somebody else's
+		}
+		device := "/dev/" + strings.Split(f, "/")[3]
+		if err := unused(device); err != nil {
+			return err
+		}
+		if out, err := exec.CommandContext(ctx, "losetup", "--detach", device).CombinedOutput(); err != nil {
+			return fmt.Errorf("cannot detach %s: %w: %s", device, err, out)
+		}
+	}
+	return err
+}
+
+// unused fails with EBUSY while a block device is mounted or held by another
+// driver: opening it exclusively is what both do.
+func unused(device string) error {
+	fd, err := unix.Open(device, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENXIO) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s is in use: %w", device, err)
+	}
+	return unix.Close(fd)
+}

@@ -1,0 +1,132 @@
+package rbd
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/unit"
+	"github.com/google/renameio/v2"
+
+	"github.com/storagectl/storagectl/internal/host"
+)
+
+const (
+	unitDir   = "/etc/systemd/system"
+	configDir = "/etc/storagectl/rbd" // what the units serve
+)
+
+// UnitName is the systemd service that serves an image by mapper fuse, where
+// MapOptions.Unit asked for one: what a mount of the image must require.
+func UnitName(spec Spec) string {
+	return "storagectl-rbd-" + unit.UnitNameEscape(spec.String()) + ".service"
+}
+
+func unitPaths(spec Spec) (unitFile, config string) {
+	return filepath.Join(unitDir, UnitName(spec)), filepath.Join(configDir, unit.UnitNameEscape(spec.String())+".json")
+}
+
+// unitText is the service. It starts when the network is up and before network
+// filesystems are mounted, and stops after they are gone. Were it killed before,
+// what is mounted could not be written back.
+func unitText(spec Spec, helper, config string) string {
+	esc := func(s string) string {
+		return strings.NewReplacer(`%`, `%%`, `\`, `\\`, `"`, `\"`, `$`, `$$`).Replace(s)
+	}
+	return fmt.Sprintf(`# Written by storagectl; storagectl removes it.
+[Unit]
+Description=RBD image %s as a block device
+Wants=network-online.target
+After=network-online.target nss-lookup.target
+Before=remote-fs-pre.target
+Wants=remote-fs-pre.target
+
+[Service]
+Type=notify
+NotifyAccess=main
+ExecStart="%s" rbd-serve "%s"
+KillMode=mixed
+TimeoutStartSec=120
+TimeoutStopSec=180
+OOMScoreAdjust=-1000
+
+[Install]
+WantedBy=remote-fs.target
+`, strings.ReplaceAll(spec.String(), "%", "%%"), esc(helper), esc(config))
+}
+
+// serveByUnit starts the service of an image, and lets it come back at boot.
+func (h *Host) serveByUnit(ctx context.Context, spec Spec) (Mapping, error) {
+	if !host.HasSystemd() {
+		return Mapping{}, errors.New("systemd does not run here")
+	}
+	file, config := unitPaths(spec)
+	req, err := json.MarshalIndent(h.serveRequest(spec), "", "  ")
+	if err != nil {
+		return Mapping{}, err
+	}
+	if err := os.MkdirAll(configDir, 0o755); err != nil {
+		return Mapping{}, err
+	}
+	if err := renameio.WriteFile(config, append(req, '\n'), 0o600); err != nil {
+		return Mapping{}, err
+	}
+	if err := renameio.WriteFile(file, []byte(unitText(spec, h.Link.Path, config)), 0o644); err != nil {
+		return Mapping{}, err
+	}
+	for _, args := range [][]string{{"daemon-reload"}, {"enable", UnitName(spec)}, {"restart", UnitName(spec)}} {
+		if err := h.systemctl(ctx, args...); err != nil {
+			words := h.lastWords(ctx, spec)
+			return Mapping{}, errors.Join(fmt.Errorf("%w%s", err, words), h.stopUnit(context.WithoutCancel(ctx), spec))
+		}
+	}
+	now, err := h.fuse()
+	if err != nil {
+		return Mapping{}, err
+	}
+	for _, m := range now {
+		if m.Spec == spec && !m.Dead {
+			return m, nil
+		}
+	}
+	return Mapping{}, fmt.Errorf("%s runs, but serves nothing", UnitName(spec))
+}
+
+// lastWords is what a service that failed wrote.
+func (h *Host) lastWords(ctx context.Context, spec Spec) string {
+	out, err := h.Run.Run(context.WithoutCancel(ctx), host.Cmd{Env: toolEnv(), Timeout: 10 * time.Second,
+		Argv: []string{"journalctl", "--no-pager", "--output=cat", "--lines=5", "--unit=" + UnitName(spec)}})
+	if out = bytes.TrimSpace(out); err != nil || len(out) == 0 {
+		return ""
+	}
+	return "; it said: " + string(out)
+}
+
+// stopUnit stops and removes the service of an image, where there is one.
+func (h *Host) stopUnit(ctx context.Context, spec Spec) error {
+	file, config := unitPaths(spec)
+	if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := h.systemctl(ctx, "disable", "--now", UnitName(spec)); err != nil {
+		return err
+	}
+	for _, f := range []string{file, config} {
+		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return h.systemctl(ctx, "daemon-reload")
+}
+
+func (h *Host) systemctl(ctx context.Context, args ...string) error {
+	_, err := h.Run.Run(ctx, host.Cmd{Argv: append([]string{"systemctl"}, args...), Env: toolEnv(), Timeout: unmapTime + time.Minute})
+	return err
+}
