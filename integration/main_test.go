@@ -3,6 +3,7 @@ package integration
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/storagectl/storagectl/integration/lab"
+	"github.com/storagectl/storagectl/integration/lab/ceph"
 )
 
 // tags and the environment are the Makefile's, so that a plain `go test`
@@ -52,15 +54,19 @@ func prepare(ctx context.Context, bin string) error {
 		{"build", "-tags=" + tags + ",sweep", "-trimpath", "-o", bin + "/storagectl-sweep", "./cmd/storagectl"},
 		{"build", "-o", bin + "/labtree", "./integration/cmd/labtree"},
 	}
-	for _, args := range builds {
+	helper := []string{"build", "-tags=pacific", "-trimpath", "-o", bin + "/storagectl-ceph", "./cmd/storagectl-ceph"}
+	for i, args := range append(builds, helper) {
 		cmd := exec.CommandContext(ctx, "go", args...)
 		cmd.Dir = ".."
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if i == len(builds) { // it links Ceph's libraries
+			cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+		}
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("go %v: %w: %s", args, err, bytes.TrimSpace(out))
 		}
 	}
-	return lab.Clean(ctx, false)
+	return errors.Join(lab.Clean(ctx, false), ceph.Clean(false))
 }
 
 // root is the project's root folder.

@@ -238,7 +238,7 @@ func (h *Host) Unmap(ctx context.Context, m Mapping) error {
 	if !here(now) {
 		return nil
 	}
-	if err := unused(m.Device); err != nil {
+	if err := waitUnused(ctx, m.Device); err != nil {
 		return fmt.Errorf("cannot unmap image %s: %w", m.Spec, err)
 	}
 	argv := append([]string{"rbd"}, h.Link.Cluster.Args()...)

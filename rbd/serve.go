@@ -109,7 +109,7 @@ func (h *Host) serve(ctx context.Context, spec Spec, byUnit bool) (Mapping, erro
 // unserve ends the process that serves an image.
 func (h *Host) unserve(ctx context.Context, m Mapping) error {
 	if !m.Dead {
-		if err := unused(m.Device); err != nil {
+		if err := waitUnused(ctx, m.Device); err != nil {
 			return err
 		}
 	}
@@ -209,6 +209,26 @@ func detach(ctx context.Context, file string) error {
 	}
 	return err
 }
+
+// waitUnused is unused, but lets a device be let go of: after an unmount that is
+// done a moment later, in whatever mount namespaces there are copies.
+func waitUnused(ctx context.Context, device string) error {
+	for end := time.Now().Add(letGo); ; {
+		err := unused(device)
+		if err == nil || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// letGo is how long a device may be in use after all that is known to use it is
+// gone.
+const letGo = 5 * time.Second
 
 // unused fails with EBUSY while a block device is mounted or held by another
 // driver: opening it exclusively is what both do.

@@ -16,7 +16,7 @@ import (
 	rbd "github.com/storagectl/storagectl/rbd/native"
 )
 
-var version = "unknown" //nolint:gochecknoglobals // the linker sets it
+var version = "unknown" // the linker sets it
 
 const usage = "usage: storagectl-ceph requests | rbd-serve [FILE] | version\nstoragectl starts it; see storagectl relocate --help\n"
 

@@ -27,7 +27,8 @@ func commonPackages() []string {
 func lookupRelease(name string) (release, error) {
 	table := []release{
 		{name: "bullseye", packages: []string{"containernetworking-plugins", "golang-github-containers-common"}},
-		{name: "bookworm", packages: []string{"netavark", "aardvark-dns", "golang-github-containers-common"}},
+		// Ceph's parts are for the helper, which is built against bookworm's.
+		{name: "bookworm", packages: []string{"netavark", "aardvark-dns", "golang-github-containers-common", "ceph-common", "ceph-fuse", "libcephfs2"}},
 		{name: "trixie", packages: []string{"netavark", "aardvark-dns", "passt", "containers-storage", "golang-github-containers-common"}},
 		{
 			name:     "forky",

@@ -26,6 +26,7 @@ const Helper = "storagectl-ceph"
 const (
 	answerTime = 60 * time.Second // where the caller's context has no nearer deadline
 	endTime    = 3 * time.Second
+	lastWord   = 20 * time.Millisecond
 )
 
 // Find returns the helper's path: beside this program, in
@@ -169,6 +170,7 @@ func (c *Client) Call(ctx context.Context, op string, args, result any) error {
 	stop := context.AfterFunc(ctx, func() { _ = c.cmd.Process.Kill() })
 	defer stop()
 	c.calls++
+	c.words.clear()
 	if err := json.NewEncoder(c.in).Encode(request{ID: c.calls, Op: op, Args: raw}); err != nil {
 		return c.broke(ctx, op, err)
 	}
@@ -181,6 +183,8 @@ func (c *Client) Call(ctx context.Context, op string, args, result any) error {
 		_ = c.cmd.Process.Kill()
 		return c.broke(ctx, op, fmt.Errorf("it answered request %d instead of %d", r.ID, c.calls))
 	case r.Fault != nil:
+		time.Sleep(lastWord) // what was written comes by another pipe
+		r.Fault.Said = c.words.last()
 		return r.Fault
 	case result == nil:
 		return nil
@@ -245,12 +249,21 @@ func (t *lastWords) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (t *lastWords) said() string {
+func (t *lastWords) last() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s := strings.TrimSpace(string(t.b))
-	if s == "" {
-		return ""
+	return strings.TrimSpace(string(t.b))
+}
+
+func (t *lastWords) clear() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = t.b[:0]
+}
+
+func (t *lastWords) said() string {
+	if s := t.last(); s != "" {
+		return "; it said: " + s
 	}
-	return "; it said: " + s
+	return ""
 }

@@ -13,9 +13,15 @@ type Fault struct {
 	ID    string `json:"id,omitempty"`   // the helper's own word for what it is, such as "no-pool"
 	Text  string `json:"text"`           // says what, and why
 	Hint  string `json:"hint,omitempty"` // what would lift it
+	Said  string `json:"-"`              // what the libraries wrote meanwhile, which may say more
 }
 
-func (f *Fault) Error() string { return f.Text }
+func (f *Fault) Error() string {
+	if f.Said != "" && f.ID == "" {
+		return f.Text + " (" + f.Said + ")"
+	}
+	return f.Text
+}
 
 // Unwrap gives the number as a syscall.Errno, where there is one.
 func (f *Fault) Unwrap() error {

@@ -123,6 +123,11 @@ func (s *served) lock() (err error) {
 	if s.io, err = openPool(s.conn, s.req.Spec); err != nil {
 		return err
 	}
+	// A cluster that is full shall say so. Otherwise writes would wait, and with them
+	// whatever writes to the device, until somebody makes room.
+	if err := s.io.SetPoolFullTry(); err != nil {
+		return fmt.Errorf("cannot prepare the pool: %w", err)
+	}
 	if s.img, err = librbd.OpenImage(s.io, s.req.Spec.Image, librbd.NoSnapshot); err != nil {
 		return told(s.req.Spec, "open the image", err)
 	}
@@ -192,12 +197,22 @@ func (s *served) run() error {
 // end takes all back, in order: nothing of the image is let go while something
 // above it may still write.
 func (s *served) end(ctx context.Context) error {
-	if s.fuse != nil {
+	if server := s.fuse; server != nil {
 		if err := rbd.CleanServe(ctx, s.req.Dir, s.req.State, s.req.Link); err != nil {
 			return err
 		}
-		s.fuse.Wait()
 		s.fuse = nil
+		// A copy of the mount in another mount namespace keeps it from ending. It
+		// does with this process.
+		over := make(chan struct{})
+		go func() {
+			server.Wait()
+			close(over)
+		}()
+		select {
+		case <-over:
+		case <-time.After(2 * time.Second):
+		}
 	}
 	var errs []error
 	if s.img != nil {

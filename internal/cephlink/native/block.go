@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 
 	"github.com/ceph/go-ceph/rados"
@@ -31,9 +32,11 @@ func MayBlock(conn *rados.Conn) error {
 }
 
 // Block shuts a client out for some seconds: the cluster refuses all that comes
-// from its address, ADDRESS:PORT/NONCE.
+// from its address, ADDRESS:PORT/NONCE. The monitors take no whole number for
+// the time.
 func Block(conn *rados.Conn, addr string, seconds int) error {
-	if err := blocklist(conn, map[string]any{"addr": addr, "expire": float64(seconds)}); err != nil {
+	addr = strings.TrimPrefix(strings.TrimPrefix(addr, "v1:"), "v2:") // monitors take no prefix
+	if err := blocklist(conn, map[string]any{"addr": addr, "expire": json.Number(fmt.Sprintf("%d.0", seconds))}); err != nil {
 		return fmt.Errorf("cannot put %s on the blocklist: %w", addr, err)
 	}
 	return nil

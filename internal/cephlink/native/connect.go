@@ -52,7 +52,7 @@ func configure(conn *rados.Conn, c cephlink.Cluster, limits Limits, options map[
 		}
 	}
 	seconds := func(d time.Duration) string { return strconv.Itoa(int(max(d.Seconds(), 1))) }
-	set := map[string]string{"client_mount_timeout": seconds(limits.Connect), "log_file": "", "admin_socket": ""}
+	set := map[string]string{"client_mount_timeout": seconds(limits.Connect), "log_file": "", "admin_socket": "", "err_to_stderr": "true"}
 	if limits.Op > 0 {
 		set["rados_osd_op_timeout"], set["rados_mon_op_timeout"] = seconds(limits.Op), seconds(limits.Op)
 	}
@@ -94,7 +94,7 @@ func explain(c cephlink.Cluster, err error) error {
 		f.ID, f.Text = cephlink.Unreachable, fmt.Sprintf("cannot reach the cluster of %s: no monitor answered in time", where)
 		f.Hint = "see that the monitors run and their ports (3300, 6789) are open from here"
 	case errors.Is(num, syscall.EACCES), errors.Is(num, syscall.EPERM):
-		f.ID, f.Text = cephlink.WrongKey, fmt.Sprintf("cannot log in to the cluster of %s as client.%s: it does not take the key", where, c.ID())
+		f.ID, f.Text = cephlink.WrongKey, fmt.Sprintf("cannot log in to the cluster of %s as client.%s: it does not take the key, or the keyring has none", where, c.ID())
 		f.Hint = fmt.Sprintf("ceph auth get client.%s, on a monitor's host, shows the key and the rights", c.ID())
 	case errors.Is(num, syscall.ENOENT):
 		f.ID, f.Text = cephlink.NoKey, fmt.Sprintf("cannot log in to the cluster of %s as client.%s: no key for it, or no monitor in the configuration", where, c.ID())

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/storagectl/storagectl/integration/lab"
+	"github.com/storagectl/storagectl/integration/lab/ceph"
 	"github.com/storagectl/storagectl/integration/lab/images"
 )
 
@@ -26,6 +27,7 @@ const usage = `usage: lab base RELEASE…                      build and cache n
        lab store RELEASE USER KIND            make a cached vfs store; prints a DIR for -seed
                                               (plain, containers, small or demo)
        lab nomad                              build and cache nomad and its podman driver; prints their DIR
+       lab ceph up|down|env|join|stop|… NAME  a Ceph cluster; lab ceph tells more
        lab list                               the nodes there are
        lab clean [-all]                       remove what dead tests left; -all: every node
 RELEASE is bullseye, bookworm, trixie or forky; USER in a node is root, hashi or other.
@@ -88,7 +90,7 @@ func command(ctx context.Context, args []string) error {
 		fmt.Print(usage)
 		return nil
 	}
-	verbs := []string{"base", "up", "run", "kill", "poweroff", "start", "down", "store", "nomad", "list", "clean"}
+	verbs := []string{"base", "up", "run", "kill", "poweroff", "start", "down", "store", "nomad", "ceph", "list", "clean"}
 	if !slices.Contains(verbs, verb) {
 		return wrong("lab help tells all commands", "cannot do %q: there is no such command", verb)
 	}
@@ -108,6 +110,8 @@ func command(ctx context.Context, args []string) error {
 			fmt.Println(dir)
 		}
 		return err
+	case "ceph":
+		return cephVerb(ctx, args)
 	case "list":
 		names, err := lab.List()
 		for _, n := range names {
@@ -118,7 +122,7 @@ func command(ctx context.Context, args []string) error {
 		if len(args) > 1 || len(args) == 1 && args[0] != "-all" {
 			return wrong("lab clean, or lab clean -all for every node", "cannot clean %q", strings.Join(args, " "))
 		}
-		return lab.Clean(ctx, len(args) == 1)
+		return errors.Join(lab.Clean(ctx, len(args) == 1), ceph.Clean(len(args) == 1))
 	}
 	return onNode(ctx, verb, args)
 }

@@ -1,0 +1,108 @@
+package rbd
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+)
+
+const sampleMap = "# RbdDevice\t\tParameters\n#poolname/imagename\tid=client,keyring=/etc/ceph/ceph.client.keyring\nrbd/other\tid=x,keyring=/etc/ceph/k\n  pool/odd   id=y   \n\tlast"
+
+func entry(image string) MapEntry {
+	return MapEntry{Spec: Spec{Pool: "p", Image: image}, User: "u", Keyring: "/etc/ceph/ceph.client.u.keyring", Options: []string{"exclusive"}}
+}
+
+func TestRBDMap(t *testing.T) {
+	const line = "p/i\tid=u,keyring=/etc/ceph/ceph.client.u.keyring,options='exclusive'\n"
+	for name, c := range map[string]struct{ in, want string }{
+		"empty":            {"", mapMark + "\n" + line},
+		"no last newline":  {sampleMap, sampleMap + "\n" + mapMark + "\n" + line},
+		"there":            {"a/b x\n" + mapMark + "\n" + line + "c/d\n", "a/b x\n" + mapMark + "\n" + line + "c/d\n"},
+		"other parameters": {mapMark + "\np/i id=old\nc/d\n", mapMark + "\n" + line + "c/d\n"},
+		"cut":              {mapMark + "\np/i id=old", mapMark + "\n" + line},
+		"crlf":             {"a/b x\r\n", "a/b x\r\n" + mapMark + "\r\n" + strings.TrimSuffix(line, "\n") + "\r\n"},
+	} {
+		got, err := SetEntry([]byte(c.in), entry("i"))
+		if err != nil || string(got) != c.want {
+			t.Errorf("%s: %q, %v; want %q", name, got, err, c.want)
+		}
+	}
+	for _, in := range []string{"p/i\n", "a\n\tp/i@snap  id=x\n", mapMark + "\n#\np/i\n", mapMark + "\np/i\np/i x\n"} {
+		if got, err := SetEntry([]byte(in), entry("i")); !errors.Is(err, ErrForeign) {
+			t.Errorf("%q became %q, %v", in, got, err)
+		}
+	}
+	if _, ours := HasEntry([]byte("image\n"), Spec{Pool: "rbd", Image: "image"}); ours {
+		t.Error("a line without a pool is of the pool rbd, and not ours")
+	}
+	if there, _ := HasEntry([]byte("image\n"), Spec{Pool: "rbd", Image: "image"}); !there {
+		t.Error("a line without a pool is of the pool rbd")
+	}
+	for _, e := range []MapEntry{
+		{Spec: Spec{Pool: "p", Image: "i"}, User: "a b"}, {Spec: Spec{Pool: "p", Image: "i"}, Keyring: "/k=1"},
+		{Spec: Spec{Pool: "p", Image: "i"}, Options: []string{"a'b"}}, {Spec: Spec{Pool: "p", Image: "i\nx"}},
+	} {
+		if got, err := SetEntry(nil, e); err == nil {
+			t.Errorf("%+v became %q", e, got)
+		}
+	}
+}
+
+// FuzzRBDMap: whatever the file holds, setting and removing our line leaves all
+// other lines as they are, and is the same done twice.
+func FuzzRBDMap(f *testing.F) {
+	for _, s := range []string{"", "\n", sampleMap, sampleMap + "\r\n", mapMark + "\n", mapMark + "\np/i x\np/i y", mapMark + "\r\np/i\r\n", "p/i"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		orig := bytes.Clone(text)
+		e := entry("i")
+		set, err := SetEntry(text, e)
+		if !bytes.Equal(text, orig) {
+			t.Fatal("the text given was changed")
+		}
+		if err != nil {
+			if there, _ := HasEntry(text, e.Spec); !there {
+				t.Fatalf("refused without a line: %v", err)
+			}
+			return
+		}
+		if again, err := SetEntry(set, e); err != nil || !bytes.Equal(again, set) {
+			t.Fatalf("set twice: %q, %v", again, err)
+		}
+		if there, ours := HasEntry(set, e.Spec); !there || !ours {
+			t.Fatalf("set, and not there: %q", set)
+		}
+		gone, err := RemoveEntry(set, e.Spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if there, _ := HasEntry(gone, e.Spec); there {
+			t.Fatalf("removed, and there: %q", gone)
+		}
+		if had, _ := HasEntry(orig, e.Spec); !had {
+			// A last line without an end gets one.
+			want := orig
+			if len(want) > 0 && want[len(want)-1] != '\n' {
+				want = append(bytes.Clone(want), lineEnd(orig)...)
+			}
+			if !bytes.Equal(gone, want) {
+				t.Fatalf("%q became %q", orig, gone)
+			}
+		}
+	})
+}
+
+func TestSpec(t *testing.T) {
+	for _, s := range []string{"p/i", "p/n/i", "p.x/i-1_2"} {
+		if got, err := ParseSpec(s); err != nil || got.String() != s {
+			t.Errorf("%q: %v, %v", s, got, err)
+		}
+	}
+	for _, s := range []string{"", "i", "/i", "p/", "p/n/i/x", "p/i@snap", "p/i b", "-p/i", "../i", "p/#i", "p/i\n"} {
+		if got, err := ParseSpec(s); err == nil {
+			t.Errorf("%q was taken as %+v", s, got)
+		}
+	}
+}
