@@ -214,10 +214,23 @@ func WriteSecret(path, key string) error {
 	if key = strings.TrimSpace(key); key == "" || strings.ContainsAny(key, " \t\r\n\x00") {
 		return fmt.Errorf("cannot write the secret %s: what is given is no key", path)
 	}
-	if err := renameio.WriteFile(path, []byte(key+"\n"), 0o600, renameio.IgnoreUmask()); err != nil {
+	if err := writeSecret(path, key); err != nil {
 		return fmt.Errorf("cannot write the secret %s: %w", path, err)
 	}
 	return nil
+}
+
+// writeSecret does not use renameio.WriteFile, which keeps the mode of a file
+// that is there, open to others or not.
+func writeSecret(path, key string) error {
+	f, err := renameio.NewPendingFile(path, renameio.WithStaticPermissions(0o600))
+	if err != nil {
+		return err
+	}
+	if _, err := f.WriteString(key + "\n"); err != nil {
+		return errors.Join(err, f.Cleanup())
+	}
+	return f.CloseAtomicallyReplace()
 }
 
 // KeyOf finds the key of a user in the text of a keyring.

@@ -215,6 +215,9 @@ func (c *Client) broke(ctx context.Context, op string, err error) error {
 	return e
 }
 
+// PID is the helper's process.
+func (c *Client) PID() int { return c.cmd.Process.Pid }
+
 // Close ends the helper. It may be called twice.
 func (c *Client) Close() error {
 	c.mu.Lock()

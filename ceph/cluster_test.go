@@ -1,0 +1,226 @@
+package ceph
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/storagectl/storagectl/internal/cephlink"
+	"github.com/storagectl/storagectl/internal/cephlink/cephtest"
+	"github.com/storagectl/storagectl/internal/host"
+)
+
+var cluster *cephtest.Cluster
+
+const apartEnv = "STORAGECTL_CEPH_APART"
+
+func TestMain(m *testing.M) {
+	// In mounts of their own, which no namespace that is made meanwhile elsewhere
+	// on the machine takes a copy of.
+	if os.Getenv(apartEnv) == "" {
+		err := syscall.Exec("/usr/bin/unshare", append([]string{"unshare", "-m", "--propagation", "private"}, os.Args...), append(os.Environ(), apartEnv+"=1"))
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	c, err := cephtest.Start("..", false, 2<<30)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "cannot start a cluster: %v\n", err)
+		os.Exit(1)
+	}
+	cluster = c
+	code := m.Run()
+	if err := c.Close(); err != nil {
+		fmt.Fprintf(os.Stderr, "cannot end the cluster: %v\n", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func ids(ps []Problem) []string {
+	var out []string
+	for _, p := range ps {
+		out = append(out, p.ID)
+	}
+	return out
+}
+
+// TestJudgeCluster: what a real cluster answers is understood, well and ill.
+func TestJudgeCluster(t *testing.T) {
+	link := cluster.Link(t, cluster.Admin())
+	all := Query{Pool: "rbd", FS: "cephfs", Need: 1 << 20}
+	r, err := Judge(t.Context(), link, all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Problems) != 0 || r.FSID != cluster.FSID || r.Health != "HEALTH_OK" || !r.MayTake ||
+		!strings.Contains(r.Release, ".") || len(r.Pools) != 1 || r.Pools[0].Free < 1<<30 || r.FS == nil || r.FS.Active != 1 {
+		t.Errorf("%+v", r)
+	}
+	if r, err = Judge(t.Context(), link, Query{Pool: "gone", FS: "gone", Need: 1}); err != nil || !slices.Equal(ids(r.Fatal()), []string{"no-pool", "no-fs"}) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if r, err = Judge(t.Context(), link, Query{Pool: "rbd", Need: 1 << 50}); err != nil || !slices.Equal(ids(r.Fatal()), []string{"pool-too-small"}) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	judgedUntil(t, link, all, "fs-offline", []string{"fs", "set", "cephfs", "joinable", "false"}, []string{"mds", "fail", "a"})
+	judgedUntil(t, link, all, "", []string{"fs", "set", "cephfs", "joinable", "true"})
+	judgedUntil(t, link, all, "cluster-pausewr", []string{"osd", "set", "pause"})
+	judgedUntil(t, link, all, "", []string{"osd", "unset", "pause"})
+	judgedUntil(t, link, all, "health-osd-nearfull", []string{"osd", "set-nearfull-ratio", "0.00000001"})
+	judgedUntil(t, link, all, "", []string{"osd", "set-nearfull-ratio", "0.85"})
+}
+
+// judgedUntil runs commands of ceph and waits until the judgement has a fatal
+// problem, or (id "") none.
+func judgedUntil(t *testing.T, link *cephlink.Client, q Query, id string, commands ...[]string) {
+	t.Helper()
+	for _, c := range commands {
+		cluster.Ceph(t, c...)
+	}
+	for end := time.Now().Add(40 * time.Second); ; time.Sleep(500 * time.Millisecond) {
+		r, err := Judge(t.Context(), link, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ids(r.Fatal())
+		if id == "" && len(got) == 0 || id != "" && slices.Contains(got, id) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("after %q: %+v, not %q", commands, r.Problems, id)
+		}
+	}
+}
+
+// TestCaps: what a user may not do is told, and nothing is changed by asking.
+func TestCaps(t *testing.T) {
+	for name, c := range map[string]struct {
+		caps  []string
+		fatal []string
+	}{
+		"images":  {[]string{"mon", "profile rbd", "osd", "profile rbd pool=rbd"}, nil},
+		"reading": {[]string{"mon", "allow r", "osd", "allow r"}, []string{"no-right", "no-blocklist"}},
+		"nothing": {[]string{"mon", "allow r"}, []string{"no-right", "no-blocklist"}},
+	} {
+		key := cluster.User(t, name, c.caps...)
+		link := cluster.Link(t, cephlink.Cluster{Conf: cluster.Conf, User: name, Keyring: key})
+		before := cluster.Ceph(t, "osd", "blocklist", "ls") + cluster.Tool(t, "rados", "-p", "rbd", "ls")
+		r, err := Judge(t.Context(), link, Query{Pool: "rbd", TakeOver: true})
+		if err != nil || !slices.Equal(ids(r.Fatal()), c.fatal) {
+			t.Errorf("%s: %+v, %v", name, r, err)
+		}
+		if after := cluster.Ceph(t, "osd", "blocklist", "ls") + cluster.Tool(t, "rados", "-p", "rbd", "ls"); after != before {
+			t.Errorf("%s: asking changed %q into %q", name, before, after)
+		}
+	}
+}
+
+// TestFiles: a place is made for an owner, mounted by ceph-fuse, used by that
+// owner inside of a user namespace, and removed.
+func TestFiles(t *testing.T) {
+	link, run := cluster.Link(t, cluster.Admin()), &host.Runner{}
+	p, err := ParsePlace("cephfs:/stores/node1/hashi")
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner := Owner{UID: 2000, GID: 2000, Mode: 0o710}
+	if made, entries, err := MakePlace(t.Context(), link, p, owner); err != nil || !made || entries {
+		t.Fatalf("%v %v %v", made, entries, err)
+	}
+	if made, entries, err := MakePlace(t.Context(), link, p, Owner{UID: 1, Mode: 0o777}); err != nil || made || entries {
+		t.Errorf("again: %v %v %v", made, entries, err)
+	}
+	if _, _, err := MakePlace(t.Context(), link, Place{"gone", "/x"}, owner); cephlink.IDOf(err) != "no-fs" {
+		t.Errorf("in no filesystem: %v", err)
+	}
+	dir, err := os.MkdirTemp("/tmp", "cephfs-") // t.TempDir is root's alone
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(dir) })
+	src := Source{Place: p, Cluster: cluster.Admin(), FSID: cluster.FSID}
+	start := time.Now()
+	if err := Mount(t.Context(), run, src, dir, Fuse); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("mounted after %s", time.Since(start))
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := Unmount(ctx, run, dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := Mount(t.Context(), run, src, dir, Fuse); err == nil {
+		t.Error("mounted over a mount")
+	}
+	fi, err := os.Stat(dir)
+	if err != nil || fi.Mode().Perm() != 0o710 || fi.Sys().(*syscall.Stat_t).Uid != 2000 {
+		t.Errorf("%v %v", fi, err)
+	}
+	// What a rootless store does: root of a user namespace writes, gives files to
+	// mapped ids, and reads them again.
+	cmd := exec.CommandContext(t.Context(), "sh", "-euc", `cd "$0"; mkdir a; echo x >a/f; chown 33:33 a/f; chmod 600 a/f; test "$(cat a/f)" = x; ln a/f a/g; mv a/g a/h; ln -s f a/l; test "$(stat -c %u a/f)" = 33`, dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, Credential: &syscall.Credential{}, GidMappingsEnableSetgroups: true,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 2000, Size: 1}, {ContainerID: 1, HostID: 100000, Size: 65536}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 2000, Size: 1}, {ContainerID: 1, HostID: 100000, Size: 65536}}}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("as root of a user namespace: %v: %s", err, out)
+	}
+	if _, entries, err := MakePlace(t.Context(), link, p, owner); err != nil || !entries {
+		t.Errorf("a place in use looks empty: %v, %v", entries, err)
+	}
+	if err := RemovePlace(t.Context(), link, p); !errors.Is(err, syscall.ENOTEMPTY) {
+		t.Errorf("a place in use was removed: %v", err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "a")); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(Unmount(t.Context(), run, dir), Unmount(t.Context(), run, dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(RemovePlace(t.Context(), link, p), RemovePlace(t.Context(), link, p)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSubvolume: made once, found again.
+func TestSubvolume(t *testing.T) {
+	link := cluster.Link(t, cluster.Admin())
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	s := Subvolume{FS: "cephfs", Group: "stores", Name: "node1", Size: 1 << 30, Owner: Owner{UID: 2000, GID: 2000, Mode: 0o700}}
+	one, err := MakeSubvolume(ctx, link, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := MakeSubvolume(ctx, link, s)
+	if err != nil || one != two || !strings.HasPrefix(one.Path, "/volumes/stores/node1/") {
+		t.Errorf("%+v and %+v, %v", one, two, err)
+	}
+}
+
+// TestMountRefused: a key that the cluster does not take, and one without caps
+// for the filesystem: an error in time, and nothing mounted.
+func TestMountRefused(t *testing.T) {
+	key := cluster.User(t, "nofs", "mon", "allow r")
+	dir := t.TempDir()
+	src := Source{Place: Place{"cephfs", "/"}, Cluster: cephlink.Cluster{Conf: cluster.Conf, User: "nofs", Keyring: key}}
+	if err := Mount(t.Context(), &host.Runner{}, src, dir, Fuse); err == nil {
+		t.Error("mounted without caps")
+	}
+	if is, err := mountedAt(dir); err != nil || is != "" {
+		t.Errorf("%q is mounted: %v", is, err)
+	}
+}

@@ -1,0 +1,213 @@
+package rbd
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/storagectl/storagectl/internal/cephlink"
+)
+
+// writer writes a file of MiBs in the background and sends how that ended.
+func writer(path string, mib int, sync bool) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		f, err := os.Create(path)
+		if err != nil {
+			done <- err
+			return
+		}
+		b := make([]byte, 1<<20)
+		for i := range mib {
+			for k := range b {
+				b[k] = byte(i + k*7)
+			}
+			if _, err = f.Write(b); err == nil && sync {
+				err = f.Sync()
+			}
+			if err != nil {
+				break
+			}
+		}
+		done <- errors.Join(err, f.Sync(), f.Close())
+	}()
+	return done
+}
+
+// TestOSDStopped: the OSD is frozen, and then stopped and started, while a file
+// is written. The writer waits and goes on, requests end in time, and the
+// filesystem is whole.
+func TestOSDStopped(t *testing.T) {
+	h := admin(t)
+	spec := newImage(t, h, 512<<20)
+	m := mustMap(t, h, spec)
+	sh(t, `mkfs.ext4 -q "$1"`, m.Device)
+	dir := mountFS(t, m.Device)
+	done := writer(filepath.Join(dir, "f1"), 64, true)
+	cluster.Daemon(t, "freeze", "osd")
+	select {
+	case err := <-done:
+		t.Errorf("written without an OSD: %v", err)
+	case <-time.After(3 * time.Second):
+	}
+	slow := newHost(t, cluster.Admin())
+	ctx := testContext(t)
+	{
+		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		start := time.Now()
+		if _, err := slow.Look(ctx, spec); cephlink.IDOf(err) != cephlink.TooSlow {
+			t.Errorf("a look without an OSD: %v", err)
+		}
+		if d := time.Since(start); d > 8*time.Second {
+			t.Errorf("a look took %s", d)
+		}
+		cancel()
+	}
+	cluster.Daemon(t, "thaw", "osd")
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	done = writer(filepath.Join(dir, "f2"), 64, true)
+	cluster.Daemon(t, "stop", "osd")
+	select {
+	case err := <-done:
+		t.Errorf("written without an OSD: %v", err)
+	case <-time.After(time.Second):
+	}
+	cluster.Daemon(t, "start", "osd")
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	cluster.Healthy(t)
+	want := sum(t, dir)
+	sh(t, `umount "$1"; e2fsck -fn "$2" 2>&1`, dir, m.Device)
+	if err := h.Unmap(ctx, m); err != nil {
+		t.Fatal(err)
+	}
+	if dir := mountFS(t, mustMap(t, h, spec).Device); sum(t, dir) != want {
+		t.Error("files are not as they were written")
+	} else {
+		sh(t, `umount "$1"`, dir)
+	}
+}
+
+// TestFull: the pool is full in the middle of a file. The writer gets ENOSPC in
+// seconds instead of waiting, and when there is room again the device works on.
+func TestFull(t *testing.T) {
+	h := admin(t)
+	cluster.Ceph(t, "osd", "pool", "create", "small", "8")
+	cluster.Tool(t, "rbd", "pool", "init", "small")
+	spec := Spec{Pool: "small", Image: "full"}
+	if err := h.Create(t.Context(), spec, CreateOptions{Size: 1 << 30}); err != nil {
+		t.Fatal(err)
+	}
+	m := mustMap(t, h, spec)
+	t.Cleanup(func() {
+		if err := errors.Join(h.Unmap(testContext(t), m), h.Remove(testContext(t), spec)); err != nil {
+			t.Error(err)
+		}
+	})
+	sh(t, `mkfs.ext4 -q "$1"`, m.Device)
+	dir := mountFS(t, m.Device)
+	want := fill(t, dir, 3, 30)
+	sh(t, `mkdir "$1/more"; sync -f "$1"`, dir)
+	cluster.Ceph(t, "osd", "pool", "set-quota", "small", "max_bytes", "67108864")
+	// The monitors see what is used some seconds later. What is written where data
+	// is already needs no room: hence new files.
+	var err error
+	for i := 0; err == nil && i < 40; i++ {
+		path := filepath.Join(dir, "more", strconv.Itoa(i))
+		select {
+		case err = <-writer(path, 20, true):
+		case <-time.After(40 * time.Second):
+			t.Fatal("a writer waits in a full pool")
+		}
+	}
+	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EIO) && !errors.Is(err, syscall.EROFS) {
+		t.Errorf("written into a full pool: %v", err)
+	}
+	t.Logf("the writer got: %v", err)
+	cluster.Ceph(t, "osd", "pool", "set-quota", "small", "max_bytes", "0")
+	for end := time.Now().Add(30 * time.Second); strings.Contains(cluster.Ceph(t, "osd", "pool", "ls", "detail"), "full_quota"); time.Sleep(time.Second) {
+		if time.Now().After(end) {
+			t.Fatal("the pool stays full")
+		}
+	}
+	// ext4 may have stopped over its own journal; the device has not.
+	sh(t, `umount "$1"; e2fsck -fy "$2" >/dev/null 2>&1 || true; e2fsck -fn "$2" 2>&1`, dir, m.Device)
+	dir = mountFS(t, m.Device)
+	_ = os.RemoveAll(filepath.Join(dir, "more"))
+	if sum(t, dir) != want {
+		t.Error("what was written before is not there")
+	}
+	if err := <-writer(filepath.Join(dir, "again"), 100, false); err != nil {
+		t.Errorf("there is room again: %v", err)
+	}
+	sh(t, `umount "$1"`, dir)
+}
+
+// TestHelperKilled: the process behind a device is killed. The device gives
+// errors, which is told; nothing is left in the way of mapping again once it is
+// unmounted, and what was flushed is there.
+func TestHelperKilled(t *testing.T) {
+	h := admin(t)
+	h.StaleTime = 50 * time.Second // a watch lives on for half a minute
+	spec := newImage(t, h, 400<<20)
+	m := mustMap(t, h, spec)
+	sh(t, `mkfs.xfs -q "$1"`, m.Device)
+	dir := mountFS(t, m.Device)
+	want := fill(t, dir, 4, 40)
+	sh(t, `sync -f "$1"`, dir)
+	if err := syscall.Kill(m.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		ms, err := h.Mapped(t.Context(), spec)
+		if err != nil || len(ms) != 1 {
+			t.Fatalf("%+v, %v", ms, err)
+		}
+		if ms[0].Dead {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("its death does not show")
+		}
+	}
+	if got, err := h.Map(t.Context(), spec, MapOptions{Mapper: Fuse}); !errors.Is(err, syscall.EBUSY) {
+		t.Errorf("mapped again under a mounted filesystem: %+v, %v", got, err)
+	}
+	sh(t, `umount "$1"`, dir)
+	m = mustMap(t, h, spec)
+	if dir = mountFS(t, m.Device); sum(t, dir) != want {
+		t.Error("files are not as they were written")
+	}
+	sh(t, `umount "$1"`, dir)
+	if left := sh(t, `losetup --noheadings --list --output BACK-FILE`); strings.Count(left, h.RunDir) != 1 {
+		t.Errorf("loop devices: %s", left)
+	}
+}
+
+// TestRequestKilled: the helper is killed in a request. The error has its last
+// words, and a new helper goes on.
+func TestRequestKilled(t *testing.T) {
+	h := admin(t)
+	if err := syscall.Kill(h.Link.PID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_, err := h.Look(t.Context(), Spec{Pool: "rbd", Image: "x"})
+	if cephlink.IDOf(err) != cephlink.HelperDied || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("%v", err)
+	}
+	if _, err = h.Look(t.Context(), Spec{Pool: "rbd", Image: "x"}); cephlink.IDOf(err) != cephlink.HelperDied {
+		t.Errorf("asked again: %v", err)
+	}
+	if _, err := admin(t).Look(t.Context(), Spec{Pool: "rbd", Image: "x"}); cephlink.IDOf(err) != cephlink.NoImage {
+		t.Errorf("a new helper: %v", err)
+	}
+}
