@@ -11,17 +11,23 @@ export GOFLAGS := -buildvcs=false -tags=exclude_graphdriver_btrfs,exclude_graphd
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
+# What links Ceph's libraries is built where their headers are.
+CEPH    := $(and $(wildcard /usr/include/rbd/librbd.h),$(wildcard /usr/include/cephfs/libcephfs.h))
+CGO     := CGO_ENABLED=1 GOFLAGS=-buildvcs=false go
 LINT    := go tool -modfile=tools/go.mod golangci-lint
 
 # What the lab and the tests start on the host itself.
-PACKAGES := acl attr buildah busybox-static ca-certificates crun debian-archive-keyring e2fsprogs \
+PACKAGES := acl buildah busybox-static ca-certificates crun debian-archive-keyring e2fsprogs \
 	fuse-overlayfs git iproute2 libcap2-bin mmdebstrap netavark aardvark-dns podman procps skopeo slirp4netns \
-	systemd-container uidmap util-linux xfsprogs
+	systemd-container uidmap util-linux xfsprogs attr rsync \
+	ceph-common ceph-fuse ceph-mds ceph-mgr ceph-mon ceph-osd gcc libc6-dev libcephfs-dev librados-dev librbd-dev
 
-.PHONY: build deps generate lint test demo demo-nomad sweep bench-nomad bench-migrate clean
+.PHONY: build deps generate lint test demo demo-nomad sweep bench-nomad bench-migrate bench-relocate clean
 
 build: generate
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/storagectl ./cmd/storagectl
+	@$(if $(CEPH),$(CGO) build -tags pacific -trimpath -ldflags '$(LDFLAGS)' -o bin/storagectl-ceph ./cmd/storagectl-ceph,\
+		echo 'no bin/storagectl-ceph: it needs gcc, librados-dev, librbd-dev and libcephfs-dev')
 
 generate:
 	go generate ./verify/...
@@ -42,6 +48,7 @@ lint: generate
 	if [ -n "$$unformatted" ]; then echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; fi
 	go vet ./...
 	$(LINT) run ./...
+	$(if $(CEPH),CGO_ENABLED=1 $(LINT) run --build-tags pacific ./ceph/... ./rbd/... ./internal/cephlink/... ./cmd/storagectl-ceph/...)
 
 # The end-to-end tests build the binaries and the nodes that they need.
 test: deps build lint
@@ -49,7 +56,7 @@ test: deps build lint
 
 # Every crash point, both ways on; the table goes to docs/sweep.md.
 sweep: deps build
-	STORAGECTL_SWEEP=full go test -count=1 -timeout 10h -v -run 'TestSweep|TestNomadSweep' ./integration
+	STORAGECTL_SWEEP=full go test -count=1 -timeout 10h -v -run 'TestSweep|TestNomadSweep|TestRelocateSweep' ./integration
 
 demo: deps build
 	go run ./integration/cmd/demo
@@ -63,6 +70,9 @@ bench-nomad: deps build
 
 bench-migrate: deps build
 	go run ./integration/cmd/bench
+
+bench-relocate: deps build
+	go run ./integration/cmd/benchrelocate
 
 clean:
 	if [ -x bin/lab ] || go build -o bin/lab ./integration/lab/cmd/lab; then bin/lab clean -all; fi

@@ -3,8 +3,11 @@ package migrate
 import (
 	"context"
 	"path/filepath"
+	"slices"
 
+	"github.com/storagectl/storagectl/internal/cephlink"
 	"github.com/storagectl/storagectl/internal/engine"
+	"github.com/storagectl/storagectl/rbd"
 	"github.com/storagectl/storagectl/verify"
 )
 
@@ -36,32 +39,50 @@ type Relocation struct {
 	// Device is a block device whose filesystem the store gets for itself: a path,
 	// or UUID=… of a filesystem that holds nothing.
 	Device string `json:"device,omitempty"`
-	FS     string `json:"fs,omitempty"`     // the filesystem to make: xfs or ext4
-	Format bool   `json:"format,omitempty"` // make it anew where one is that holds no files
-	Mount  string `json:"mount"`            // MountAuto or MountBoot
-	Rate   int64  `json:"rate,omitempty"`   // bytes a second of the copy beside the live store; 0: no limit
+	// RBD is an image of Ceph, POOL[/NAMESPACE]/IMAGE, that the store gets for itself.
+	RBD      string           `json:"rbd,omitempty"`
+	Size     int64            `json:"size,omitempty"`     // bytes of an image that is to be made
+	DataPool string           `json:"dataPool,omitempty"` // for its data, where another
+	Mapper   string           `json:"mapper,omitempty"`   // krbd, nbd or fuse; "": krbd where the kernel has it
+	Cluster  cephlink.Cluster `json:"cluster,omitzero"`
+	FS       string           `json:"fs,omitempty"`     // the filesystem to make: xfs or ext4
+	Format   bool             `json:"format,omitempty"` // make it anew where one is that holds no files
+	Mount    string           `json:"mount"`            // MountAuto or MountBoot
+	Rate     int64            `json:"rate,omitempty"`   // bytes a second of the copy beside the live store; 0: no limit
 }
 
 // Target is where a store goes, as it was found before the run.
 type Target struct {
-	Kind   string `json:"kind"`           // KindPath or KindDevice
-	Where  string `json:"where"`          // the folder that the operator gave, or the device
-	On     string `json:"on,omitempty"`   // the mount point that the folder lies on
-	FSType string `json:"fsType"`         // as the kernel names it
-	Free   uint64 `json:"free"`           // bytes
-	UUID   string `json:"uuid,omitempty"` // of the device's filesystem, where one is to be used
-	Make   bool   `json:"make,omitempty"` // a filesystem is made on the device
+	Kind   string       `json:"kind"`           // KindPath, KindDevice or KindRBD
+	Where  string       `json:"where"`          // the folder that the operator gave, or the device
+	On     string       `json:"on,omitempty"`   // the mount point that the folder lies on
+	FSType string       `json:"fsType"`         // as the kernel names it
+	Free   uint64       `json:"free"`           // bytes
+	Make   bool         `json:"make,omitempty"` // a filesystem is made on the device, as far as can be told
+	Image  *TargetImage `json:"image,omitempty"`
+}
+
+// TargetImage is an RBD image as target.
+type TargetImage struct {
+	Spec     rbd.Spec         `json:"spec"`
+	Cluster  cephlink.Cluster `json:"cluster"`
+	Create   bool             `json:"create,omitempty"` // it is to be made
+	Size     int64            `json:"size,omitempty"`   // bytes
+	DataPool string           `json:"dataPool,omitempty"`
+	Mapper   rbd.Mapper       `json:"mapper"`
 }
 
 // The kinds of targets.
 const (
 	KindPath   = "path"
 	KindDevice = "device"
+	KindRBD    = "rbd"
 )
 
 // TargetFact is what a run learned of its target.
 type TargetFact struct {
-	UUID string `json:"uuid"` // of the device's filesystem
+	UUID   string `json:"uuid"` // of the device's filesystem
+	FSType string `json:"fsType"`
 }
 
 // CopyFact is what copying beside the live store, or after the stop, did.
@@ -76,9 +97,17 @@ func (s *Session) relocating() bool { return s.Inputs.Request.Relocate != nil }
 // relocateSteps copies the store to the target and mounts that at the same path.
 // Until the last step the old store is whole, beside the mount point.
 func (s *Session) relocateSteps() []engine.Step {
-	ready, stopped := []string{stepTarget}, []string{stepTarget, stepStop}
-	return []engine.Step{
-		{Name: stepTarget, Title: "prepare the target",
+	ready := []string{stepTarget}
+	var image []engine.Step
+	var mapped []string
+	if s.Inputs.Target.Kind == KindRBD {
+		mapped = []string{stepImage}
+		ready = []string{stepImage, stepTarget}
+		image = []engine.Step{{Name: stepImage, Title: "make the image a device of this host", Holds: s.imageMapped, Do: s.mapImage, Undo: s.unmapImage}}
+	}
+	stopped := append(slices.Clone(ready), stepStop)
+	return append(image, []engine.Step{
+		{Name: stepTarget, Title: "prepare the target", Needs: mapped,
 			Holds: s.targetReady, Do: s.prepareTarget, Undo: s.releaseTarget},
 		{Name: stepCopy, Title: "copy the store beside the live one", Pausable: true, Needs: ready,
 			Do: s.copyLive},
@@ -100,8 +129,11 @@ func (s *Session) relocateSteps() []engine.Step {
 			Holds: s.started, Do: s.startUnits},
 		{Name: stepCommit, Title: "remove the old store", Final: true, Needs: []string{stepMount},
 			Holds: s.asideGone, Do: s.removeAside},
-	}
+	}...)
 }
+
+// alone reports whether the store gets a filesystem for itself.
+func (s *Session) alone() bool { return s.Inputs.Target.Kind != KindPath }
 
 // aside is where the old store lies until the commit: beside its mount point, so
 // that a rename takes it there and back.
@@ -116,7 +148,7 @@ const asideMark = ".storagectl-"
 // targetFolder is the folder of the target that becomes the graphroot, as it can
 // be reached until it does.
 func (s *Session) targetFolder() string {
-	if s.Inputs.Target.Kind == KindDevice {
+	if s.alone() {
 		return filepath.Join(privateMounts, s.ID)
 	}
 	return filepath.Join(s.Inputs.Target.Where, folderOf(s.Inputs))
@@ -132,7 +164,7 @@ func (s *Session) TargetFolder() string {
 	if !s.relocating() {
 		return ""
 	}
-	if s.Inputs.Target.Kind == KindDevice {
+	if s.alone() {
 		return s.Inputs.Target.Where
 	}
 	return s.targetFolder()

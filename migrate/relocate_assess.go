@@ -30,9 +30,17 @@ func (a *Assessment) relocation(ctx context.Context, s *Session) error {
 	if err := a.mountedByHand(ctx, s.cli); err != nil {
 		return err
 	}
+	need, err := ask[uint64](ctx, s, opReclaim, pathArg{a.Inputs.Store.GraphRoot})
+	if err != nil {
+		return err
+	}
+	a.Need = need
 	judge := a.target
-	if a.Inputs.Request.Relocate.Device != "" {
+	switch r := a.Inputs.Request.Relocate; {
+	case r.Device != "":
 		judge = func() error { return a.targetDevice(ctx, s.env.Runner) }
+	case r.RBD != "":
+		judge = func() error { return a.targetImage(ctx, s.env.Runner, need) }
 	}
 	if err := judge(); err != nil || len(a.Refusals) > 0 {
 		return err
@@ -43,11 +51,6 @@ func (a *Assessment) relocation(ctx context.Context, s *Session) error {
 	if _, err := os.Stat("/dev/autofs"); err != nil && host.HasSystemd() && a.Inputs.Request.Relocate.Mount == MountAuto {
 		a.refuse("automount", "say --mount boot", "this host has no automounts: %v", err)
 	}
-	need, err := ask[uint64](ctx, s, opReclaim, pathArg{a.Inputs.Store.GraphRoot})
-	if err != nil {
-		return err
-	}
-	a.Need = need
 	if free := a.Inputs.Target.Free; need > free-free/50 { // filesystems have needs of their own
 		a.refuse("no-room", "give a larger target, or remove what is not needed from the store",
 			"the store has %s, and on the target %s are free", Bytes(need), Bytes(free))
@@ -235,9 +238,18 @@ func (a *Assessment) relocateWhat(what map[string]string) {
 	folder := filepath.Join(t.Where, folderOf(in))
 	tried := fmt.Sprintf("the store's owner tries what %s needs there", in.Store.Driver)
 	what[stepTarget] = fmt.Sprintf("%s, on the %s of %s with %s free; %s", folder, t.FSType, t.On, Bytes(t.Free), tried)
-	if t.Kind == KindDevice {
+	if t.Kind == KindRBD {
+		what[stepImage] = fmt.Sprintf("%s by %s, and nowhere else", t.Where, t.Image.Mapper)
+		if t.Image.Create {
+			what[stepImage] = fmt.Sprintf("%s is made, of %s; by %s, and nowhere else", t.Where, Bytes(t.Image.Size), t.Image.Mapper)
+		}
+	}
+	if t.Kind != KindPath {
 		folder = t.Where
 		what[stepTarget] = fmt.Sprintf("the empty %s on %s (%s); %s", t.FSType, t.Where, Bytes(t.Free), tried)
+		if t.Kind == KindRBD && !t.Make {
+			what[stepTarget] = fmt.Sprintf("the empty filesystem on it, or %s is made where nothing is; %s", t.FSType, tried)
+		}
 		if t.Make {
 			what[stepTarget] = fmt.Sprintf("%s is made on %s (%s); %s", t.FSType, t.Where, Bytes(t.Free), tried)
 		}

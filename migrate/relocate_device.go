@@ -14,9 +14,17 @@ import (
 	"github.com/storagectl/storagectl/internal/host"
 )
 
-// deviceOf finds the run's device: by the filesystem that is on it, as soon as
-// that is known, because a device's name can change with a boot.
+// deviceOf finds the run's device: an image by its mapping, any other by the
+// filesystem that is on it, as soon as that is known, because a device's name can
+// change with a boot.
 func (s *Session) deviceOf(ctx context.Context) (host.BlockDevice, error) {
+	if s.Inputs.Target.Kind == KindRBD {
+		m, err := s.mapping(ctx)
+		if err != nil {
+			return host.BlockDevice{}, err
+		}
+		return host.LookDevice(m.Device)
+	}
 	if s.facts.Target != nil {
 		return s.env.Runner.FindDevice(ctx, s.facts.Target.UUID)
 	}
@@ -26,7 +34,7 @@ func (s *Session) deviceOf(ctx context.Context) (host.BlockDevice, error) {
 // deviceUp reports whether the device, if the target is one, is mounted where
 // the run works on it.
 func (s *Session) deviceUp() (bool, error) {
-	if s.Inputs.Target.Kind != KindDevice {
+	if !s.alone() {
 		return true, nil
 	}
 	t, err := host.Mounts()
@@ -82,26 +90,21 @@ func (s *Session) prepareDevice(ctx context.Context) error {
 
 // mountDevice mounts the device where the run works on it.
 func (s *Session) mountDevice(ctx context.Context) error {
-	t := s.Inputs.Target
-	if s.facts.Target == nil {
-		uuid := t.UUID
-		if t.Make {
-			fs, err := s.makeFilesystem(ctx)
-			if err != nil {
-				return err
-			}
-			uuid = fs
-		}
-		if err := s.learn(func(f *Facts) { f.Target = &TargetFact{UUID: uuid} }); err != nil {
-			return err
-		}
-	}
 	dev, err := s.deviceOf(ctx)
 	if err != nil {
 		return err
 	}
 	if dev.InUse && len(dev.Mounts) > 0 {
 		return &Refusal{ID: "device-busy", Text: fmt.Sprintf("%s is mounted on %s", dev.Path, dev.Mounts[0].Path), Hint: "unmount it; the store gets the filesystem for itself"}
+	}
+	if s.facts.Target == nil {
+		fact, err := s.filesystem(ctx, dev)
+		if err != nil {
+			return err
+		}
+		if err := s.learn(func(f *Facts) { f.Target = &fact }); err != nil {
+			return err
+		}
 	}
 	at, err := host.PrivateDir(privateMounts, s.ID)
 	if err != nil {
@@ -119,28 +122,29 @@ func (s *Session) mountDevice(ctx context.Context) error {
 	}
 	defer dir.Close()
 	s.point("before device-mount")
-	_, err = host.MountFS(host.FSMount{Source: dev.Path, Type: t.FSType, Flags: unix.MS_NOATIME}, dir)
+	_, err = host.MountFS(host.FSMount{Source: dev.Path, Type: s.facts.Target.FSType, Flags: unix.MS_NOATIME}, dir)
 	s.point("after device-mount")
 	return err
 }
 
-// makeFilesystem makes the filesystem on the device, unless an earlier try of this
-// run did, and gives its UUID.
-func (s *Session) makeFilesystem(ctx context.Context) (string, error) {
-	t := s.Inputs.Target
-	found, err := s.env.Runner.Signatures(ctx, t.Where)
+// filesystem gives the device's filesystem: the empty one that is there, also of
+// an earlier try of this run, or one that is made.
+func (s *Session) filesystem(ctx context.Context, dev host.BlockDevice) (TargetFact, error) {
+	t, r := s.Inputs.Target, s.Inputs.Request.Relocate
+	use, err := judgeDevice(ctx, s.env.Runner, dev, r.Format, deviceLabel(s.ID))
 	if err != nil {
-		return "", err
+		return TargetFact{}, err
 	}
-	if len(found) == 1 && found[0].Label == deviceLabel(s.ID) {
-		return found[0].UUID, nil
+	if use != nil {
+		return TargetFact{UUID: use.UUID, FSType: use.Type}, nil
 	}
-	fs, err := s.env.Runner.Mkfs(ctx, t.Where, host.MkfsOptions{Type: t.FSType, Label: deviceLabel(s.ID), Replace: s.Inputs.Request.Relocate.Format, Marker: markerName})
+	fs, err := s.env.Runner.Mkfs(ctx, dev.Path, host.MkfsOptions{Type: t.FSType, Label: deviceLabel(s.ID), Replace: r.Format, Marker: markerName})
 	var taken *host.OccupiedError
 	if errors.As(err, &taken) {
-		return "", &Refusal{ID: "device-taken", Text: err.Error(), Hint: "see what is on it; --format replaces a filesystem that holds no files, and nothing else"}
+		return TargetFact{}, &Refusal{ID: "device-taken", Text: err.Error(), Hint: "see what is on it; --format replaces a filesystem that holds no files, and nothing else"}
 	}
-	return fs.UUID, err
+	s.point("after mkfs")
+	return TargetFact{UUID: fs.UUID, FSType: fs.Type}, err
 }
 
 // deviceLabel names a filesystem of a run's, in the 12 bytes that XFS has.
@@ -151,7 +155,7 @@ func deviceLabel(run string) string {
 
 // dropPrivate takes the device from where the run worked on it.
 func (s *Session) dropPrivate(ctx context.Context) error {
-	if s.Inputs.Target.Kind != KindDevice {
+	if !s.alone() {
 		return nil
 	}
 	up, err := s.deviceUp()
@@ -224,45 +228,50 @@ func (a *Assessment) targetDevice(ctx context.Context, run *host.Runner) error {
 		a.refuse("udev", "start systemd-udevd, or mount the device yourself and give a folder on it with --path", "udev does not run here, without which systemd mounts no device: %v", err)
 		return nil
 	}
-	found, err := run.Signatures(ctx, dev.Path)
-	if err != nil {
-		return err
+	use, err := judgeDevice(ctx, run, dev, r.Format, "")
+	var refusal *Refusal
+	if errors.As(err, &refusal) {
+		a.Refusals = append(a.Refusals, *refusal)
+		return nil
 	}
-	return a.deviceContent(dev, found)
+	if t.Make = use == nil; !t.Make {
+		t.FSType = use.Type
+	}
+	return err
 }
 
-// deviceContent decides what becomes of what is on a device: nothing there, a
-// filesystem is made; an empty filesystem is used; all else is left alone.
-func (a *Assessment) deviceContent(dev host.BlockDevice, found []host.Signature) error {
-	t, r := a.Inputs.Target, a.Inputs.Request.Relocate
+// judgeDevice decides what becomes of what is on a device: where nothing is, a
+// filesystem is to be made (nil); an empty one is used; all else is a [*Refusal].
+// With format an empty one is made anew, too, unless it has the label.
+func judgeDevice(ctx context.Context, run *host.Runner, dev host.BlockDevice, format bool, label string) (*host.Signature, error) {
+	found, err := run.Signatures(ctx, dev.Path)
+	if err != nil {
+		return nil, err
+	}
+	taken := func(hint, text string, args ...any) (*host.Signature, error) {
+		return nil, &Refusal{ID: "device-taken", Text: fmt.Sprintf(text, args...), Hint: hint}
+	}
 	if len(found) == 0 {
 		blank, err := host.Blank(dev.Path)
-		if err != nil {
-			return err
+		if err == nil && !blank && !format {
+			return taken("if it may go, say --format", "%s has no signature that is known, but it is not empty", dev.Path)
 		}
-		if t.Make = true; !blank && !r.Format {
-			a.refuse("device-taken", "if it may go, say --format", "%s has no signature that is known, but it is not empty", dev.Path)
-		}
-		return nil
+		return nil, err
 	}
 	fs := found[0]
-	if fs.Table || fs.Type != "xfs" && fs.Type != "ext4" {
-		a.refuse("device-taken", "give a device that is free; wipefs --all wipes what is not wanted any more", "%s holds %s", dev.Path, fs)
-		return nil
+	if len(found) > 1 || fs.Table || fs.Type != "xfs" && fs.Type != "ext4" {
+		return taken("give a device that is free; wipefs --all wipes what is not wanted any more", "%s holds %s", dev.Path, fs)
 	}
 	files, err := host.FilesOn(dev.Path, fs.Type, markerName)
 	if err != nil {
-		a.refuse("device-taken", "give a device that is free", "%s holds %s, and that cannot be looked into: %v", dev.Path, fs, err)
-		return nil
+		return taken("give a device that is free", "%s holds %s, and that cannot be looked into: %v", dev.Path, fs, err)
 	}
 	if len(files) > 0 {
-		a.refuse("device-files", "give a device that is free; one with files is never made anew", "the filesystem on %s holds files: %s", dev.Path, few(files))
-		return nil
+		return nil, &Refusal{ID: "device-files", Text: fmt.Sprintf("the filesystem on %s holds files: %s", dev.Path, few(files)),
+			Hint: "give a device that is free; one with files is never made anew"}
 	}
-	if r.Format {
-		t.Make = true
-		return nil
+	if format && (label == "" || fs.Label != label) {
+		return nil, nil
 	}
-	t.UUID, t.FSType = fs.UUID, fs.Type
-	return nil
+	return &fs, nil
 }

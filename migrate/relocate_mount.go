@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/storagectl/storagectl/internal/host"
+	"github.com/storagectl/storagectl/rbd"
 	"github.com/storagectl/storagectl/verify"
 )
 
@@ -45,7 +46,7 @@ func (s *Session) mounted(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	defer live.Close()
-	if s.Inputs.Target.Kind == KindDevice {
+	if s.alone() {
 		dev, err := s.deviceOf(ctx)
 		if err != nil {
 			return false, err
@@ -105,9 +106,17 @@ func (s *Session) fstabLines() ([]host.FstabLine, error) {
 
 // fstabEntry is the target's line.
 func (s *Session) fstabEntry() host.FstabEntry {
-	if s.Inputs.Target.Kind == KindDevice {
-		return host.FstabEntry{Source: "UUID=" + s.facts.Target.UUID, Path: s.Inputs.Store.GraphRoot, Type: s.Inputs.Target.FSType,
-			Options: host.FstabOptions(host.FstabHow{Boot: s.boots()})}
+	if s.alone() {
+		e := host.FstabEntry{Source: "UUID=" + s.facts.Target.UUID, Path: s.Inputs.Store.GraphRoot, Type: s.facts.Target.FSType}
+		how := host.FstabHow{Boot: s.boots()}
+		if s.Inputs.Target.Kind == KindRBD {
+			e.Source, how.Network, how.Requires = s.spec().Link(), true, []string{"rbdmap.service"}
+			if s.Inputs.Target.Image.Mapper == rbd.Fuse {
+				how.Requires = []string{rbd.UnitName(s.spec())}
+			}
+		}
+		e.Options = host.FstabOptions(how)
+		return e
 	}
 	return host.FstabEntry{Source: s.targetFolder(), Path: s.Inputs.Store.GraphRoot, Type: "none",
 		Options: host.FstabOptions(host.FstabHow{Boot: s.boots(), More: []string{"bind"}})}
@@ -241,12 +250,12 @@ func (s *Session) attach(ctx context.Context) error {
 		return err
 	}
 	defer at.Close()
-	if s.Inputs.Target.Kind == KindDevice {
+	if s.alone() {
 		dev, err := s.deviceOf(ctx)
 		if err != nil {
 			return err
 		}
-		_, err = host.MountFS(host.FSMount{Source: dev.Path, Type: s.Inputs.Target.FSType, Flags: unix.MS_NOATIME}, at)
+		_, err = host.MountFS(host.FSMount{Source: dev.Path, Type: s.facts.Target.FSType, Flags: unix.MS_NOATIME}, at)
 		return err
 	}
 	from, err := host.OpenDir(s.targetFolder())

@@ -67,7 +67,7 @@ func (s *Session) ours(folder string) (bool, error) {
 // prepareTarget makes the target's folder, and has the owner's worker try it.
 func (s *Session) prepareTarget(ctx context.Context) error {
 	prepare := s.makeFolder
-	if s.Inputs.Target.Kind == KindDevice {
+	if s.alone() {
 		prepare = func() error { return s.prepareDevice(ctx) }
 	}
 	if err := prepare(); err != nil {
@@ -189,7 +189,7 @@ func (s *Session) releaseTarget(ctx context.Context) error {
 		}
 		return s.note("the copy in %s is kept: it was in use, and holds what was written since the cutover. Remove it when it is not wanted", folder)
 	}
-	if t.Kind == KindDevice {
+	if s.alone() {
 		return s.releaseDevice(ctx)
 	}
 	where, err := host.OpenDir(t.Where)

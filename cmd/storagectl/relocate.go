@@ -13,9 +13,9 @@ import (
 func newRelocate(a *app) *cobra.Command {
 	req := migrate.Request{Images: migrate.Keep, Relocate: &migrate.Relocation{}}
 	var dryRun bool
-	var rate string
+	var rate, size string
 	cmd := &cobra.Command{
-		Use:   "relocate --path DIR | --device DEVICE",
+		Use:   "relocate --path DIR | --device DEVICE | --rbd POOL/IMAGE",
 		Short: "Move a container store to another filesystem, at the same path",
 		Long: `relocate copies a container store to another filesystem while podman works on it,
 reads the copy back, stops podman, copies what changed since, and mounts the copy at
@@ -25,7 +25,9 @@ you commit, the old store lies beside it: "storagectl rollback" returns to it.
 With --path DIR the store gets a folder of its own in DIR, storage-USER, on a
 filesystem that is mounted already; several stores can share it. With --device the
 store gets a block device for itself: a filesystem is made where nothing is, an empty
-one is used, and one that holds files is never touched. The mount stands in
+one is used, and one that holds files is never touched. With --rbd that device is an
+image of Ceph, made if --size is given, and mapped here alone: it is refused while
+any other host has it. The mount stands in
 /etc/fstab, and is made when it is first used (--mount boot: at boot).
 
 Only root can mount, so relocate runs as root; --user names whose store it is,
@@ -36,7 +38,8 @@ again. Ctrl-C stops at the next safe point; where podman is stopped then, it sta
 so until the run is resumed or rolled back.
 
 ` + exitHelp,
-		Example: `  storagectl relocate --device /dev/sdb --user hashi --dry-run    a disk for the store alone
+		Example: `  storagectl relocate --rbd pool/img --size 100G --user hashi --dry-run   onto an image of Ceph
+  storagectl relocate --device /dev/sdb --user hashi --dry-run    a disk for the store alone
   storagectl relocate --path /srv/disk --user hashi --dry-run   show the plan, change nothing
   storagectl relocate --path /srv/disk --user hashi --yes       do it; the old store stays for a rollback
   storagectl relocate --path /srv/disk --yes --commit           the rootful store; remove the old one at the end
@@ -45,6 +48,9 @@ so until the run is resumed or rolled back.
 			var err error
 			if req.Relocate.Rate, err = bytesOf(rate); err != nil {
 				return usagef("cannot use --rate %q: it is a number of bytes a second, with k, M or G (of 1000) if you like", rate)
+			}
+			if req.Relocate.Size, err = bytesOf(size); err != nil {
+				return usagef("cannot use --size %q: it is a number of bytes, with k, M, G or T (of 1000) if you like", size)
 			}
 			if err := errors.Join(checkRelocation(req), checkOutage(&req.Outage)); err != nil {
 				return err
@@ -55,6 +61,13 @@ so until the run is resumed or rolled back.
 	f := cmd.Flags()
 	f.StringVar(&req.Relocate.Path, "path", "", "a folder of root's on the filesystem that the store is to go to")
 	f.StringVar(&req.Relocate.Device, "device", "", "a block device for the store alone: a path, or UUID=… of an empty filesystem")
+	f.StringVar(&req.Relocate.RBD, "rbd", "", "an image of Ceph for the store alone: POOL/IMAGE or POOL/NAMESPACE/IMAGE")
+	f.StringVar(&size, "size", "0", "how large an image is made where there is none (100G)")
+	f.StringVar(&req.Relocate.DataPool, "data-pool", "", "a pool for the data of an image that is made (erasure coding)")
+	f.StringVar(&req.Relocate.Mapper, "mapper", "", "krbd, nbd or fuse (default: krbd where the kernel has it)")
+	f.StringVar(&req.Relocate.Cluster.Conf, "ceph-conf", "", "the cluster's ceph.conf (default /etc/ceph/ceph.conf)")
+	f.StringVar(&req.Relocate.Cluster.User, "ceph-user", "", "the cluster's user, without \"client.\" (default admin)")
+	f.StringVar(&req.Relocate.Cluster.Keyring, "ceph-keyring", "", "the user's keyring (default: where ceph.conf says)")
 	f.StringVar(&req.Relocate.FS, "fs", "xfs", "the filesystem to make on the device: xfs or ext4")
 	f.BoolVar(&req.Relocate.Format, "format", false, "make the filesystem anew where one is that holds no files")
 	f.StringVar(&req.User, "user", "", "the user whose store it is (default: the rootful store)")
@@ -69,13 +82,23 @@ so until the run is resumed or rolled back.
 }
 
 func checkRelocation(r migrate.Request) error {
+	targets := 0
+	for _, t := range []string{r.Relocate.Path, r.Relocate.Device, r.Relocate.RBD} {
+		if t != "" {
+			targets++
+		}
+	}
 	switch {
-	case (r.Relocate.Path == "") == (r.Relocate.Device == ""):
-		return usagef("cannot relocate without one target: say --path DIR or --device DEVICE")
+	case targets != 1:
+		return usagef("cannot relocate without one target: say --path DIR, --device DEVICE or --rbd POOL/IMAGE")
+	case r.Relocate.Mapper != "" && r.Relocate.Mapper != "krbd" && r.Relocate.Mapper != "nbd" && r.Relocate.Mapper != "fuse":
+		return usagef("cannot use --mapper %q: it is krbd, nbd or fuse", r.Relocate.Mapper)
 	case r.Relocate.FS != "xfs" && r.Relocate.FS != "ext4":
 		return usagef("cannot use --fs %q: it is xfs or ext4", r.Relocate.FS)
-	case r.Relocate.Format && r.Relocate.Device == "":
-		return usagef("cannot use --format without --device")
+	case r.Relocate.Format && r.Relocate.Path != "":
+		return usagef("cannot use --format with --path: nothing is formatted there")
+	case r.Relocate.RBD == "" && (r.Relocate.Size > 0 || r.Relocate.DataPool != "" || r.Relocate.Mapper != "" || r.Relocate.Cluster.Conf+r.Relocate.Cluster.User+r.Relocate.Cluster.Keyring != ""):
+		return usagef("cannot use --size, --data-pool, --mapper or --ceph-… without --rbd")
 	case r.Relocate.Mount != migrate.MountAuto && r.Relocate.Mount != migrate.MountBoot:
 		return usagef("cannot use --mount %q: it is automount or boot", r.Relocate.Mount)
 	case r.Containers != migrate.Keep && r.Containers != migrate.Refuse:

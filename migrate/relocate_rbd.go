@@ -1,0 +1,255 @@
+package migrate
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/storagectl/storagectl/ceph"
+	"github.com/storagectl/storagectl/internal/cephlink"
+	"github.com/storagectl/storagectl/internal/engine"
+	"github.com/storagectl/storagectl/internal/host"
+	"github.com/storagectl/storagectl/rbd"
+)
+
+// stepImage is the name of the step that makes an image a device.
+const stepImage = "image"
+
+// imageKey is the image's metadata that names the run that made it.
+const imageKey = "storagectl.run"
+
+// withCeph gives f the image's host, linked to the cluster.
+func withCeph(ctx context.Context, run *host.Runner, c cephlink.Cluster, f func(*rbd.Host) error) error {
+	link, err := cephlink.Start(ctx, cephlink.Options{Cluster: c})
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(&rbd.Host{Link: link, Run: run}), link.Close())
+}
+
+func (s *Session) spec() rbd.Spec { return s.Inputs.Target.Image.Spec }
+
+// mapping is the image's device on this host; none is fs.ErrNotExist. It needs
+// no cluster to be told.
+func (s *Session) mapping(ctx context.Context) (rbd.Mapping, error) {
+	all, err := (&rbd.Host{Run: s.env.Runner}).Mapped(ctx, s.spec())
+	if err != nil {
+		return rbd.Mapping{}, err
+	}
+	for _, m := range all {
+		if len(all) == 1 && !m.Dead {
+			return m, nil
+		}
+	}
+	if len(all) == 0 || len(all) == 1 {
+		return rbd.Mapping{}, fmt.Errorf("image %s is not mapped here: %w", s.spec(), fs.ErrNotExist)
+	}
+	return rbd.Mapping{}, fmt.Errorf("image %s is mapped %d times on this host", s.spec(), len(all))
+}
+
+// imageMapped observes that the image is a device of this host.
+func (s *Session) imageMapped(ctx context.Context) (bool, error) {
+	st := s.journal.State()
+	if st.Phase == engine.PhaseRollingBack && st.Steps[stepMount].Mark != engine.MarkNone {
+		return true, nil // as with the target itself
+	}
+	_, err := s.mapping(ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return s.inRBDMap()
+}
+
+// mapImage makes the image, if it is to be made, and maps it here alone.
+func (s *Session) mapImage(ctx context.Context) error {
+	t := s.Inputs.Target.Image
+	err := withCeph(ctx, s.env.Runner, t.Cluster, func(h *rbd.Host) error {
+		_, err := h.Look(ctx, t.Spec)
+		if errors.Is(err, fs.ErrNotExist) && t.Create {
+			if err = h.Create(ctx, t.Spec, rbd.CreateOptions{Size: t.Size, DataPool: t.DataPool}); err == nil {
+				_, err = s.rbdCommand(ctx, "image-meta", "set", t.Spec.String(), imageKey, s.ID)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		s.point("after image")
+		_, err = h.Map(ctx, t.Spec, rbd.MapOptions{Mapper: t.Mapper, Unit: s.Inputs.Systemd})
+		return err
+	})
+	var held *rbd.HeldError
+	if errors.As(err, &held) {
+		return &Refusal{ID: "image-held", Text: err.Error(), Hint: "unmap it there first; an image that two hosts write to is lost"}
+	}
+	if err != nil {
+		return cephRefusal(err)
+	}
+	s.point("after map")
+	return s.setRBDMap(ctx, true)
+}
+
+// cephRefusal makes a refusal of what Ceph says no to.
+func cephRefusal(err error) error {
+	id := cephlink.IDOf(err)
+	if err == nil || id == "" {
+		return err
+	}
+	return &Refusal{ID: "ceph-" + id, Text: err.Error(), Hint: cephlink.HintOf(err)}
+}
+
+// rbdCommand runs rbd(8) as the cluster's user.
+func (s *Session) rbdCommand(ctx context.Context, args ...string) ([]byte, error) {
+	argv := append([]string{"rbd"}, s.Inputs.Target.Image.Cluster.Args()...)
+	return s.env.Runner.Run(ctx, host.Cmd{Argv: append(argv, args...), Timeout: time.Minute,
+		Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}})
+}
+
+// unmapImage lets go of the image, and removes it if the run made it and it never
+// was in the store's place.
+func (s *Session) unmapImage(ctx context.Context) error {
+	if err := s.setRBDMap(ctx, false); err != nil {
+		return err
+	}
+	t := s.Inputs.Target.Image
+	return withCeph(ctx, s.env.Runner, t.Cluster, func(h *rbd.Host) error {
+		all, err := h.Mapped(ctx, t.Spec)
+		if err != nil {
+			return err
+		}
+		for _, m := range all {
+			if err := h.Unmap(ctx, m); err != nil {
+				return err
+			}
+		}
+		if s.journal.State().Steps[stepMount].Mark != engine.MarkNone || !t.Create {
+			return nil
+		}
+		_, err = h.Look(ctx, t.Spec)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		out, err := s.rbdCommand(ctx, "image-meta", "get", t.Spec.String(), imageKey)
+		if err != nil || strings.TrimSpace(string(out)) != s.ID {
+			return s.note("image %s is kept: it does not say that this run made it", t.Spec)
+		}
+		return h.Remove(ctx, t.Spec)
+	})
+}
+
+// setRBDMap adds the image to those that the kernel's client maps at boot, or
+// takes it out. Mapper fuse has a unit of its own for that.
+func (s *Session) setRBDMap(ctx context.Context, on bool) error {
+	t := s.Inputs.Target.Image
+	if t.Mapper != rbd.Krbd {
+		return nil
+	}
+	before, err := os.ReadFile(rbd.RBDMap)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot read rbdmap: %w", err)
+	}
+	after, err := rbd.RemoveEntry(before, t.Spec)
+	if on {
+		after, err = rbd.SetEntry(before, rbd.MapEntry{Spec: t.Spec, User: t.Cluster.ID(), Keyring: t.keyring(), Options: []string{"exclusive"}})
+	}
+	if err != nil || bytes.Equal(before, after) {
+		return err
+	}
+	if err := renameio.WriteFile(rbd.RBDMap, after, 0o644); err != nil {
+		return fmt.Errorf("cannot write rbdmap: %w", err)
+	}
+	if err := syncDirs(filepath.Dir(rbd.RBDMap)); err != nil || !on || !s.Inputs.Systemd {
+		return err
+	}
+	// Never restarted: its stop unmaps every image of the host.
+	_, err = s.env.Runner.Run(ctx, host.Cmd{Argv: []string{"systemctl", "enable", "rbdmap.service"}, Timeout: time.Minute})
+	return err
+}
+
+func (s *Session) inRBDMap() (bool, error) {
+	t := s.Inputs.Target.Image
+	if t.Mapper != rbd.Krbd {
+		return true, nil
+	}
+	text, err := os.ReadFile(rbd.RBDMap)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("cannot read rbdmap: %w", err)
+	}
+	_, ours := rbd.HasEntry(text, t.Spec)
+	return ours, nil
+}
+
+// keyring is the file that rbdmap names: Ceph's own default where none was given.
+func (t *TargetImage) keyring() string {
+	if t.Cluster.Keyring != "" {
+		return t.Cluster.Keyring
+	}
+	return fmt.Sprintf("/etc/ceph/%s.client.%s.keyring", t.Cluster.NameOf(), t.Cluster.ID())
+}
+
+// targetImage judges an RBD image as target: the cluster, the rights, who has it.
+func (a *Assessment) targetImage(ctx context.Context, run *host.Runner, need uint64) error {
+	r := a.Inputs.Request.Relocate
+	spec, err := rbd.ParseSpec(r.RBD)
+	if err != nil {
+		a.refuse("no-target", "give it as POOL/IMAGE or POOL/NAMESPACE/IMAGE", "%v", err)
+		return nil
+	}
+	img := &TargetImage{Spec: spec, Cluster: r.Cluster, Size: r.Size, DataPool: r.DataPool, Mapper: rbd.Mapper(r.Mapper)}
+	t := &Target{Kind: KindRBD, Where: spec.String(), FSType: r.FS, Image: img}
+	a.Inputs.Target = t
+	err = withCeph(ctx, run, r.Cluster, func(h *rbd.Host) error {
+		if img.Mapper == "" {
+			img.Mapper = h.DefaultMapper(ctx)
+		}
+		report, err := ceph.Judge(ctx, h.Link, ceph.Query{Pool: spec.Pool, Namespace: spec.Namespace, DataPool: r.DataPool, Need: int64(need)})
+		if err != nil {
+			return err
+		}
+		for _, p := range report.Problems {
+			if p.Fatal {
+				a.refuse("ceph-"+p.ID, p.Hint, "%s", p.Text)
+			} else {
+				a.Notes = append(a.Notes, p.Text)
+			}
+		}
+		have, err := h.Look(ctx, spec)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && r.Size == 0:
+			a.refuse("image-size", "say --size 100G to have it made", "there is no image %s", spec)
+			return nil
+		case errors.Is(err, fs.ErrNotExist):
+			img.Create, t.Make, t.Free = true, true, uint64(r.Size)
+			return nil
+		case err != nil:
+			return err
+		}
+		t.Free = uint64(have.Size)
+		if r.Size > have.Size {
+			a.refuse("image-size", fmt.Sprintf("rbd resize --size %d %s, or leave --size out", r.Size, spec), "image %s is there, and smaller: %s", spec, Bytes(have.Size))
+		}
+		if who := have.Foreign(); len(who) > 0 {
+			a.refuse("image-held", "unmap it there first; an image that two hosts write to is lost", "image %s is in use by %s", spec, strings.Join(who, ", "))
+		}
+		return nil
+	})
+	var refusal *Refusal
+	if err = cephRefusal(err); errors.As(err, &refusal) {
+		a.Refusals = append(a.Refusals, *refusal)
+		return nil
+	}
+	return err
+}
