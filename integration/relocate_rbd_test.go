@@ -1,0 +1,99 @@
+package integration
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/storagectl/storagectl/integration/lab"
+	"github.com/storagectl/storagectl/integration/lab/ceph"
+	"github.com/storagectl/storagectl/integration/lab/images"
+)
+
+// newCeph starts a cluster that nodes can join, with a user who has what the
+// documentation says is enough.
+func newCeph(t *testing.T) *ceph.Cluster {
+	t.Helper()
+	c, err := ceph.Start(t.Context(), ceph.Options{Hub: true, Size: 3 << 30})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Errorf("cannot remove the cluster: %v", err)
+		}
+	})
+	if err := c.User(t.Context(), "store", "mon", "profile rbd", "osd", "profile rbd pool=rbd"); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// joined boots a node in a cluster's network, with its keys.
+func joined(t *testing.T, c *ceph.Cluster, user string) *world {
+	t.Helper()
+	netns, _, err := c.Join(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorldWith(t, user, images.Small, lab.Options{Release: "bookworm", Udev: true, Netns: netns})
+	if err := c.Install(t.Context(), w.node, "store"); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func (w *world) toImage(more ...string) []string {
+	args := []string{"relocate", "--rbd", "rbd/store", "--ceph-user", "store", "--yes"}
+	if w.user != "root" {
+		args = append(args, "--user", w.user)
+	}
+	return append(args, more...)
+}
+
+// TestRelocateRBD: a store goes to an image of a real Ceph, is there after a power
+// cut, and another host cannot have the image meanwhile. The image is mapped by
+// librbd and FUSE: this kernel has no client of its own.
+func TestRelocateRBD(t *testing.T) {
+	for _, user := range []string{lab.Owner, "root"} {
+		t.Run(user, func(t *testing.T) {
+			t.Parallel()
+			c := newCeph(t)
+			w, other := joined(t, c, user), joined(t, c, user)
+			before := w.manifest()
+			if r := w.ctl(w.toImage()...); r.code != exitRefused || !strings.Contains(r.stderr, "--size") {
+				t.Errorf("without a size: %s", r)
+			}
+			w.must(w.toImage("--size", "1G")...)
+			w.onImage(before)
+			if r := other.ctl(other.toImage()...); r.code != exitRefused || !strings.Contains(r.stderr, "rbd/store is in use") {
+				t.Errorf("want the other host refused: %s", r)
+			}
+			if err := w.node.Kill(w.ctx); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.node.Start(w.ctx); err != nil {
+				t.Fatal(err)
+			}
+			w.onImage(before)
+			w.must("rollback")
+			w.same("the store", before, w.manifest())
+			if out := w.script("root", "findmnt -nR "+w.graphroot()+" || true; losetup -nlO BACK-FILE | grep store || true"); out != "" {
+				t.Errorf("left: %s", out)
+			}
+			// The image holds a store now: it is nobody's to format.
+			if r := w.ctl(w.toImage("--format")...); r.code != exitRefused || !strings.Contains(r.stderr, "holds files") {
+				t.Errorf("want a refusal: %s", r)
+			}
+			w.same("the store", before, w.manifest())
+		})
+	}
+}
+
+// onImage asserts that the store is on the image, whole.
+func (w *world) onImage(before inventory) {
+	w.t.Helper()
+	w.same("the store", before, w.manifest())
+	if out := w.script("root", "findmnt -nro SOURCE,FSTYPE "+w.graphroot()+" | tail -1"); !strings.Contains(out, "/dev/loop") || !strings.Contains(out, "xfs") {
+		w.t.Errorf("the store is on %q", out)
+	}
+}
