@@ -59,7 +59,7 @@ func TestMountUnitsOfANode(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	part("verbs", "TestNodeMountUnits", "TestNodeDropIns")
+	part("verbs", "TestNodeMountUnits", "TestNodeMountUnitFiles", "TestNodeDropIns")
 	part("prepare", "TestNodePrepareColdBoot")
 	powerCut()
 	part("booted", "TestNodeAfterColdBoot")

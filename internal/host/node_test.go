@@ -129,6 +129,58 @@ func TestNodeMountUnits(t *testing.T) {
 	}
 }
 
+// The owner of the folder above puts a link where the store's mount point was, and
+// the machine reads its units again. This is why there are [MountUnitFiles]: a line
+// in fstab would be followed.
+func TestNodeMountUnitFiles(t *testing.T) {
+	if os.Getenv(inNode) != "verbs" {
+		return
+	}
+	b := nodeBus(t)
+	home, victim := "/home/other/my x", mkdir(t, "/srv/victim")
+	at := mkdir(t, home, "store-100%")
+	mkdir(t, victim, "store-100%")
+	if who, err := Changeable(at); err != nil || who != "/home/other/my x" {
+		t.Errorf("%q %v", who, err)
+	}
+	e := FstabEntry{Source: "our tmpfs", Path: at, Type: "tmpfs"}
+	for _, boot := range []bool{false, true} {
+		units, err := MountUnitFiles(e, FstabHow{Boot: boot, Network: true, More: []string{"size=1m"}, Requires: []string{"dbus.service"}}, nodeRun)
+		must(t, err)
+		for _, u := range units {
+			must(t, WriteUnitFile("", u))
+		}
+		must(t, b.Reload(t.Context()), b.StartMount(t.Context(), at))
+		if _, err := os.ReadDir(at); err != nil {
+			t.Error(err)
+		}
+		table, err := Mounts()
+		must(t, err)
+		if m, ok := table.At(at); !ok || m.Source != e.Source || !m.Has("noatime") || !m.Has("size=1024k") || boot == (len(table.Stack(at)) == 2) {
+			t.Errorf("%+v", table.Stack(at))
+		}
+		must(t, b.StopMount(t.Context(), at))
+		must(t, os.Rename(home, home+"2"), os.Symlink(victim, home), b.Reload(t.Context()))
+		if err := b.StartMount(t.Context(), at); err == nil {
+			t.Error("mounted through a link")
+		}
+		if table, err = Mounts(); err != nil || len(table.Stack(victim+"/store-100%")) != 0 {
+			t.Errorf("%+v %v", table.Stack(victim+"/store-100%"), err)
+		}
+		must(t, os.Remove(home), os.Rename(home+"2", home))
+		// Wanted at boot.
+		last := units[len(units)-1]
+		if out := command(t, "systemctl", "show", "--value", "-p", "WantedBy", last.Name); out != last.WantedBy {
+			t.Errorf("%s is wanted by %q, not %q", last.Name, out, last.WantedBy)
+		}
+		for _, u := range units {
+			must(t, RemoveUnitFile("", u))
+		}
+		must(t, b.Reload(t.Context()))
+	}
+	must(t, os.RemoveAll(home))
+}
+
 func TestNodeDropIns(t *testing.T) {
 	if os.Getenv(inNode) != "verbs" {
 		return
