@@ -50,6 +50,12 @@ func (r TargetReport) Native() (bool, []string) { return r.lacks(NeedStore, Need
 // it misses.
 func (r TargetReport) Store() (bool, []string) { return r.lacks(NeedStore) }
 
+// Warnings names what is missing that only some images need.
+func (r TargetReport) Warnings() []string {
+	_, missing := r.lacks(NeedNone)
+	return missing
+}
+
 func (r TargetReport) lacks(needs ...Need) (bool, []string) {
 	var missing []string
 	for _, f := range r.Features {
@@ -169,7 +175,7 @@ func mountFlags(flags int64) []Feature {
 	}{
 		{unix.ST_RDONLY, "mounted for writing", "it is mounted read-only", NeedStore},
 		{unix.ST_NOEXEC, "mounted without noexec", "no program in a container would run", NeedStore},
-		{unix.ST_NOSUID, "mounted without nosuid", "setuid programs and file capabilities in containers would have no effect", NeedStore},
+		{unix.ST_NOSUID, "mounted without nosuid", "setuid programs and file capabilities in containers would have no effect", NeedNone},
 		{unix.ST_NODEV, "mounted without nodev", "devices in images would not work", NeedNone},
 	} {
 		got := Feature{Name: f.name, Need: f.need, OK: flags&f.flag == 0}

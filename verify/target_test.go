@@ -113,7 +113,14 @@ func TestProbeTargetFindsWhatIsMissing(t *testing.T) {
 			t.Errorf("no store there: %q", why)
 		}
 	})
-	for option, name := range map[string]string{"noexec": "mounted without noexec", "nosuid": "mounted without nosuid", "ro": "mounted for writing"} {
+	t.Run("nosuid", func(t *testing.T) {
+		r := probeDir(t, loop(t, ",nosuid", "mkfs.ext4", "-q"))
+		wantNative(t, r, true, "mounted without nosuid")
+		if w := r.Warnings(); len(w) != 1 || !strings.Contains(w[0], "setuid programs") {
+			t.Errorf("%q", w)
+		}
+	})
+	for option, name := range map[string]string{"noexec": "mounted without noexec", "ro": "mounted for writing"} {
 		t.Run(option, func(t *testing.T) {
 			r := probeDir(t, loop(t, ","+option, "mkfs.ext4", "-q"))
 			if ok, _ := r.Store(); ok {

@@ -40,6 +40,7 @@ type MkfsOptions struct {
 	Type      string // xfs or ext4
 	Label     string // at most 12 bytes on XFS, 16 on ext4
 	Replace   bool   // a filesystem that is there may go if it holds no files
+	Again     bool   // the device was free when one like it was begun here: its torso may go, too
 	Marker    string // a name at the top of a filesystem that does not count as a file
 	NoDiscard bool   // do not tell the device first that all of it is free
 }
@@ -57,7 +58,7 @@ type Filesystem struct {
 // Mkfs makes a filesystem for container stores on a device that is free, and
 // gives it as it is seen afterwards. Anything that has a signature is an
 // [*OccupiedError]; with Replace a filesystem may go that can be looked into and
-// holds nothing. A partition table, a volume of LVM or LUKS, swap or RAID never
+// holds nothing, with Again one that was left half made. A partition table, a volume of LVM or LUKS, swap or RAID never
 // goes: whoever means it wipes it first. A device that is in use never does.
 //
 // The stripe is the device's own, which both programs ask it for. Of ext4 1 % is
@@ -71,10 +72,10 @@ func (r *Runner) Mkfs(ctx context.Context, dev string, o MkfsOptions) (Filesyste
 	if err != nil {
 		return Filesystem{}, err
 	}
-	if d.InUse || len(found) > 0 && !o.Replace {
+	if d.InUse || len(found) > 0 && !o.Replace && !o.Again {
 		return Filesystem{}, &OccupiedError{Device: d.Path, Found: found, InUse: d.InUse}
 	}
-	if err := r.replaceable(d, found, o.Marker); err != nil {
+	if err := replaceable(d, found, o); err != nil {
 		return Filesystem{}, err
 	}
 	var name string
@@ -110,25 +111,28 @@ func (r *Runner) Mkfs(ctx context.Context, dev string, o MkfsOptions) (Filesyste
 }
 
 // replaceable judges what is on a device before it goes.
-func (r *Runner) replaceable(d BlockDevice, found []Signature, marker string) error {
-	types := map[string]bool{}
+func replaceable(d BlockDevice, found []Signature, o MkfsOptions) error {
+	kind := ""
 	for _, s := range found {
-		if s.Table || s.Type != "xfs" && s.Type != "ext4" && s.Type != "ext3" && s.Type != "ext2" && s.Type != "btrfs" {
+		known := s.Type == "xfs" || s.Type == "ext4" || s.Type == "ext3" || s.Type == "ext2" || s.Type == "btrfs"
+		// btrfs has several copies of its own.
+		if s.Table || !known || kind != "" && kind != s.Type || !o.Replace && s.Type != o.Type {
 			return &OccupiedError{Device: d.Path, Found: found}
 		}
-		types[s.Type] = true // btrfs has several copies of its own
+		kind = s.Type
 	}
-	if len(types) > 1 {
-		return &OccupiedError{Device: d.Path, Found: found}
+	if kind == "" {
+		return nil
 	}
-	for kind := range types {
-		files, err := FilesOn(d.Path, kind, marker)
-		if err != nil {
-			return errors.Join(&OccupiedError{Device: d.Path, Found: found}, err)
+	files, err := FilesOn(d.Path, kind, o.Marker)
+	if err != nil {
+		if o.Again && kind == o.Type {
+			return nil // what was not finished cannot be mounted
 		}
-		if len(files) > 0 {
-			return &OccupiedError{Device: d.Path, Found: found, Files: files}
-		}
+		return errors.Join(&OccupiedError{Device: d.Path, Found: found}, err)
+	}
+	if len(files) > 0 {
+		return &OccupiedError{Device: d.Path, Found: found, Files: files}
 	}
 	return nil
 }

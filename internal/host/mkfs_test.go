@@ -142,6 +142,41 @@ func sum(t *testing.T, path string) string {
 	}
 }
 
+// A run was killed while mkfs worked: what it left cannot be mounted, and only who
+// knows that the device was free before may begin again.
+func TestMkfsAgain(t *testing.T) {
+	var r Runner
+	for kind, torso := range map[string]map[int64][]byte{
+		"xfs":  {126: {1}, 4096: make([]byte, 1<<20)},            // sb_inprogress
+		"ext4": {1024 + 0x63: {0x40}, 4096: make([]byte, 1<<20)}, // a feature that is not known
+	} {
+		t.Run(kind, func(t *testing.T) {
+			dev, _ := loopDevice(t, large)
+			command(t, "mkfs."+kind, "-q", dev)
+			writeTo(t, dev, torso)
+			var occupied *OccupiedError
+			for _, o := range []MkfsOptions{{Type: kind}, {Type: kind, Replace: true}, {Type: map[string]string{"xfs": "ext4", "ext4": "xfs"}[kind], Again: true}} {
+				if found, err := r.Signatures(t.Context(), dev); err != nil || len(found) == 0 {
+					t.Fatalf("%v %v: the test shows nothing", found, err)
+				}
+				if _, err := r.Mkfs(t.Context(), dev, o); !errors.As(err, &occupied) {
+					t.Errorf("%+v: %v", o, err)
+				}
+			}
+			if f, err := r.Mkfs(t.Context(), dev, MkfsOptions{Type: kind, Again: true}); err != nil || f.Type != kind {
+				t.Errorf("%+v %v", f, err)
+			}
+			// One that is whole and holds something is safe even so.
+			at := t.TempDir()
+			mountAt(t, dev, at, kind, 0, "")
+			must(t, os.WriteFile(filepath.Join(at, "precious"), nil, 0o600), Unmount(t.Context(), at))
+			if _, err := r.Mkfs(t.Context(), dev, MkfsOptions{Type: kind, Again: true}); !errors.As(err, &occupied) || len(occupied.Files) != 1 {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
 func writeTo(t *testing.T, dev string, parts map[int64][]byte) {
 	t.Helper()
 	f, err := os.OpenFile(dev, os.O_WRONLY, 0)
@@ -150,7 +185,7 @@ func writeTo(t *testing.T, dev string, parts map[int64][]byte) {
 		_, err := f.WriteAt(b, at)
 		must(t, err)
 	}
-	must(t, f.Close())
+	must(t, f.Sync(), f.Close())
 }
 
 // mbr is a boot record with one partition of a type.
@@ -197,7 +232,7 @@ func TestMkfsLeavesOthersAlone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dev, img := loopDevice(t, large)
 			spoil(dev)
-			command(t, "sync", "-f", img)
+			command(t, "blockdev", "--flushbufs", dev)
 			before := sum(t, img)
 			for _, replace := range []bool{false, true} {
 				var occupied *OccupiedError

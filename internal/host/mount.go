@@ -225,30 +225,31 @@ func mountOn(fs FSMount, target *os.File) (Mount, error) {
 	if err := unix.Mount(fs.Source, fdPath(target), fs.Type, fs.Flags, fs.Data); err != nil {
 		return Mount{}, err
 	}
-	at, err := os.Readlink(fdPath(target))
+	after, err := Mounts()
 	if err != nil {
 		return Mount{}, fmt.Errorf("it is mounted, but where: %w", err)
 	}
-	after, err := Mounts()
-	if err != nil {
-		return Mount{}, err
-	}
-	i := slices.IndexFunc(after, func(m Mount) bool {
-		return m.Parent == under && m.Path == at && !slices.ContainsFunc(before, func(b Mount) bool { return b.ID == m.ID })
+	fresh := slices.DeleteFunc(after, func(m Mount) bool {
+		return m.Parent != under || slices.ContainsFunc(before, func(b Mount) bool { return b.ID == m.ID })
 	})
-	if i < 0 {
-		return Mount{}, fmt.Errorf("it is not seen at %s", at)
+	if len(fresh) > 1 { // others mount things, too
+		at, _ := os.Readlink(fdPath(target))
+		fresh = slices.DeleteFunc(fresh, func(m Mount) bool { return m.Path != at })
 	}
-	root, err := peek(at)
+	if len(fresh) != 1 {
+		return Mount{}, errors.New("it is mounted, but not seen")
+	}
+	m := fresh[0]
+	root, err := peek(m.Path)
 	if err != nil {
-		return Mount{}, err
+		return Mount{}, fmt.Errorf("it is mounted at %s: %w", m.Path, err)
 	}
 	defer root.Close()
 	id, err := mountID(root)
-	if err == nil && id != after[i].ID {
-		return Mount{}, fmt.Errorf("it is hidden at %s", at)
+	if err == nil && id != m.ID {
+		return Mount{}, fmt.Errorf("it is mounted at %s, but hidden there", m.Path)
 	}
-	return after[i], landed(after[i], err, root, target)
+	return m, landed(m, err, root, target)
 }
 
 func fdPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
