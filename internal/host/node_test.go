@@ -250,11 +250,15 @@ func TestNodePrepareColdBoot(t *testing.T) {
 	must(t, Unmount(t.Context(), nodeStore))
 	nodeFstab(t, FstabEntry{Source: "UUID=" + fs.UUID, Path: nodeStore, Type: "xfs",
 		Options: FstabOptions(FstabHow{Network: true, Requires: []string{"lab-map.service"}})})
-	d, _ := StoreDropIn("user@2000.service", nodeRun, nodeStore)
-	must(t, WriteDropIn("", d), b.Reload(t.Context()), b.StartMount(t.Context(), nodeStore))
-	if waits, err := b.WaitsFor(t.Context(), "user@2000.service", nodeStore); err != nil || !waits {
-		t.Errorf("%v %v", waits, err)
+	command(t, "systemctl", "enable", "podman.socket") // root's, as if the store were root's
+	for _, unit := range []string{"user@2000.service", "podman.service"} {
+		d, _ := StoreDropIn(unit, nodeRun, nodeStore)
+		must(t, WriteDropIn("", d), b.Reload(t.Context()))
+		if waits, err := b.WaitsFor(t.Context(), unit, nodeStore); err != nil || !waits {
+			t.Errorf("%v %v", waits, err)
+		}
 	}
+	must(t, b.StartMount(t.Context(), nodeStore))
 	if _, err := os.Lstat(filepath.Join(nodeStore, "on the disk")); err != nil {
 		t.Error(err)
 	}
@@ -293,6 +297,15 @@ func TestNodeAfterColdBoot(t *testing.T) {
 	}
 	if out, err := podmanAsOwner(t); err != nil || out != nodeStore {
 		t.Errorf("%s %v", out, err)
+	}
+	b := nodeBus(t)
+	for _, unit := range []string{"podman.socket", "remote-fs.target", "local-fs.target", "basic.target"} {
+		if up, err := b.Active(t.Context(), unit); err != nil || !up {
+			t.Errorf("%s is down (%v)", unit, err)
+		}
+	}
+	if out := command(t, "journalctl", "-b", "--no-pager", "-o", "cat", "_PID=1"); strings.Contains(out, "ordering cycle") {
+		t.Errorf("systemd leaves something out:\n%s", out)
 	}
 	for _, f := range []string{"on the disk", "libpod"} {
 		if _, err := os.Lstat(filepath.Join(nodeStore, f)); err != nil {
