@@ -258,17 +258,29 @@ func fdPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) 
 type BusyError struct {
 	Path    string
 	Holders []Holder // as far as they can be found
+	Mounts  []Mount  // that lie below it
+}
+
+// busy looks who uses the filesystem with a device number that is mounted at path.
+func busy(path string, dev uint64) *BusyError {
+	e := &BusyError{Path: path, Holders: Holders(dev)}
+	if t, err := Mounts(); err == nil {
+		e.Mounts = t.Below(path)
+	}
+	return e
 }
 
 func (e *BusyError) Error() string {
 	const most = 8
 	var who []string
-	for i, h := range e.Holders {
-		if i == most {
-			who = append(who, fmt.Sprintf("and %d more", len(e.Holders)-most))
-			break
-		}
+	for _, h := range e.Holders {
 		who = append(who, h.String())
+	}
+	for _, m := range e.Mounts {
+		who = append(who, "the mount at "+m.Path)
+	}
+	if n := len(who) - most; n > 0 {
+		who = append(who[:most], fmt.Sprintf("and %d more", n))
 	}
 	if who == nil {
 		who = []string{"nobody that can be seen"}
@@ -312,7 +324,7 @@ func Unmount(ctx context.Context, path string) error {
 		case <-time.After(100 * time.Millisecond):
 			continue
 		case <-deadline.Done():
-			return &BusyError{Path: path, Holders: Holders(at[0].Dev())}
+			return busy(path, at[0].Dev())
 		}
 	}
 	if err != nil {

@@ -121,7 +121,7 @@ func (b *Bus) StopMount(ctx context.Context, path string) error {
 		if err := b.Stop(ctx, name); err != nil {
 			if t, err2 := Mounts(); err2 == nil {
 				if at, ok := t.At(path); ok {
-					return errors.Join(&BusyError{Path: path, Holders: Holders(at.Dev())}, err)
+					return errors.Join(busy(path, at.Dev()), err)
 				}
 			}
 			return err
