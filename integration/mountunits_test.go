@@ -26,7 +26,13 @@ func TestMountUnitsOfANode(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	node, err := lab.Boot(ctx, lab.Options{Udev: true})
+	for _, release := range []string{"bookworm", "trixie"} { // systemd 252 and 257
+		t.Run(release, func(t *testing.T) { mountUnits(ctx, t, release, bin) })
+	}
+}
+
+func mountUnits(ctx context.Context, t *testing.T, release, bin string) {
+	node, err := lab.Boot(ctx, lab.Options{Release: release, Udev: true})
 	if err != nil {
 		t.Fatal(err)
 	}
