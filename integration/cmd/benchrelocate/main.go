@@ -91,7 +91,7 @@ func run(ctx context.Context, s settings) (err error) {
 	if err := os.RemoveAll(b.src); err != nil {
 		return err
 	}
-	for i := range s.rounds {
+	for i := range min(s.rounds, s.rounds*s.large) { // none without large files
 		if err := b.largeRound(ctx, i); err != nil {
 			return err
 		}

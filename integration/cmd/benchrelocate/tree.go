@@ -48,8 +48,9 @@ func makeTree(ctx context.Context, root string, files, large int) (tree, error) 
 		dir := fmt.Sprintf("overlay/%032x/diff/%x/%x/d%d", i/8000, i/800, i/100, i/6)
 		rel := filepath.Join(dir, fmt.Sprintf("file-%d.py", i))
 		path := filepath.Join(root, rel)
-		var err error
+		err := os.MkdirAll(filepath.Dir(path), 0o755)
 		switch {
+		case err != nil:
 		case i%20 == 7:
 			err = os.Symlink("../file", path)
 		case i%20 == 13 && len(t.small) > 0:
