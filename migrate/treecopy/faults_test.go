@@ -18,7 +18,7 @@ import (
 // call ends with both equal.
 func TestTornIndex(t *testing.T) {
 	t.Parallel()
-	p := inMemory(t)
+	p := newPair(t)
 	forest(t, filepath.Join(p.src, "f"), 2, 2)
 	must(t, os.Link(filepath.Join(p.src, "f/d0/0/0"), filepath.Join(p.src, "linked")))
 	settle()

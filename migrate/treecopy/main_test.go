@@ -154,10 +154,10 @@ func run(t testing.TB, name string, args ...string) string {
 func mountPair(t testing.TB, src, dst string, size int64) *pair {
 	t.Helper()
 	p := newPair(t)
-	d := filepath.Dir(p.src)
+	memory := filepath.Dir(filepath.Dir(p.src))
 	for kind, dir := range map[string]*string{src: &p.src, dst: &p.dst} {
 		if kind != "" {
-			*dir = filepath.Join(d, filepath.Base(*dir)+"-"+kind)
+			*dir = filepath.Join(memory, filepath.Base(*dir)+"-"+kind)
 			mounted(t, kind, *dir, size)
 			_ = os.Remove(filepath.Join(*dir, "lost+found"))
 		}
@@ -175,16 +175,4 @@ func seed(t testing.TB) uint64 {
 	}
 	t.Logf("TREECOPY_SEED=%d repeats it", s)
 	return s
-}
-
-// inMemory is a pair where syncing costs nothing.
-func inMemory(t testing.TB) *pair {
-	t.Helper()
-	p := newPair(t)
-	d := filepath.Join(filepath.Dir(p.src), "memory")
-	must(t, os.Mkdir(d, 0o755), unix.Mount("tmpfs", d, "tmpfs", 0, ""))
-	t.Cleanup(func() { _ = unix.Unmount(d, 0) })
-	p.src, p.dst, p.idx = filepath.Join(d, "src"), filepath.Join(d, "dst"), filepath.Join(d, "index")
-	must(t, os.Mkdir(p.src, 0o755), os.Mkdir(p.dst, 0o755))
-	return p
 }

@@ -141,6 +141,7 @@ func TestMounts(t *testing.T) {
 		}
 		src, err := Uncovered(open(t, p.src))
 		must(t, err)
+		defer src.Close()
 		dst := open(t, p.dst)
 		_, err = Copy(t.Context(), src, dst, Options{Index: p.idx, Strict: true})
 		must(t, err, unix.Unmount(at, 0))
@@ -167,6 +168,7 @@ func TestSkip(t *testing.T) {
 	}
 	write(t, filepath.Join(p.dst, "f/d1/keep"), "kept")
 	must(t, os.RemoveAll(filepath.Join(p.src, "f")))
+	settle()
 	p.copy(Options{Skip: skip})
 	for _, name := range []string{"f/d1/keep", "lost+found/y"} {
 		if _, err := os.Stat(filepath.Join(p.dst, name)); err != nil {
@@ -230,7 +232,7 @@ func TestFilesystems(t *testing.T) {
 // TestLargeFolder: a folder that is handled in shards grows and shrinks.
 func TestLargeFolder(t *testing.T) {
 	t.Parallel()
-	p := inMemory(t)
+	p := newPair(t)
 	name := func(i int) string { return filepath.Join(p.src, fmt.Sprintf("d/name-%d", i)) }
 	must(t, os.Mkdir(filepath.Join(p.src, "d"), 0o755))
 	for _, part := range [][2]int{{0, 100}, {100, 9000}, {9000, 20000}} {

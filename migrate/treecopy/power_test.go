@@ -46,7 +46,7 @@ func TestPowerCut(t *testing.T) {
 				cmd := p.child("power")
 				cmd.Stderr = os.Stderr
 				must(t, cmd.Start())
-				time.Sleep(time.Duration(r.IntN(700)) * time.Millisecond)
+				grown(p.idx, r.Int64N(500<<10))
 				_ = cmd.Process.Kill()
 				_ = cmd.Wait()
 				cut(t, p.dst+".img", p.dst)
@@ -55,7 +55,9 @@ func TestPowerCut(t *testing.T) {
 					g.change(60)
 				}
 			}
-			t.Logf("%d claims were looked at", claims)
+			if t.Logf("%d claims were looked at", claims); claims < 1000 {
+				t.Error("too few to prove anything")
+			}
 			settle()
 			p.copy(Options{Strict: true})
 			cut(t, p.dst+".img", p.dst)
@@ -63,6 +65,20 @@ func TestPowerCut(t *testing.T) {
 			equal(t, p.src, p.dst)
 			p.verified()
 		})
+	}
+}
+
+// grown waits until the file has grown so much; for two seconds at most.
+func grown(path string, by int64) {
+	size := func() int64 {
+		info, err := os.Stat(path)
+		if err != nil {
+			return 0
+		}
+		return info.Size()
+	}
+	for start, end := size(), time.Now().Add(2*time.Second); size() < start+by && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
 	}
 }
 

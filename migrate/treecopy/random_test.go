@@ -130,7 +130,7 @@ func forest(t testing.TB, dir string, folders, files int) {
 func TestRandomPasses(t *testing.T) {
 	t.Parallel()
 	s := seed(t)
-	for i := range uint64(6) {
+	for i := range uint64(4) {
 		p := newPair(t)
 		g := newGarden(t, p.src, s+i)
 		for pass := range 8 {
