@@ -159,6 +159,19 @@ func (c *copier) bind(head header, made bool) error {
 // run is Copy from the first byte on.
 func (c *copier) run(ctx context.Context) error {
 	c.meter.enter("sync source")
+	skew := int64(0)
+	if remote(c.src) {
+		// Its ctimes may come from another clock, which may differ so much. A strict
+		// pass waits, lest it takes for a change what was written just before it.
+		skew = 2
+		if c.o.Strict {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(time.Duration(skew) * time.Second):
+			}
+		}
+	}
 	// An mmap'ed page that is already dirty can be written again without a new
 	// ctime, until it was written back. So all that changed before this moment
 	// shows in ctime after the syncfs; what bears a later ctime is unsettled.
@@ -167,9 +180,7 @@ func (c *copier) run(ctx context.Context) error {
 		return err
 	}
 	c.began = stampOf(now)
-	if remote(c.src) {
-		c.began.sec -= 2 // its ctimes may come from another clock
-	}
+	c.began.sec -= skew
 	if err := syncfs(c.src); err != nil {
 		return failed("sync the filesystem of", "", err)
 	}

@@ -290,77 +290,6 @@ func (x *index) keep(path string, shard uint32) {
 	}
 }
 
-// drop durably forgets the claims about these folders.
-func (x *index) drop(paths ...string) error {
-	if len(paths) == 0 {
-		return nil
-	}
-	var offs []int64
-	for _, path := range paths {
-		for shard := uint32(0); ; shard++ {
-			off, err := x.dropOne(path, shard)
-			if err != nil {
-				return err
-			}
-			if off < 0 {
-				break
-			}
-			offs = append(offs, off)
-		}
-	}
-	lost := map[uint64]bool{}
-	for _, off := range offs {
-		if err := x.forgetLinks(off, lost); err != nil {
-			return err
-		}
-	}
-	return errors.Join(x.sync(), x.relink(lost))
-}
-
-func (x *index) dropOne(path string, shard uint32) (int64, error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	k := x.key(path, shard)
-	at, ok := x.folders[k]
-	if !ok {
-		return -1, nil
-	}
-	delete(x.folders, k)
-	_, err := x.appendLocked(frameDrop, (&folder{path: path, shard: shard}).append(nil))
-	return at.off, err
-}
-
-// dropUnseen forgets what this pass did not come by: it is no longer there.
-func (x *index) dropUnseen() error {
-	x.mu.Lock()
-	var offs []int64
-	for _, at := range x.folders {
-		if !at.seen {
-			offs = append(offs, at.off)
-		}
-	}
-	x.mu.Unlock()
-	for _, off := range offs {
-		b, err := x.read(off, frameFolder)
-		if err != nil {
-			return err
-		}
-		f, err := takeFolder(b, func(*entry) {})
-		if err != nil {
-			return err
-		}
-		x.mu.Lock()
-		delete(x.folders, x.key(f.path, f.shard))
-		f.entries = nil
-		_, err = x.appendLocked(frameDrop, f.append(nil))
-		x.mu.Unlock()
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // confirm makes the claims written before it count: settle must make all that
 // they are about durable in the destination.
 func (x *index) confirm(complete bool, totals Totals, settle func() error) error {
@@ -405,33 +334,4 @@ func (x *index) beginPass(pass uint32) error {
 		return err
 	}
 	return x.sync()
-}
-
-// believe forgets everything if nothing of what the root is said to hold is there:
-// the destination was made anew.
-func (x *index) believe(there map[string]bool) error {
-	root, err := x.folder("", 0)
-	if err != nil || root == nil || len(root.entries) == 0 {
-		return err
-	}
-	for _, e := range root.entries {
-		if there[e.name] {
-			return nil
-		}
-	}
-	var paths []string
-	for _, at := range x.folders {
-		b, err := x.read(at.off, frameFolder)
-		if err != nil {
-			return err
-		}
-		f, err := takeFolder(b, func(*entry) {})
-		if err != nil {
-			return err
-		}
-		if f.shard == 0 {
-			paths = append(paths, f.path)
-		}
-	}
-	return x.drop(paths...)
 }

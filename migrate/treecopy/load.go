@@ -116,63 +116,6 @@ func (x *index) apply(off int64, kind byte, b []byte, confirmed bool, lost map[u
 	return nil
 }
 
-// forgetLinks sees that nothing is linked to what a dropped frame claims. The
-// files that are lost so may have other names in other folders: see relink.
-func (x *index) forgetLinks(off int64, lost map[uint64]bool) error {
-	b, err := x.read(off, frameFolder)
-	if err != nil {
-		return err
-	}
-	x.links.mu.Lock()
-	defer x.links.mu.Unlock()
-	_, err = takeFolder(b, func(e *entry) {
-		if e.nlink > 1 && x.links.known[e.ino] == off {
-			delete(x.links.known, e.ino)
-			lost[e.ino] = true
-		}
-	})
-	return err
-}
-
-// relink looks for other names of lost files.
-func (x *index) relink(lost map[uint64]bool) error {
-	if len(lost) == 0 {
-		return nil
-	}
-	x.mu.Lock()
-	err := x.flushLocked()
-	x.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	_, err = x.frames(func(off int64, kind byte, b []byte) error {
-		if kind != frameFolder {
-			return nil
-		}
-		f, err := takeFolder(b, nil)
-		if err != nil {
-			return err
-		}
-		x.mu.Lock()
-		at, live := x.folders[x.key(f.path, f.shard)]
-		x.mu.Unlock()
-		if !live || at.off != off {
-			return nil
-		}
-		x.links.mu.Lock()
-		defer x.links.mu.Unlock()
-		for i := range f.entries {
-			if e := &f.entries[i]; lost[e.ino] && e.nlink > 1 && e.dstIno != 0 {
-				if _, ok := x.links.known[e.ino]; !ok {
-					x.links.known[e.ino] = off
-				}
-			}
-		}
-		return nil
-	})
-	return err
-}
-
 // frames calls fn for each frame up to the first that is not whole, and returns
 // where that is.
 func (x *index) frames(fn func(off int64, kind byte, payload []byte) error) (int64, error) {

@@ -37,7 +37,7 @@ func TestPowerCut(t *testing.T) {
 			forest(t, filepath.Join(p.src, "forest"), 60, 30)
 			big(t, filepath.Join(p.src, "large"), 60<<20, 3)
 			claims := 0
-			for range 14 {
+			for range 8 {
 				if r.IntN(4) == 0 { // from the beginning
 					must(t, os.RemoveAll(p.idx))
 					emptied(t, p.dst)
@@ -68,7 +68,7 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
-// grown waits until the file has grown so much; for two seconds at most.
+// grown waits until the file has grown so much; for a second at most.
 func grown(path string, by int64) {
 	size := func() int64 {
 		info, err := os.Stat(path)
@@ -77,7 +77,7 @@ func grown(path string, by int64) {
 		}
 		return info.Size()
 	}
-	for start, end := size(), time.Now().Add(2*time.Second); size() < start+by && time.Now().Before(end); {
+	for start, end := size(), time.Now().Add(time.Second); size() < start+by && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 }
