@@ -52,10 +52,15 @@ func (c *copier) special(w *worker, v *visit, it *item) (*entry, error) {
 		}
 		return nil, failed("create", path, err)
 	}
-	if e.dstIno, err = c.dressSpecial(w, v, it.name, s, xs); err != nil {
-		return nil, failed("write the attributes of", path, err)
-	}
+	ino, dressed := c.dressSpecial(w, v, it.name, s, xs)
+	e.dstIno = ino
 	now, err := lstat(v.src, it.name)
+	if dressed != nil {
+		if err != nil || !sameStat(&now, s) {
+			return nil, c.unsettled(path) // attributes of something else, which does not suit
+		}
+		return nil, failed("write the attributes of", path, dressed)
+	}
 	if (err != nil || !sameStat(&now, s)) && e.flags&flagUnsettled == 0 {
 		e.flags |= flagUnsettled
 		if err := c.unsettled(path); err != nil {
