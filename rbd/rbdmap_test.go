@@ -106,3 +106,23 @@ func TestSpec(t *testing.T) {
 		}
 	}
 }
+
+func TestNames(t *testing.T) {
+	seen := map[string]string{}
+	for _, s := range []string{"a/b", "a/b/c", "a-b/c", "a_b/c", "a+b/c", "a:b/c", "a/b:c", "ä/b", "a.b/c", "a/b-c"} {
+		spec, err := ParseSpec(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := spec.name()
+		if was, ok := seen[n]; ok {
+			t.Errorf("%s and %s are both %s", was, s, n)
+		}
+		if seen[n] = s; strings.ContainsAny(n, `/\\ @%`) {
+			t.Errorf("%s is %s", s, n)
+		}
+	}
+	if n := UnitName(Spec{Pool: "rbd", Image: "node-1"}); n != "storagectl-rbd-rbd:node-1.service" {
+		t.Error(n)
+	}
+}

@@ -13,7 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/unit"
 	"golang.org/x/sys/unix"
 
 	"github.com/storagectl/storagectl/internal/cephlink"
@@ -37,10 +36,15 @@ type ServeReply struct {
 // ServedFile is the name of the one file in the helper's mount: the image.
 const ServedFile = "image"
 
+// UdevRule is the file with the rule by which udev gives the device of the image
+// that is mounted at dir its lasting name. Without udev there is none.
+func UdevRule(dir string) string {
+	return filepath.Join("/run/udev/rules.d", "61-storagectl-rbd-"+filepath.Base(dir)+".rules")
+}
+
 // ServeNames are the paths of an image under a folder of run state.
 func ServeNames(runDir string, spec Spec) (dir, state string) {
-	// Two images never have one name: what is between the names is escaped in them.
-	base := filepath.Join(runDir, unit.UnitNameEscape(spec.String()))
+	base := filepath.Join(runDir, spec.name())
 	return base, base + ".json"
 }
 
@@ -146,6 +150,9 @@ func (h *Host) clean(ctx context.Context, spec Spec) error {
 // CleanServe takes away what is left of a process that served an image and is
 // gone. It fails with EBUSY while a filesystem on its device is still mounted.
 func CleanServe(ctx context.Context, dir, state, link string) error {
+	if err := os.Remove(UdevRule(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	if err := detach(ctx, filepath.Join(dir, ServedFile)); err != nil {
 		return err
 	}

@@ -7,6 +7,8 @@
 package rbd
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"strings"
 )
@@ -41,6 +43,30 @@ func (s Spec) String() string {
 		return s.Pool + "/" + s.Namespace + "/" + s.Image
 	}
 	return s.Pool + "/" + s.Image
+}
+
+// name is the image as the name of a file or unit, with no character that
+// systemd, udev or fstab would have to have escaped. Two images never share one.
+func (s Spec) name() string {
+	usual := true
+	clean := func(part string) string {
+		return strings.Map(func(r rune) rune {
+			if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-", r) {
+				return r
+			}
+			usual = false
+			return '_'
+		}, part)
+	}
+	out := clean(s.Pool) + ":"
+	if s.Namespace != "" {
+		out += clean(s.Namespace) + ":"
+	}
+	if out += clean(s.Image); !usual {
+		sum := sha256.Sum256([]byte(s.String()))
+		out += ":" + hex.EncodeToString(sum[:6])
+	}
+	return out
 }
 
 // Link is the path under which udev, or the helper, shows a mapped image: it

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/unit"
 	"github.com/google/renameio/v2"
 
 	"github.com/storagectl/storagectl/internal/host"
@@ -26,11 +25,11 @@ const (
 // UnitName is the systemd service that serves an image by mapper fuse, where
 // MapOptions.Unit asked for one: what a mount of the image must require.
 func UnitName(spec Spec) string {
-	return "storagectl-rbd-" + unit.UnitNameEscape(spec.String()) + ".service"
+	return "storagectl-rbd-" + spec.name() + ".service"
 }
 
 func unitPaths(spec Spec) (unitFile, config string) {
-	return filepath.Join(unitDir, UnitName(spec)), filepath.Join(configDir, unit.UnitNameEscape(spec.String())+".json")
+	return filepath.Join(unitDir, UnitName(spec)), filepath.Join(configDir, spec.name()+".json")
 }
 
 // unitText is the service. It starts when the network is up and before network

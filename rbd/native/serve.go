@@ -148,6 +148,7 @@ func (s *served) device(ctx context.Context) error {
 	if err := s.mapping.Process(os.Getpid()); err != nil {
 		return err
 	}
+	s.rule(ctx)
 	out, err := exec.CommandContext(ctx, "losetup", "--find", "--show", "--direct-io=on", s.mapping.File).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("cannot make a loop device: %w: %s", err, strings.TrimSpace(string(out)))
@@ -160,21 +161,7 @@ func (s *served) device(ctx context.Context) error {
 	if err := renameio.WriteFile(s.req.State, b, 0o600); err != nil {
 		return fmt.Errorf("cannot record what is served: %w", err)
 	}
-	return s.link()
-}
-
-// link shows the device under its lasting name, as udev does for the kernel's.
-func (s *served) link() error {
-	if s.req.Link == "" {
-		return nil
-	}
-	if err := os.MkdirAll(filepath.Dir(s.req.Link), 0o755); err != nil {
-		return err
-	}
-	if fi, err := os.Lstat(s.req.Link); err == nil && fi.Mode().Type() != os.ModeSymlink {
-		return fmt.Errorf("cannot make the link %s: something else is there", s.req.Link)
-	}
-	return renameio.Symlink(s.mapping.Device, s.req.Link)
+	return s.link(ctx)
 }
 
 // run serves until it is told to end and may.
