@@ -29,6 +29,7 @@ type childOrder struct {
 	Cluster cephlink.Cluster
 	RunDir  string
 	Spec    Spec
+	Unit    bool // by a unit of systemd; it is left there
 }
 
 type childReport struct {
@@ -54,14 +55,14 @@ func child() int {
 	fmt.Println("ready")
 	in := bufio.NewReader(os.Stdin)
 	_, _ = in.ReadString('\n') // go
-	r.Mapping, err = h.Map(ctx, o.Spec, MapOptions{Mapper: Fuse})
+	r.Mapping, err = h.Map(ctx, o.Spec, MapOptions{Mapper: Fuse, Unit: o.Unit})
 	if err != nil {
 		var held *HeldError
 		r.Error, r.Held = err.Error(), errors.As(err, &held) || cephlink.IDOf(err) == cephlink.Held
 	}
 	_ = json.NewEncoder(os.Stdout).Encode(r)
 	_, _ = io.Copy(io.Discard, in)
-	if r.Error == "" {
+	if r.Error == "" && !o.Unit {
 		if err := h.Unmap(ctx, r.Mapping); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
@@ -80,7 +81,7 @@ type other struct {
 
 func newOther(t *testing.T, c *cephtest.Cluster, netns string, spec Spec) *other {
 	t.Helper()
-	order, err := json.Marshal(childOrder{c.Helper, c.Admin(), t.TempDir(), spec})
+	order, err := json.Marshal(childOrder{Helper: c.Helper, Cluster: c.Admin(), RunDir: t.TempDir(), Spec: spec})
 	if err != nil {
 		t.Fatal(err)
 	}

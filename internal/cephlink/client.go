@@ -170,7 +170,6 @@ func (c *Client) Call(ctx context.Context, op string, args, result any) error {
 	stop := context.AfterFunc(ctx, func() { _ = c.cmd.Process.Kill() })
 	defer stop()
 	c.calls++
-	c.words.clear()
 	if err := json.NewEncoder(c.in).Encode(request{ID: c.calls, Op: op, Args: raw}); err != nil {
 		return c.broke(ctx, op, err)
 	}
@@ -178,6 +177,7 @@ func (c *Client) Call(ctx context.Context, op string, args, result any) error {
 	if err := c.dec.Decode(&r); err != nil {
 		return c.broke(ctx, op, err)
 	}
+	defer c.words.clear() // they belong to this request
 	switch {
 	case r.ID != c.calls:
 		_ = c.cmd.Process.Kill()
@@ -199,7 +199,8 @@ func (c *Client) Call(ctx context.Context, op string, args, result any) error {
 func (c *Client) broke(ctx context.Context, op string, err error) error {
 	_ = c.in.Close()
 	t := time.AfterFunc(endTime, func() { _ = c.cmd.Process.Kill() })
-	if ended := c.cmd.Wait(); ended != nil {
+	// An end of the answers says less than how it ended.
+	if ended := c.cmd.Wait(); ended != nil && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EPIPE)) {
 		err = ended
 	}
 	t.Stop()

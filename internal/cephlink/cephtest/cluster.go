@@ -69,9 +69,12 @@ func Start(root string, hub bool, size int64) (_ *Cluster, err error) {
 	return c, err
 }
 
+// LabPath is the lab's command.
+func (c *Cluster) LabPath() string { return filepath.Join(c.dir, "lab") }
+
 // Lab runs "lab ceph ARGS".
 func (c *Cluster) Lab(args ...string) (string, error) {
-	return run(filepath.Join(c.dir, "lab"), append([]string{"ceph"}, args...)...)
+	return run(c.LabPath(), append([]string{"ceph"}, args...)...)
 }
 
 // Daemon does something (stop, start, freeze, thaw) to a daemon (mon, mgr, osd,

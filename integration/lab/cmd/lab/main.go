@@ -214,6 +214,7 @@ func up(ctx context.Context, args []string) error {
 		opts.Binds = append(opts.Binds, b)
 		return nil
 	})
+	flags.StringVar(&opts.Netns, "netns", "", "path of the network namespace it lives in")
 	if err := flags.Parse(args); err != nil {
 		return wrong(example, "cannot boot a node: %w", err)
 	}
