@@ -2,6 +2,7 @@ package ceph
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -22,7 +23,34 @@ var cluster *cephtest.Cluster
 
 const apartEnv = "STORAGECTL_CEPH_APART"
 
+// childEnv makes this test's program one that mounts or unmounts the source in
+// the value at /srv/a, by the kernel's client.
+const childEnv = "STORAGECTL_CEPH_CHILD"
+
+func child(source, verb string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var s Source
+	if err := json.Unmarshal([]byte(source), &s); err != nil {
+		return err
+	}
+	if verb == "unmount" {
+		return Unmount(ctx, &host.Runner{}, "/srv/a")
+	}
+	if by := DefaultMounter(ctx, &host.Runner{}); by != Kernel {
+		return fmt.Errorf("the kernel has a client, and %s is the default", by)
+	}
+	return Mount(ctx, &host.Runner{}, s, "/srv/a", Kernel)
+}
+
 func TestMain(m *testing.M) {
+	if source := os.Getenv(childEnv); source != "" {
+		if err := child(source, os.Args[1]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	// In mounts of their own, which no namespace that is made meanwhile elsewhere
 	// on the machine takes a copy of.
 	if os.Getenv(apartEnv) == "" {

@@ -2,6 +2,7 @@ package rbd
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,7 +30,8 @@ type childOrder struct {
 	Cluster cephlink.Cluster
 	RunDir  string
 	Spec    Spec
-	Unit    bool // by a unit of systemd; it is left there
+	Mapper  Mapper // fuse if empty
+	Unit    bool   // by a unit of systemd; it is left there
 }
 
 type childReport struct {
@@ -55,7 +57,7 @@ func child() int {
 	fmt.Println("ready")
 	in := bufio.NewReader(os.Stdin)
 	_, _ = in.ReadString('\n') // go
-	r.Mapping, err = h.Map(ctx, o.Spec, MapOptions{Mapper: Fuse, Unit: o.Unit})
+	r.Mapping, err = h.Map(ctx, o.Spec, MapOptions{Mapper: cmp.Or(o.Mapper, Fuse), Unit: o.Unit})
 	if err != nil {
 		var held *HeldError
 		r.Error, r.Held = err.Error(), errors.As(err, &held) || cephlink.IDOf(err) == cephlink.Held
@@ -218,6 +220,22 @@ func TestTwoHosts(t *testing.T) {
 	takeOver(t, c, spec, nsA, nsB, want)
 }
 
+// hubLink asks from the cluster's own network, where no address is another
+// host's; as client.admin unless told otherwise.
+func hubLink(t *testing.T, c *cephtest.Cluster, as ...cephlink.Cluster) *cephlink.Client {
+	t.Helper()
+	script := t.TempDir() + "/helper"
+	if err := os.WriteFile(script, []byte(fmt.Sprintf("#!/bin/sh\nexec ip netns exec %s %s \"$@\"\n", c.Netns, c.Helper)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	link, err := cephlink.Start(t.Context(), cephlink.Options{Path: script, Cluster: append(as, c.Admin())[0]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = link.Close() })
+	return link
+}
+
 // takeOver: host A dies with the image mapped.
 func takeOver(t *testing.T, c *cephtest.Cluster, spec Spec, nsA, nsB, want string) {
 	a := newOther(t, c, nsA, spec)
@@ -229,18 +247,8 @@ func takeOver(t *testing.T, c *cephtest.Cluster, spec Spec, nsA, nsB, want strin
 	a.kill(ra)
 	t.Cleanup(func() { _ = CleanServe(context.Background(), ra.Mapping.Dir, "", "") })
 
-	// Asked from the cluster's own network, where no address is A's.
-	script := t.TempDir() + "/helper"
-	if err := os.WriteFile(script, []byte(fmt.Sprintf("#!/bin/sh\nexec ip netns exec %s %s \"$@\"\n", c.Netns, c.Helper)), 0o755); err != nil {
-		t.Fatal(err)
-	}
 	open := func(as cephlink.Cluster) *Host {
-		link, err := cephlink.Start(t.Context(), cephlink.Options{Path: script, Cluster: as})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = link.Close() })
-		return &Host{Link: link, Run: &host.Runner{}, RunDir: t.TempDir(), StaleTime: time.Second}
+		return &Host{Link: hubLink(t, c, as), Run: &host.Runner{}, RunDir: t.TempDir(), StaleTime: time.Second}
 	}
 	h := open(c.Admin())
 	img, err := h.Look(t.Context(), spec)

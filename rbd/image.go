@@ -193,10 +193,13 @@ func (h *Host) Create(ctx context.Context, spec Spec, opts CreateOptions) error 
 	return nil
 }
 
-// Resize makes an image larger, also while it is mapped, and returns its size
-// then; one that is as large already stays as it is. It never makes one smaller.
-// The filesystem on it is not touched, and a device of mapper fuse sees the new
-// size after [Host.Grown].
+// Resize makes an image larger and returns its size then; one that is as large
+// already stays as it is. It never makes one smaller. The filesystem on it is
+// not touched.
+//
+// While mapper fuse or nbd has it that works, and a device of mapper fuse sees
+// the new size after [Host.Grown]. What krbd has mapped exclusively is refused
+// (fault held; errors.Is EROFS): its lock is not lent to anybody.
 func (h *Host) Resize(ctx context.Context, spec Spec, size int64) (int64, error) {
 	var now int64
 	err := h.Link.Call(ctx, "rbd.resize", struct {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -191,8 +192,12 @@ func (h *Host) attach(ctx context.Context, spec Spec, opts MapOptions) (Mapping,
 func (h *Host) rbdMap(ctx context.Context, spec Spec, opts MapOptions) (Mapping, error) {
 	argv := append([]string{"rbd"}, h.Link.Cluster.Args()...)
 	argv = append(argv, "device", "map", "--device-type", string(opts.Mapper), "--exclusive")
-	if len(opts.Options) > 0 {
-		argv = append(argv, "--options", strings.Join(opts.Options, ","))
+	options := slices.Clone(opts.Options)
+	if _, err := os.Stat("/run/udev/control"); err != nil && opts.Mapper == Krbd {
+		options = append(options, "noudev") // rbd would wait for udev's word
+	}
+	if len(options) > 0 {
+		argv = append(argv, "--options", strings.Join(options, ","))
 	}
 	out, err := h.Run.Run(ctx, host.Cmd{Argv: append(argv, spec.String()), Env: toolEnv(), Timeout: mapTime})
 	if err != nil {

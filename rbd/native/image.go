@@ -297,7 +297,14 @@ func resize(io *rados.IOContext, spec rbd.Spec, size int64) (int64, error) {
 		return int64(now), nil
 	}
 	if err := img.Resize(uint64(size)); err != nil {
-		return 0, told(spec, "resize the image", err)
+		err = told(spec, "resize the image", err)
+		// The helper resizes for others what it serves; the kernel does not, and
+		// exclusively mapped it keeps the lock that others would need.
+		var f *cephlink.Fault
+		if errors.As(err, &f) && f.ID == cephlink.Held {
+			f.Hint = "the kernel's client has the image exclusively: unmap it, make it larger, and map it again"
+		}
+		return 0, err
 	}
 	now, err = img.GetSize()
 	return int64(now), told(spec, "look at the image", err)

@@ -21,6 +21,7 @@ const cephUsage = `usage: lab ceph up [-host] [-size BYTES] NAME   start a clust
        lab ceph join NAME                      a network namespace beside it: prints PATH and ADDRESS
        lab ceph stop|start|freeze|thaw NAME mon|mgr|osd|mds
        lab ceph wait NAME                      until it is healthy
+       lab ceph uml NAME DIR SCRIPT            run DIR/SCRIPT in a User-Mode Linux beside it, with DIR as /mnt
 `
 
 // cephVerb does what is asked of a Ceph cluster.
@@ -31,7 +32,7 @@ func cephVerb(ctx context.Context, args []string) error {
 		return nil
 	}
 	verb, args := args[0], args[1:]
-	if !slices.Contains([]string{"up", "down", "env", "join", "stop", "start", "freeze", "thaw", "wait"}, verb) {
+	if !slices.Contains([]string{"up", "down", "env", "join", "stop", "start", "freeze", "thaw", "wait", "uml"}, verb) {
 		return wrong(example, "cannot %s a Ceph cluster", verb)
 	}
 	opts := ceph.Options{Keep: true}
@@ -46,8 +47,14 @@ func cephVerb(ctx context.Context, args []string) error {
 	}
 	args = flags.Args()
 	daemon := slices.Contains([]string{"stop", "start", "freeze", "thaw"}, verb)
-	if want := 1; len(args) != want && !daemon || daemon && len(args) != 2 {
-		return wrong(example, "cannot %s a Ceph cluster: want its NAME (and the daemon), got %q", verb, args)
+	want := 1
+	if daemon {
+		want = 2
+	} else if verb == "uml" {
+		want = 3
+	}
+	if len(args) != want {
+		return wrong("lab ceph tells all of it", "cannot %s a Ceph cluster: want %d arguments, got %q", verb, want, args)
 	}
 	if verb == "up" {
 		opts.Name, opts.Hub = args[0], !onHost
@@ -77,6 +84,8 @@ func cephVerb(ctx context.Context, args []string) error {
 		return c.Start(args[1])
 	case "freeze":
 		return c.Freeze(args[1])
+	case "uml":
+		return c.UML(ctx, args[1], args[2], os.Stdout)
 	}
 	return c.Thaw(args[1])
 }

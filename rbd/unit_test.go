@@ -1,0 +1,87 @@
+package rbd
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/storagectl/storagectl/internal/cephlink"
+)
+
+// TestColdBoot: a real node with systemd. The image is mapped by its unit and
+// mounted by an automount in fstab; after a power cut it comes back by itself,
+// with what was on it, also while the cluster still counts the node's old client
+// as alive.
+func TestColdBoot(t *testing.T) {
+	c := hubCluster(t)
+	c.Tool(t, "rbd", "create", "--size", "400M", "rbd/node-1")
+	netns, _ := joined(t, c)
+	dir, err := os.MkdirTemp("", "coldboot-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	spec := Spec{Pool: "rbd", Image: "node-1"}
+	as := cephlink.Cluster{Conf: "/mnt/ceph.conf", Keyring: "/mnt/keyring"}
+	order, err := json.Marshal(childOrder{Helper: "/mnt/storagectl-ceph", Cluster: as, Spec: spec, Unit: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sh(t, `cp "$1" "$6/storagectl-ceph"; cp "$2" "$6/ceph.conf"; cp "$3" "$6/keyring"; cp "$4" "$6/child"; printf '%s' "$5" >"$6/order"`,
+		c.Helper, c.Conf, c.Keyring, os.Args[0], string(order), dir)
+
+	name := "rbd" + fmt.Sprint(os.Getpid())
+	lab := func(script string, args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(testContext(t), c.LabPath(), args...)
+		if script != "" {
+			cmd = exec.CommandContext(testContext(t), c.LabPath(), "run", name, "root", "bash", "-euo", "pipefail", "-c", script)
+		}
+		cmd.WaitDelay = time.Second
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s %q: %v: %s", script, args, err, out)
+		}
+		return string(out)
+	}
+	lab("", "up", "-udev", "-netns", filepath.Join("/run/netns", netns), "-bind", dir+":/mnt", "bookworm", name)
+	t.Cleanup(func() { lab("", "down", name) })
+	out := lab(childEnv + `="$(cat /mnt/order)" /mnt/child <<<go`)
+	if !strings.Contains(out, `"Error":""`) {
+		t.Fatalf("the node says %s", out)
+	}
+	lab(`systemctl is-active --quiet '` + UnitName(spec) + `'
+		test "$(readlink -f ` + spec.Link() + `)" = "$(losetup --noheadings --output NAME,BACK-FILE | awk '/storagectl/ {print $1}')"
+		mkfs.xfs -q ` + spec.Link() + `
+		mkdir /srv/store
+		echo '` + spec.Link() + ` /srv/store xfs noauto,noatime,_netdev,x-systemd.automount,x-systemd.requires=` + UnitName(spec) + ` 0 0' >>/etc/fstab
+		systemctl daemon-reload
+		systemctl start srv-store.automount
+		echo kept >/srv/store/file
+		findmnt -t xfs /srv/store
+		sync -f /srv/store`)
+	for range 2 {
+		lab("", "kill", name)
+		lab("", "start", name)
+		start := time.Now()
+		if out := lab(`timeout 55 cat /srv/store/file; systemctl is-active '` + UnitName(spec) + `'`); out != "kept\nactive\n" {
+			t.Errorf("after a power cut: %s", out)
+		}
+		t.Logf("there again %s after the boot", time.Since(start).Round(time.Second/10))
+	}
+	// In order: the filesystem is unmounted before its device goes.
+	lab("", "poweroff", name)
+	img := c.Tool(t, "rbd", "status", "rbd/node-1")
+	if !strings.Contains(img, "Watchers: none") {
+		t.Errorf("after an ordered shutdown: %s", img)
+	}
+	lab("", "start", name)
+	if out := lab(`cat /srv/store/file`); out != "kept\n" {
+		t.Errorf("after an ordered shutdown: %s", out)
+	}
+}
