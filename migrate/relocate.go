@@ -60,6 +60,9 @@ type Target struct {
 	Free   uint64       `json:"free"`           // bytes
 	Make   bool         `json:"make,omitempty"` // a filesystem is made on the device, as far as can be told
 	Image  *TargetImage `json:"image,omitempty"`
+	// Units says that units of systemd's mount it after a boot, and not fstab:
+	// others than root can change the path of the graphroot.
+	Units bool `json:"units,omitempty"`
 }
 
 // TargetImage is an RBD image as target.

@@ -63,6 +63,15 @@ func (a *Assessment) relocation(ctx context.Context, s *Session) error {
 			return err
 		}
 	}
+	who, err := host.Changeable(a.Inputs.Store.GraphRoot)
+	if err != nil {
+		return err
+	}
+	// systemd makes the unit of a line in fstab for where the path leads at boot,
+	// through links: who can change the path could have root mount over /etc.
+	if a.Inputs.Target.Units = who != "" && a.Inputs.Systemd; who != "" {
+		a.Notes = append(a.Notes, fmt.Sprintf("others than root can change %s, so units of systemd's mount the store and no line in %s; what remains is told in docs/guarantees.md", who, fstabPath))
+	}
 	a.plan(s)
 	return nil
 }
@@ -87,13 +96,6 @@ func (a *Assessment) movable() error {
 	}
 	if v := a.Inputs.Store.VolumePath; v != "" && !strings.HasPrefix(v+"/", root+"/") {
 		a.Notes = append(a.Notes, fmt.Sprintf("the volumes lie outside the graphroot and stay where they are: %s", v))
-	}
-	who, err := host.Changeable(root)
-	if err != nil {
-		return err
-	}
-	if who != "" && !a.Inputs.Owner.Rootful() {
-		a.Notes = append(a.Notes, fmt.Sprintf("%s can change %s: after a boot systemd mounts the store by its path, and refuses a path with a symbolic link in it, but looks and mounts in two steps; to be safe from a hostile user, give podman a graphroot in folders of root's (docs/guarantees.md)", a.Inputs.Owner.Name, who))
 	}
 	return nil
 }
@@ -263,5 +265,9 @@ func (a *Assessment) relocateWhat(what map[string]string) {
 	if in.Request.Relocate.Mount == MountBoot || !in.Systemd {
 		how = "mounted at boot"
 	}
-	what[stepMount] = fmt.Sprintf("%s on %s, by a line in %s, %s; what uses the store is ordered after it", folder, in.Store.GraphRoot, fstabPath, how)
+	by := "a line in " + fstabPath
+	if t.Units {
+		by = "units of systemd's"
+	}
+	what[stepMount] = fmt.Sprintf("%s on %s, by %s, %s; what uses the store is ordered after it", folder, in.Store.GraphRoot, by, how)
 }

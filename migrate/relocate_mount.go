@@ -28,10 +28,9 @@ const mountLimit = 2 * time.Minute
 
 // mounted observes that the target is mounted in the store's place, and will be
 // after a boot: the folder that a look at the graphroot ends in is the very one
-// that was copied to, and fstab has its line.
+// that was copied to, and systemd is told of it.
 func (s *Session) mounted(ctx context.Context) (bool, error) {
-	lines, err := s.fstabLines()
-	if err != nil || len(lines) == 0 {
+	if told, err := s.hasBoot(); err != nil || !told {
 		return false, err
 	}
 	t, err := host.Mounts()
@@ -104,30 +103,95 @@ func (s *Session) fstabLines() ([]host.FstabLine, error) {
 	return slices.DeleteFunc(lines, func(l host.FstabLine) bool { return l.Run != s.ID }), err
 }
 
-// fstabEntry is the target's line.
-func (s *Session) fstabEntry() host.FstabEntry {
-	if s.alone() {
-		e := host.FstabEntry{Source: "UUID=" + s.facts.Target.UUID, Path: s.Inputs.Store.GraphRoot, Type: s.facts.Target.FSType}
-		how := host.FstabHow{Boot: s.boots()}
-		if s.Inputs.Target.Kind == KindRBD {
-			e.Source, how.Network, how.Requires = s.spec().Link(), true, []string{"rbdmap.service"}
-			if s.Inputs.Target.Image.Mapper == rbd.Fuse {
-				how.Requires = []string{rbd.UnitName(s.spec())}
-			}
-		}
-		e.Options = host.FstabOptions(how)
-		return e
+// bootMount is how the target is mounted by a boot.
+func (s *Session) bootMount() (host.FstabEntry, host.FstabHow) {
+	how := host.FstabHow{Boot: s.boots()}
+	e := host.FstabEntry{Source: s.targetFolder(), Path: s.Inputs.Store.GraphRoot, Type: "none"}
+	if !s.alone() {
+		how.More = []string{"bind"}
+		return e, how
 	}
-	return host.FstabEntry{Source: s.targetFolder(), Path: s.Inputs.Store.GraphRoot, Type: "none",
-		Options: host.FstabOptions(host.FstabHow{Boot: s.boots(), More: []string{"bind"}})}
+	e.Source, e.Type = "UUID="+s.facts.Target.UUID, s.facts.Target.FSType
+	if s.Inputs.Target.Kind == KindRBD {
+		e.Source, how.Network, how.Requires = s.spec().Link(), true, []string{"rbdmap.service"}
+		if s.Inputs.Target.Image.Mapper == rbd.Fuse {
+			how.Requires = []string{rbd.UnitName(s.spec())}
+		}
+	}
+	return e, how
+}
+
+// bootUnits are the units that mount the target, where fstab must not: others than
+// root can change the path.
+func (s *Session) bootUnits() ([]host.UnitFile, error) {
+	e, how := s.bootMount()
+	return host.MountUnitFiles(e, how, s.ID)
+}
+
+// hasBoot reports whether a boot will mount the target.
+func (s *Session) hasBoot() (bool, error) {
+	if s.alone() && s.facts.Target == nil {
+		return false, nil
+	}
+	if !s.Inputs.Target.Units {
+		lines, err := s.fstabLines()
+		return len(lines) > 0, err
+	}
+	units, err := s.bootUnits()
+	if err != nil {
+		return false, err
+	}
+	for _, u := range units {
+		if there, err := host.HasUnitFile("", u); err != nil || !there {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+func (s *Session) setBoot(ctx context.Context) error {
+	if !s.Inputs.Target.Units {
+		return s.writeFstab(ctx)
+	}
+	units, err := s.bootUnits()
+	if err != nil {
+		return err
+	}
+	for _, u := range units {
+		if err := host.WriteUnitFile("", u); err != nil {
+			return err
+		}
+		s.point("after unit " + u.Name)
+	}
+	return nil
+}
+
+func (s *Session) unsetBoot(ctx context.Context) error {
+	if s.facts.Fstab != nil {
+		return s.revertFstab(ctx)
+	}
+	if !s.Inputs.Target.Units || s.alone() && s.facts.Target == nil {
+		return nil
+	}
+	units, err := s.bootUnits()
+	if err != nil {
+		return err
+	}
+	for _, u := range units {
+		if err := host.RemoveUnitFile("", u); err != nil {
+			return err
+		}
+		s.point("after no unit " + u.Name)
+	}
+	return nil
 }
 
 func (s *Session) boots() bool {
 	return s.Inputs.Request.Relocate.Mount == MountBoot || !s.Inputs.Systemd
 }
 
-// mountTarget mounts the target in the store's place as every later boot will:
-// by its line in fstab.
+// mountTarget mounts the target in the store's place as every later boot will: by
+// its line in fstab, or by its units.
 func (s *Session) mountTarget(ctx context.Context) error {
 	if err := s.stillOut(ctx); err != nil {
 		return err
@@ -143,7 +207,7 @@ func (s *Session) mountTarget(ctx context.Context) error {
 	if _, err := ask[none](ctx, s, opRemove, pathArg{s.copyArgs().indexFolder()}); err != nil {
 		return err
 	}
-	if err := s.writeFstab(ctx); err != nil {
+	if err := s.setBoot(ctx); err != nil {
 		return err
 	}
 	for _, d := range s.dropIns() {
@@ -169,7 +233,9 @@ func (s *Session) writeFstab(ctx context.Context) error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cannot read fstab: %w", err)
 	}
-	after, err := host.EditFstab(before, s.ID, []host.FstabEntry{s.fstabEntry()})
+	e, how := s.bootMount()
+	e.Options = host.FstabOptions(how)
+	after, err := host.EditFstab(before, s.ID, []host.FstabEntry{e})
 	if err != nil {
 		return err
 	}
@@ -231,6 +297,13 @@ func (s *Session) bringUp(ctx context.Context) error {
 		if err := b.Reload(ctx); err != nil {
 			return err
 		}
+		for _, d := range s.dropIns() { // what systemd does not like it leaves out, with a warning
+			if waits, err := b.WaitsFor(ctx, d.Unit, root); err != nil {
+				return err
+			} else if !waits {
+				return fmt.Errorf("cannot order %s after the mount: systemd does not heed its drop-in %s.conf", d.Unit, d.Name)
+			}
+		}
 		s.point("after reload")
 		return b.StartMount(ctx, root)
 	}); err != nil {
@@ -267,8 +340,8 @@ func (s *Session) attach(ctx context.Context) error {
 	return err
 }
 
-// unmountTarget takes the target out of the store's place, and its line out of
-// fstab.
+// unmountTarget takes the target out of the store's place, and what a boot is told
+// of it.
 func (s *Session) unmountTarget(ctx context.Context) error {
 	if err := s.quiet(ctx); err != nil {
 		return err
@@ -288,10 +361,8 @@ func (s *Session) unmountTarget(ctx context.Context) error {
 		return errors.Join(err, s.renewWorker(ctx))
 	}
 	s.point("after unmount")
-	if s.facts.Fstab != nil {
-		if err := s.revertFstab(ctx); err != nil {
-			return errors.Join(err, s.renewWorker(ctx))
-		}
+	if err := s.unsetBoot(ctx); err != nil {
+		return errors.Join(err, s.renewWorker(ctx))
 	}
 	for _, d := range s.dropIns() {
 		if err := host.RemoveDropIn("", d); err != nil {
