@@ -25,7 +25,7 @@ func (p *pair) claimsHold() (claims int) {
 		meter: startMeter(Totals{}, nil), read1: map[uint64]bool{}, bad: map[uint64]bool{}, drop: map[string]bool{},
 	}
 	v.queue.init()
-	w := newWorker(p.t.Context())
+	w := newWorker(p.t.Context(), x.mac)
 	for _, at := range x.folders {
 		b, err := x.read(at.off, frameFolder)
 		must(p.t, err)

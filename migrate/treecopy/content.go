@@ -1,15 +1,24 @@
 package treecopy
 
 import (
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/sha256"
-	"hash"
 
 	"golang.org/x/sys/unix"
 )
 
-// The hash of a file is SHA-256 of its content or, where it is larger than
-// rangeSize, of the hashes of its ranges one after another. Holes count as zeros.
-const rangeSize = 16 << 20
+// A file is hashed in blocks, each by AES-GMAC (SP 800-38D; no data is encrypted)
+// under a random key that the index holds: seven times as fast as SHA-256 with the
+// processor's help. With an unknown key no two contents can be made to have one
+// tag, but by chance: 1 in 2^128 for each 16 bytes of a block. The nonce is always
+// the same: that would help who sees the tags, and they are only in the index.
+// The hash of a file of one block is its tag; of a larger one SHA-256 of the tags,
+// and above rangeSize SHA-256 of the ranges' hashes. Holes count as zeros.
+const (
+	blockSize = 256 << 10
+	rangeSize = 64 * blockSize
+)
 
 // source is what a reading of file data is paced, counted and cancelled by.
 type source interface {
@@ -39,48 +48,107 @@ func (c *copier) cloned(src, dst int) bool {
 	return true
 }
 
+// reading is one range of a file being read.
+type reading struct {
+	w          *worker
+	by         source
+	src, dst   int // dst is -1 if nothing is to be written
+	end        int64
+	holes      bool  // the file may have holes
+	data, stop int64 // the present segment: a hole up to data, then data up to stop
+}
+
 // hashRange reads n bytes at off, writes them to dst unless that is -1, and
 // returns their hash. What is a hole is not written. Where the file has become
 // shorter zeros count, as dst will have there.
 func (w *worker) hashRange(by source, src, dst int, off, n int64, holes bool) (sum [32]byte, err error) {
-	h := sha256.New()
-	end := off + n
-	for pos := off; pos < end; {
-		data, stop := pos, end
-		if holes {
-			if data, stop, err = segment(src, pos, end); err != nil {
-				return sum, err
-			}
-			if data == end && pos == off {
-				return w.zeroSum(n), nil
+	r := reading{w: w, by: by, src: src, dst: dst, end: off + n, holes: holes, data: off, stop: off}
+	if !holes {
+		r.stop = r.end
+	}
+	if n == 0 {
+		return sum, nil
+	}
+	tags := sha256.New()
+	for pos := off; pos < r.end; pos += blockSize {
+		b := w.buf[:min(blockSize, r.end-pos)]
+		hole, err := r.block(b, pos)
+		if err != nil {
+			return sum, err
+		}
+		tag := w.tag(b, hole)
+		if n <= blockSize {
+			copy(sum[:], tag)
+			return sum, nil
+		}
+		tags.Write(tag)
+	}
+	tags.Sum(sum[:0])
+	return sum, nil
+}
+
+// block fills b from pos and writes what of it is data; hole: there is none.
+func (r *reading) block(b []byte, pos int64) (hole bool, err error) {
+	end := pos + int64(len(b))
+	hole, cleared := true, false
+	for at := pos; at < end; at = r.stop {
+		if at >= r.stop {
+			if r.data, r.stop, err = segment(r.src, at, r.end); err != nil {
+				return false, err
 			}
 		}
-		w.zeros(h, data-pos)
-		for pos = data; pos < stop; {
-			b := w.buf[:min(int64(len(w.buf)), stop-pos)]
-			if err := by.read(w, int64(len(b))); err != nil {
-				return sum, err
+		if r.data >= end {
+			break
+		}
+		from, to := max(at, r.data), min(r.stop, end)
+		if (from > pos || to < end) && !cleared {
+			clear(b)
+			cleared = true
+		}
+		hole = false
+		part := b[from-pos : to-pos]
+		if err := r.by.read(r.w, int64(len(part))); err != nil {
+			return false, err
+		}
+		got, err := pread(r.src, part, from)
+		if err != nil {
+			return false, err
+		}
+		if r.dst >= 0 {
+			if err := pwrite(r.dst, part[:got], from); err != nil {
+				return false, err
 			}
-			got, err := pread(src, b, pos)
-			if err != nil {
-				return sum, err
-			}
-			if dst >= 0 {
-				if err := pwrite(dst, b[:got], pos); err != nil {
-					return sum, err
-				}
-			}
-			h.Write(b[:got])
-			pos += int64(got)
-			if got < len(b) {
-				w.zeros(h, end-pos)
-				h.Sum(sum[:0])
-				return sum, nil
-			}
+		}
+		if got < len(part) { // it has become shorter
+			clear(part[got:])
+			r.data, r.stop = r.end, r.end
 		}
 	}
-	h.Sum(sum[:0])
-	return sum, nil
+	if hole {
+		clear(b)
+	}
+	return hole, nil
+}
+
+// tag is the block's tag; the caller uses it before the next call.
+func (w *worker) tag(b []byte, hole bool) []byte {
+	if !hole || len(b) != blockSize {
+		return w.mac.Seal(w.out[:0], w.nonce[:], nil, b)
+	}
+	// A file that is one large hole asks for the same again and again.
+	if len(w.none) == 0 {
+		w.none = w.mac.Seal(nil, w.nonce[:], nil, b)
+	}
+	return w.none
+}
+
+// newMAC is the keyed checksum of an index.
+func newMAC(key []byte) (cipher.AEAD, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCM(block)
 }
 
 // segment finds the next data in [pos, end): data == end if there is none.
@@ -97,30 +165,4 @@ func segment(fd int, pos, end int64) (data, stop int64, err error) {
 		return data, end, nil
 	}
 	return data, min(stop, end), err
-}
-
-func (w *worker) zeros(h hash.Hash, n int64) {
-	if n > 0 && w.none == nil {
-		w.none = make([]byte, 64<<10)
-	}
-	for ; n > 0; n -= int64(len(w.none)) {
-		h.Write(w.none[:min(n, int64(len(w.none)))])
-	}
-}
-
-// zeroSum is the hash of so many zeros; a file that is one large hole asks for the
-// same again and again.
-func (w *worker) zeroSum(n int64) (sum [32]byte) {
-	if n != rangeSize {
-		h := sha256.New()
-		w.zeros(h, n)
-		h.Sum(sum[:0])
-		return sum
-	}
-	if w.zeroRange == ([32]byte{}) {
-		h := sha256.New()
-		w.zeros(h, n)
-		h.Sum(w.zeroRange[:0])
-	}
-	return w.zeroRange
 }

@@ -3,6 +3,7 @@ package treecopy
 import (
 	"cmp"
 	"context"
+	"crypto/cipher"
 	"errors"
 	"fmt"
 	"os"
@@ -47,13 +48,15 @@ type worker struct {
 	xattrs  []byte
 	scratch []byte
 
-	none      []byte // zeros
-	zeroRange [32]byte
+	mac   cipher.AEAD
+	nonce [12]byte
+	out   [16]byte
+	none  []byte // the tag of a block of zeros
 }
 
-func newWorker(ctx context.Context) *worker {
+func newWorker(ctx context.Context, mac cipher.AEAD) *worker {
 	return &worker{
-		ctx: ctx, buf: make([]byte, 256<<10), dents: make([]byte, 32<<10), xattrs: make([]byte, 64<<10),
+		ctx: ctx, mac: mac, buf: make([]byte, blockSize), dents: make([]byte, 32<<10), xattrs: make([]byte, 64<<10),
 	}
 }
 
@@ -128,7 +131,7 @@ func (c *copier) prepare() error {
 }
 
 func (c *copier) bind(head header, made bool) error {
-	if !made && c.ix.head != head {
+	if !made && (c.ix.head.src != head.src || c.ix.head.dst != head.dst) {
 		return ErrOtherTree
 	}
 	there := map[string]bool{}
@@ -224,7 +227,7 @@ func (c *copier) work(ctx context.Context) error {
 			if c.o.IdleIO {
 				idle()
 			}
-			w := newWorker(ctx)
+			w := newWorker(ctx, c.ix.mac)
 			for {
 				t, ok := c.queue.pop()
 				if !ok {

@@ -24,7 +24,7 @@ func newPair(t testing.TB) *pair {
 	t.Helper()
 	memory := t.TempDir()
 	must(t, unix.Mount("tmpfs", memory, "tmpfs", 0, ""))
-	t.Cleanup(func() { _ = unix.Unmount(memory, 0) })
+	t.Cleanup(func() { unmount(t, memory) })
 	d := filepath.Join(memory, "fs")
 	mounted(t, "ext4", d, 4<<30)
 	p := &pair{t, filepath.Join(d, "src"), filepath.Join(d, "dst"), filepath.Join(d, "index")}

@@ -37,7 +37,7 @@ func TestTornIndex(t *testing.T) {
 			}
 			must(t, os.WriteFile(p.idx, append(whole[:n:n], tail...), 0o600))
 			_, err := p.try(t.Context(), Options{Strict: true, Workers: 2})
-			if err != nil && n < frameOverhead+len(magic)+32 {
+			if err != nil && n < frameOverhead+headerSize {
 				continue // not even the header: refused, as there is no telling whose it is
 			}
 			must(t, err)
@@ -45,11 +45,13 @@ func TestTornIndex(t *testing.T) {
 		}
 	}
 	// Damage in the middle loses the claims behind it, no more.
-	for n := frameOverhead + len(magic) + 32; n < len(whole); n += 7 {
+	for n := frameOverhead + headerSize; n < len(whole); n += 7 {
 		b := append([]byte(nil), whole...)
 		b[n] ^= 0x55
 		must(t, os.WriteFile(p.idx, b, 0o600))
-		p.copy(Options{Strict: true})
+		if _, err := p.try(t.Context(), Options{Strict: true}); err != nil {
+			t.Fatalf("byte %d: %v", n, err)
+		}
 		equal(t, p.src, p.dst)
 	}
 }

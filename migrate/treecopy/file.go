@@ -1,7 +1,6 @@
 package treecopy
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"unsafe"
@@ -264,8 +263,7 @@ func (c *copier) content(w *worker, v *visit, it *item, e *entry) (int, error) {
 		return -1, err
 	}
 	if s.Size == 0 {
-		e.hash = sha256.Sum256(nil)
-		return fd, nil
+		return fd, nil // the hash of nothing is zero, as hashRange has it
 	}
 	into := fd
 	if c.cloned(it.fd, fd) {

@@ -1,6 +1,8 @@
 package treecopy
 
 import (
+	"crypto/cipher"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -36,7 +38,7 @@ const (
 	frameDrop    = 'X'
 
 	frameOverhead = 9
-	magic         = "storagectl treecopy 1"
+	magic         = "storagectl treecopy 2"
 )
 
 type located struct {
@@ -47,6 +49,7 @@ type located struct {
 type index struct {
 	file *os.File
 	head header
+	mac  cipher.AEAD
 
 	mu       sync.Mutex
 	buf      []byte // written next, at flushed
@@ -66,7 +69,10 @@ type index struct {
 // header binds an index to its two trees, by the roots' inodes and birth times.
 type header struct {
 	src, dst rootID
+	key      [16]byte // of the hashes, see blockSize
 }
+
+const headerSize = len(magic) + 4*8 + 16
 
 type rootID struct {
 	ino, born uint64
@@ -89,7 +95,7 @@ func (h header) bytes() []byte {
 	for _, v := range [...]uint64{h.src.ino, h.src.born, h.dst.ino, h.dst.born} {
 		b = binary.LittleEndian.AppendUint64(b, v)
 	}
-	return b
+	return append(b, h.key[:]...)
 }
 
 // openIndex opens and reads the index, or makes an empty one without a header:
@@ -124,7 +130,12 @@ func openIndex(path string, create bool) (x *index, made bool, err error) {
 
 // begin writes the header of a new index, durably.
 func (x *index) begin(h header) error {
-	x.head = h
+	if _, err := rand.Read(h.key[:]); err != nil {
+		return err
+	}
+	if err := x.bear(h); err != nil {
+		return err
+	}
 	if _, err := x.append(frameHeader, h.bytes()); err != nil {
 		return err
 	}
@@ -140,7 +151,19 @@ func (x *index) begin(h header) error {
 	return dir.Sync()
 }
 
-func (x *index) close() { x.file.Close() }
+// bear takes on a header.
+func (x *index) bear(h header) (err error) {
+	x.head = h
+	x.mac, err = newMAC(h.key[:])
+	return err
+}
+
+// close gives the lock back by itself: a child between its fork and its exec has
+// the file open, too.
+func (x *index) close() {
+	_ = unix.Flock(int(x.file.Fd()), unix.LOCK_UN) // the close does it otherwise
+	x.file.Close()
+}
 
 func checksum(kind byte, off int64, payload []byte) uint32 {
 	table := crc32.MakeTable(crc32.Castagnoli)

@@ -17,14 +17,17 @@ func (x *index) load() (made bool, err error) {
 	end, err := x.frames(func(off int64, kind byte, b []byte) error {
 		switch {
 		case first:
-			if kind != frameHeader || len(b) != len(magic)+32 || !bytes.HasPrefix(b, []byte(magic)) {
+			if kind != frameHeader || len(b) != headerSize || !bytes.HasPrefix(b, []byte(magic)) {
 				return errFormat
 			}
 			first = false
 			b = b[len(magic):]
-			for _, p := range [...]*uint64{&x.head.src.ino, &x.head.src.born, &x.head.dst.ino, &x.head.dst.born} {
+			var h header
+			for _, p := range [...]*uint64{&h.src.ino, &h.src.born, &h.dst.ino, &h.dst.born} {
 				*p, b = binary.LittleEndian.Uint64(b), b[8:]
 			}
+			copy(h.key[:], b)
+			return x.bear(h)
 		case kind == framePass:
 			if len(b) != 4 {
 				return errFormat
@@ -55,7 +58,7 @@ func (x *index) load() (made bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		if info.Size() > int64(len(magic)+32+frameOverhead) {
+		if info.Size() > int64(headerSize+frameOverhead) {
 			return false, errFormat
 		}
 	}

@@ -131,13 +131,28 @@ func mounted(t testing.TB, kind, dir string, size int64) (image string) {
 	run(t, "mkfs."+kind, args...)
 	must(t, os.MkdirAll(dir, 0o755))
 	mount(t, image, dir)
-	t.Cleanup(func() { _ = unix.Unmount(dir, 0) })
+	t.Cleanup(func() { unmount(t, dir) })
 	return image
 }
 
 func mount(t testing.TB, image, dir string) {
 	t.Helper()
 	run(t, "mount", "-o", "loop", image, dir)
+}
+
+// unmount tries for some time: a child of another test has all our files open
+// between its fork and its exec.
+func unmount(t testing.TB, dir string) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		err := unix.Unmount(dir, 0)
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal(dir, err)
+		}
+	}
 }
 
 func run(t testing.TB, name string, args ...string) string {

@@ -18,7 +18,7 @@ func cut(t testing.TB, image, dir string) {
 	f := open(t, dir)
 	must(t, unix.IoctlSetPointerInt(int(f.Fd()), goingDown, noLogFlush))
 	f.Close()
-	must(t, unix.Unmount(dir, 0))
+	unmount(t, dir)
 	mount(t, image, dir)
 }
 

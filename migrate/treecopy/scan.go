@@ -28,7 +28,7 @@ func Scan(ctx context.Context, src *os.File, skip func(rel string) bool, workers
 	var all sync.WaitGroup
 	for range workers {
 		all.Go(func() {
-			w := newWorker(ctx)
+			w := newWorker(ctx, nil)
 			for {
 				t, ok := s.queue.pop()
 				if !ok {

@@ -137,7 +137,7 @@ func (v *verifier) run(ctx context.Context) error {
 			if v.o.IdleIO {
 				idle()
 			}
-			w := newWorker(ctx)
+			w := newWorker(ctx, v.ix.mac)
 			for {
 				t, ok := v.queue.pop()
 				if !ok {
