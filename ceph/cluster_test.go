@@ -218,6 +218,17 @@ func TestFiles(t *testing.T) {
 	if err := errors.Join(Unmount(t.Context(), run, dir), Unmount(t.Context(), run, dir)); err != nil {
 		t.Fatal(err)
 	}
+	// The line for fstab.
+	source, fstype, options := src.FuseLine()
+	if out, err := exec.CommandContext(t.Context(), "mount", "-t", fstype, "-o", strings.Join(options, ","), source, dir).CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	if fi, err := os.Stat(dir); err != nil || fi.Sys().(*syscall.Stat_t).Uid != 2000 {
+		t.Errorf("mounted by its line: %v %v", fi, err)
+	}
+	if err := Unmount(t.Context(), run, dir); err != nil {
+		t.Fatal(err)
+	}
 	if err := errors.Join(RemovePlace(t.Context(), link, p), RemovePlace(t.Context(), link, p)); err != nil {
 		t.Error(err)
 	}

@@ -131,8 +131,8 @@ func (s Source) FuseLine() (source, fstype string, options []string) {
 	return "none", "fuse.ceph", options
 }
 
-// Mount mounts a place at dir, a folder that is there, and returns when the
-// kernel shows it there. Nobody else's mount at dir is covered: that is refused.
+// Mount mounts a place at dir, a folder that is there and to which only root can
+// change the way, and returns when the kernel shows it there. Nobody else's mount at dir is covered: that is refused.
 func Mount(ctx context.Context, run *host.Runner, s Source, dir string, by Mounter) error {
 	if is, err := mountedAt(dir); err != nil {
 		return err

@@ -59,9 +59,9 @@ type goPackage struct {
 
 func packages(t *testing.T) []goPackage {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports,TestImports,XTestImports", "-tags="+tags, "./...")
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports,TestImports,XTestImports", "-tags="+tags+",pacific", "./...")
 	cmd.Dir = root(t)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=1") // with what only the helper links
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatal(err)
@@ -99,6 +99,12 @@ func TestArrows(t *testing.T) {
 			}
 		}
 		for _, imp := range p.Imports {
+			if strings.HasPrefix(imp, "github.com/ceph/go-ceph") && !strings.HasSuffix(from, "/native") {
+				t.Errorf("%s imports %s", from, imp)
+			}
+			if strings.HasSuffix(imp, "/native") && !strings.HasSuffix(from, "/native") && from != "cmd/storagectl-ceph" {
+				t.Errorf("%s imports %s", from, imp)
+			}
 			storage := strings.HasPrefix(imp, "github.com/containers/storage") || strings.HasPrefix(imp, "go.podman.io/storage")
 			// reexec is what a program that links it must call first in main.
 			if r := room(from); storage && r != "migrate/convert" && r != "verify" &&

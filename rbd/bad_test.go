@@ -156,6 +156,7 @@ func TestFull(t *testing.T) {
 // errors, which is told; nothing is left in the way of mapping again once it is
 // unmounted, and what was flushed is there.
 func TestHelperKilled(t *testing.T) {
+	t.Parallel() // it mostly waits
 	h := admin(t)
 	h.StaleTime = 50 * time.Second // a watch lives on for half a minute
 	spec := newImage(t, h, 400<<20)

@@ -172,6 +172,7 @@ func hubCluster(t *testing.T) *cephtest.Cluster {
 // address; of two that map at once one wins, each time, and what it wrote is
 // whole; a dead holder is taken over by who may and wants to.
 func TestTwoHosts(t *testing.T) {
+	t.Parallel() // it mostly waits
 	c := hubCluster(t)
 	c.Tool(t, "rbd", "create", "--size", "400M", "rbd/shared")
 	spec := Spec{Pool: "rbd", Image: "shared"}

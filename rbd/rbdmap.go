@@ -19,6 +19,7 @@ type MapEntry struct {
 	Spec    Spec
 	User    string   // without "client."
 	Keyring string   // path
+	Conf    string   // path of a ceph.conf that is not the usual one
 	Options []string // of the mapping, such as "exclusive"
 }
 
@@ -30,16 +31,19 @@ func (e MapEntry) line() (string, error) {
 	if e.Keyring != "" {
 		params = append(params, "keyring="+e.Keyring)
 	}
+	if e.Conf != "" {
+		params = append(params, "conf="+e.Conf)
+	}
 	if len(e.Options) > 0 {
 		params = append(params, "options='"+strings.Join(e.Options, ",")+"'")
 	}
 	if _, err := ParseSpec(e.Spec.String()); err != nil {
 		return "", err
 	}
-	if strings.Contains(e.User+e.Keyring, "=") { // the script makes blanks of them outside of quotes
-		return "", fmt.Errorf("cannot write %q and %q into %s", e.User, e.Keyring, RBDMap)
+	if strings.Contains(e.User+e.Keyring+e.Conf, "=") { // the script makes blanks of them outside of quotes
+		return "", fmt.Errorf("cannot write %q, %q and %q into %s", e.User, e.Keyring, e.Conf, RBDMap)
 	}
-	for _, w := range append([]string{e.User, e.Keyring}, e.Options...) {
+	for _, w := range append([]string{e.User, e.Keyring, e.Conf}, e.Options...) {
 		if strings.ContainsAny(w, " \t\r\n\x00'\",#\\") {
 			return "", fmt.Errorf("cannot write %q into %s", w, RBDMap)
 		}

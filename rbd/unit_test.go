@@ -18,6 +18,7 @@ import (
 // with what was on it, also while the cluster still counts the node's old client
 // as alive.
 func TestColdBoot(t *testing.T) {
+	t.Parallel() // it mostly waits
 	c := hubCluster(t)
 	c.Tool(t, "rbd", "create", "--size", "400M", "rbd/node-1")
 	netns, _ := joined(t, c)
