@@ -134,7 +134,7 @@ func (s *moveSweep) asItWas() {
 	if now := s.script("root", "cat /etc/fstab"); now != s.fstab {
 		s.t.Errorf("fstab is not what it was: %q, %q before", now, s.fstab)
 	}
-	if out := s.script("root", "findmnt -nR "+s.graphroot()+" || true; ls -d "+s.graphroot()+".storagectl-* 2>/dev/null || true; ls /etc/systemd/system/*.d/50-storagectl-* 2>/dev/null || true"); out != "" {
+	if out := s.script("root", "findmnt -nR "+s.graphroot()+" || true; ls -d "+s.graphroot()+".storagectl-* 2>/dev/null || true; ls /etc/systemd/system/*.d/50-storagectl-* /etc/systemd/system/*storage.*mount /etc/systemd/system/*.wants/*storage.*mount 2>/dev/null || true"); out != "" {
 		s.t.Errorf("left: %s", out)
 	}
 }

@@ -256,7 +256,8 @@ func (s *Session) writeFstab(ctx context.Context) error {
 	return err
 }
 
-// dropIns order what uses the store after its mount.
+// dropIns order what uses the store after its mount. The first is of a unit that
+// is there; the others may not be on this host.
 func (s *Session) dropIns() []host.DropIn {
 	root := s.Inputs.Store.GraphRoot
 	var ds []host.DropIn
@@ -297,11 +298,11 @@ func (s *Session) bringUp(ctx context.Context) error {
 		if err := b.Reload(ctx); err != nil {
 			return err
 		}
-		for _, d := range s.dropIns() { // what systemd does not like it leaves out, with a warning
+		for _, d := range s.dropIns()[:1] { // what systemd does not like it leaves out, with a warning
 			if waits, err := b.WaitsFor(ctx, d.Unit, root); err != nil {
 				return err
 			} else if !waits {
-				return fmt.Errorf("cannot order %s after the mount: systemd does not heed its drop-in %s.conf", d.Unit, d.Name)
+				return fmt.Errorf("cannot order %s after the mount: systemd does not heed its drop-in %s", d.Unit, d.Name)
 			}
 		}
 		s.point("after reload")

@@ -88,7 +88,12 @@ func (s *Session) away(ctx context.Context) (bool, error) {
 	if err != nil {
 		return true, s.note("the target is not there: %v", err)
 	}
-	return false, live.Close()
+	defer live.Close()
+	if t, err = host.Mounts(); err != nil { // an automount that fails may go, and leave the empty folder
+		return false, err
+	}
+	_, there = t.At(s.Inputs.Store.GraphRoot)
+	return !there, nil
 }
 
 // asideAlone observes that the old store is aside, and that in its place is the
