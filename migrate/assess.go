@@ -102,6 +102,9 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 		return a, err
 	}
 	s.Inputs = a.Inputs
+	if err := a.atWork(ctx, cli); err != nil {
+		return a, err
+	}
 	if req.Relocate != nil {
 		return a, a.relocation(ctx, s)
 	}
@@ -130,9 +133,6 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 		if err := a.running(ctx, cli); err != nil {
 			return a, err
 		}
-	}
-	if err := a.atWork(ctx, cli); err != nil {
-		return a, err
 	}
 	if err := a.conf(ctx, s); err != nil {
 		return a, err
