@@ -138,6 +138,51 @@ func TestRelocateLostDisk(t *testing.T) {
 	w.same("the store", before, w.manifest())
 }
 
+// TestRelocateLostMidway: the disk is lost while the store is aside, on its way. A
+// rollback needs no disk.
+func TestRelocateLostMidway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "bookworm", lab.Owner, images.Small)
+	w.disk("xfs", "2G")
+	before := w.manifest()
+	r := w.exec("root", append([]string{"env", "STORAGECTL_SWEEP_KILL_AT=after-aside", "storagectl-sweep"}, w.relocate()...)...)
+	if r.code != -1 {
+		t.Fatalf("not killed: %s", r)
+	}
+	w.script("root", "sed -i s/loop,noatime/loop,nofail/ /etc/fstab; mv /opt/disk.img /opt/lost.img; sync")
+	if err := w.node.Kill(w.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.node.Start(w.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if r := w.ctl("resume"); r.code == exitDone {
+		t.Errorf("resumed without the disk: %s", r)
+	}
+	if r := w.ctl("rollback"); r.code != exitDone && !strings.Contains(r.stderr, "rolled back before") {
+		t.Errorf("no way back: %s", r)
+	}
+	w.same("the store", before, w.manifest())
+}
+
+// TestRelocateInUse: who has a file of the store open, and is not podman, would
+// write on into the old store.
+func TestRelocateInUse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "bookworm", lab.Owner, images.Small)
+	w.disk("xfs", "2G")
+	before := w.manifest()
+	w.script("root", "systemd-run -q --unit=writer sh -c 'cd "+w.graphroot()+"/volumes && exec sleep 1000'; sleep 1")
+	r := w.ctl(w.relocate()...)
+	if r.code != exitRefused || !strings.Contains(r.stderr, "in use by sleep") {
+		t.Errorf("want a refusal that names it: %s", r)
+	}
+	w.same("the store", before, w.manifest())
+	w.script("root", "systemctl stop writer")
+	w.must(w.relocate()...)
+	w.same("the store", before, w.manifest())
+}
+
 // TestRelocateDevice: a disk for the store alone. A filesystem is made where
 // nothing is, and none with files is touched.
 func TestRelocateDevice(t *testing.T) {

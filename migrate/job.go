@@ -263,12 +263,18 @@ func (s *Session) Rollback(ctx context.Context) error {
 		return err
 	}
 	st := s.journal.State()
+	if err := s.lastRun(); err != nil {
+		return err
+	}
 	away, err := s.away(ctx)
 	if err != nil {
 		return err
 	}
 	if st.Phase == engine.PhaseFinished && !away {
 		cs, err := s.cli.Containers(ctx)
+		if err != nil && s.relocating() { // its disk may have died under it: that is what the way back is for
+			cs, err = nil, s.note("podman does not answer: %v", err)
+		}
 		if err != nil {
 			return err
 		}

@@ -127,6 +127,26 @@ func (s *Session) wholeMove() error {
 		Hint: "see whether its filesystem is mounted; without it the run can neither go on nor be rolled back"}
 }
 
+// lastRun refuses to roll back a relocation under a later run of the same store,
+// whose way back would be lost.
+func (s *Session) lastRun() error {
+	if !s.relocating() {
+		return nil
+	}
+	runs, err := s.env.Dir.List()
+	if err != nil {
+		return err
+	}
+	for _, run := range runs[slices.Index(runs, s.ID)+1:] {
+		st, err := engine.Read(s.env.Dir.RunPath(run))
+		if err == nil && st.Header.Store == s.Inputs.StoreKey() && st.Phase != engine.PhaseRolledBack {
+			return &Refusal{ID: "later-run", Text: fmt.Sprintf("run %s worked on the store after this one", run),
+				Hint: "storagectl rollback " + run + " first, if it is not committed"}
+		}
+	}
+	return nil
+}
+
 // mountOf is the mount point that path lies on, or would lie on if it was there.
 func mountOf(path string) (string, error) {
 	at := path

@@ -57,6 +57,7 @@ type Target struct {
 	Where  string       `json:"where"`          // the folder that the operator gave, or the device
 	On     string       `json:"on,omitempty"`   // the mount point that the folder lies on
 	FSType string       `json:"fsType"`         // as the kernel names it
+	ID     string       `json:"id,omitempty"`   // of the folder's filesystem
 	Free   uint64       `json:"free"`           // bytes
 	Make   bool         `json:"make,omitempty"` // a filesystem is made on the device, as far as can be told
 	Image  *TargetImage `json:"image,omitempty"`

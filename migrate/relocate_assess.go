@@ -67,6 +67,13 @@ func (a *Assessment) relocation(ctx context.Context, s *Session) error {
 	if err != nil {
 		return err
 	}
+	if name := a.Inputs.Owner.Name; host.HasSystemd() && !a.Inputs.Systemd {
+		a.refuse("no-linger", "loginctl enable-linger "+name, "%s has no systemd running: what uses the store could not be ordered after its mount", name)
+		return nil
+	} else if who != "" && !host.HasSystemd() {
+		a.refuse("graphroot-owner", "give podman a graphroot in folders of root's", "others than root can change %s, and without systemd nothing mounts there safely after a boot", who)
+		return nil
+	}
 	// systemd makes the unit of a line in fstab for where the path leads at boot,
 	// through links: who can change the path could have root mount over /etc.
 	if a.Inputs.Target.Units = who != "" && a.Inputs.Systemd; who != "" {
@@ -186,7 +193,11 @@ func (a *Assessment) target() error {
 	if err := unix.Fstatfs(int(f.Fd()), &sf); err != nil {
 		return fmt.Errorf("cannot look at %s: %w", dir, err)
 	}
-	t := &Target{Kind: KindPath, Where: dir, On: m.Path, FSType: m.Type, Free: sf.Bavail * uint64(sf.Bsize)}
+	id, err := filesystemID(f)
+	if err != nil {
+		return err
+	}
+	t := &Target{Kind: KindPath, Where: dir, On: m.Path, FSType: m.Type, ID: id, Free: sf.Bavail * uint64(sf.Bsize)}
 	a.Inputs.Target = t
 	root := a.Look.RealPath
 	switch {

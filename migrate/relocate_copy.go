@@ -223,11 +223,17 @@ func (s *Session) readBack(ctx context.Context) error {
 func (s *Session) copyRest(ctx context.Context) error {
 	args := s.copyArgs()
 	args.From, args.Strict = s.aside(), true
+	// What a try that was cut off wrote is no part of the last copy: then all is read.
+	args.Last = !s.facts.RestBegun
+	if args.Last {
+		if err := s.learn(func(f *Facts) { f.RestBegun = true }); err != nil {
+			return err
+		}
+	}
 	r, err := s.copy(ctx, stepCopyRest, args)
 	if err != nil {
 		return err
 	}
-	args.Last = true
 	if err := s.compareCopy(ctx, stepCopyRest, args); err != nil || s.facts.Rest != nil {
 		return err
 	}

@@ -123,7 +123,7 @@ func (s *Session) mountDevice(ctx context.Context) error {
 	defer dir.Close()
 	s.point("before device-mount")
 	_, err = host.MountFS(host.FSMount{Source: dev.Path, Type: s.facts.Target.FSType, Flags: unix.MS_NOATIME}, dir)
-	s.point("after device-mount")
+	s.point("before after-device-mount")
 	return err
 }
 
@@ -143,7 +143,7 @@ func (s *Session) filesystem(ctx context.Context, dev host.BlockDevice) (TargetF
 	if errors.As(err, &taken) {
 		return TargetFact{}, &Refusal{ID: "device-taken", Text: err.Error(), Hint: "see what is on it; --format replaces a filesystem that holds no files, and nothing else"}
 	}
-	s.point("after mkfs")
+	s.point("before after-mkfs")
 	return TargetFact{UUID: fs.UUID, FSType: fs.Type}, err
 }
 
@@ -169,7 +169,7 @@ func (s *Session) dropPrivate(ctx context.Context) error {
 		if err := host.Unmount(ctx, s.targetFolder()); err != nil {
 			return errors.Join(err, s.renewWorker(ctx))
 		}
-		s.point("after private-unmount")
+		s.point("before after-private-unmount")
 		if err := s.renewWorker(ctx); err != nil {
 			return err
 		}
@@ -191,6 +191,14 @@ func (s *Session) releaseDevice(ctx context.Context) error {
 			if _, err := ask[none](ctx, s, opEmptyTarget, s.copyArgs()); err != nil {
 				return err
 			}
+		}
+	}
+	if up, err := s.deviceUp(); err != nil || up {
+		return errors.Join(err, s.dropPrivate(ctx))
+	}
+	if s.facts.Target != nil { // after a boot
+		if err := s.note("the copy that was begun on %s is still there: wipe it if it is not wanted", s.Inputs.Target.Where); err != nil {
+			return err
 		}
 	}
 	return s.dropPrivate(ctx)

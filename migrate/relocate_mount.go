@@ -161,7 +161,7 @@ func (s *Session) setBoot(ctx context.Context) error {
 		if err := host.WriteUnitFile("", u); err != nil {
 			return err
 		}
-		s.point("after unit " + u.Name)
+		s.point("before after-unit " + u.Name)
 	}
 	return nil
 }
@@ -181,7 +181,7 @@ func (s *Session) unsetBoot(ctx context.Context) error {
 		if err := host.RemoveUnitFile("", u); err != nil {
 			return err
 		}
-		s.point("after no unit " + u.Name)
+		s.point("before after-no unit " + u.Name)
 	}
 	return nil
 }
@@ -207,14 +207,14 @@ func (s *Session) mountTarget(ctx context.Context) error {
 	if _, err := ask[none](ctx, s, opRemove, pathArg{s.copyArgs().indexFolder()}); err != nil {
 		return err
 	}
-	if err := s.setBoot(ctx); err != nil {
-		return err
-	}
-	for _, d := range s.dropIns() {
+	for _, d := range s.dropIns() { // before what they wait for: a boot in between must not start podman first
 		if err := host.WriteDropIn("", d); err != nil {
 			return err
 		}
-		s.point("after drop-in " + d.Unit)
+		s.point("before after-drop-in " + d.Unit)
+	}
+	if err := s.setBoot(ctx); err != nil {
+		return err
 	}
 	if err := s.bringUp(ctx); err != nil {
 		return err
@@ -239,15 +239,17 @@ func (s *Session) writeFstab(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fact := FstabFact{}
-	if fact.Before, err = s.keepFile("fstab-before", before); err != nil {
-		return err
-	}
-	if fact.After, err = s.keepFile("fstab-after", after); err != nil {
-		return err
-	}
-	if err := s.learn(func(f *Facts) { f.Fstab = &fact }); err != nil {
-		return err
+	if s.facts.Fstab == nil { // of an earlier try it stands, whatever was changed since: the way back takes out our lines alone
+		fact := FstabFact{}
+		if fact.Before, err = s.keepFile("fstab-before", before); err != nil {
+			return err
+		}
+		if fact.After, err = s.keepFile("fstab-after", after); err != nil {
+			return err
+		}
+		if err := s.learn(func(f *Facts) { f.Fstab = &fact }); err != nil {
+			return err
+		}
 	}
 	warnings, err := s.env.Runner.WriteFstab(ctx, fstabPath, before, after)
 	for _, w := range warnings {
@@ -279,8 +281,14 @@ func (s *Session) dropIns() []host.DropIn {
 		add("nomad.service")
 	}
 	if s.facts.Units != nil {
-		for _, u := range s.facts.Units.System {
-			add(u)
+		units := s.facts.Units.System
+		if s.Inputs.Owner.Rootful() { // root's own manager is the system's
+			units = s.facts.Units.Own
+		}
+		for _, u := range units {
+			if u != "podman.service" && u != "podman-restart.service" && u != "nomad.service" {
+				add(u)
+			}
 		}
 	}
 	return ds
@@ -305,7 +313,7 @@ func (s *Session) bringUp(ctx context.Context) error {
 				return fmt.Errorf("cannot order %s after the mount: systemd does not heed its drop-in %s", d.Unit, d.Name)
 			}
 		}
-		s.point("after reload")
+		s.point("before after-reload")
 		return b.StartMount(ctx, root)
 	}); err != nil {
 		return err
@@ -361,7 +369,7 @@ func (s *Session) unmountTarget(ctx context.Context) error {
 	if err := s.takeDown(ctx); err != nil {
 		return errors.Join(err, s.renewWorker(ctx))
 	}
-	s.point("after unmount")
+	s.point("before after-unmount")
 	if err := s.unsetBoot(ctx); err != nil {
 		return errors.Join(err, s.renewWorker(ctx))
 	}
@@ -369,7 +377,7 @@ func (s *Session) unmountTarget(ctx context.Context) error {
 		if err := host.RemoveDropIn("", d); err != nil {
 			return errors.Join(err, s.renewWorker(ctx))
 		}
-		s.point("after no drop-in " + d.Unit)
+		s.point("before after-no drop-in " + d.Unit)
 	}
 	if s.Inputs.Systemd {
 		if err := s.onSystemBus(ctx, func(b *host.Bus) error { return b.Reload(ctx) }); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -42,6 +43,14 @@ func (p place) has(name string) (bool, error) {
 		return false, fmt.Errorf("cannot look at %s: %w", filepath.Join(p.parent.Name(), name), err)
 	}
 	return true, nil
+}
+
+func (p place) owner(name string) (uint32, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(p.parent.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT); err != nil {
+		return 0, fmt.Errorf("cannot look at %s: %w", filepath.Join(p.parent.Name(), name), err)
+	}
+	return st.Uid, nil
 }
 
 // move renames an entry and never replaces another.
@@ -158,16 +167,42 @@ func (s *Session) moveAside(ctx context.Context) error {
 		return err
 	}
 	if !gone {
+		if owner, err := p.owner(p.base); err != nil {
+			return err
+		} else if owner != s.Inputs.Owner.UID {
+			return fmt.Errorf("cannot move the store aside: %s belongs to user %d", s.Inputs.Store.GraphRoot, owner)
+		}
 		if err := s.detachHome(); err != nil {
+			return err
+		}
+		if err := s.nobodyIn(s.Inputs.Store.GraphRoot); err != nil {
 			return err
 		}
 		s.point("before aside")
 		if err := p.move(p.base, aside); err != nil {
 			return err
 		}
-		s.point("after aside")
+		s.point("before after-aside")
 	}
-	return s.mountPoint(p)
+	if err := s.mountPoint(p); err != nil {
+		return err
+	}
+	return s.nobodyIn(s.aside()) // who came in between
+}
+
+// nobodyIn refuses to go on while any process has something open in the store:
+// what it wrote there after the copy would be lost with the old store.
+func (s *Session) nobodyIn(dir string) error {
+	users, err := host.Users(dir, s.worker.PID())
+	if err != nil || len(users) == 0 {
+		return err
+	}
+	words := make([]string, 0, 5)
+	for _, u := range users[:min(5, len(users))] {
+		words = append(words, u.String())
+	}
+	return &Refusal{ID: "busy", Text: "the store is in use by " + strings.Join(words, ", "),
+		Hint: "end these, or have them leave the store, then try again"}
 }
 
 // detachHome takes away the mount that the overlay driver of a rootful podman
@@ -197,19 +232,16 @@ func (s *Session) mountPoint(p place) error {
 	if err := s.clearPlace(p); err != nil {
 		return err
 	}
-	if err := unix.Mkdirat(int(p.parent.Fd()), p.base, 0o700); err != nil {
+	// It stays root's: nobody has to do anything in it.
+	if err := unix.Mkdirat(int(p.parent.Fd()), p.base, 0o755); err != nil {
 		return fmt.Errorf("cannot make the mount point: %w", err)
 	}
-	s.point("after mount-point")
+	s.point("before after-mount-point")
 	dir, err := host.OpenBelow(p.parent, p.base)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	o := s.Inputs.Owner
-	if err := unix.Fchownat(int(dir.Fd()), "", int(o.UID), int(o.GID), unix.AT_EMPTY_PATH); err != nil {
-		return fmt.Errorf("cannot give the mount point to %s: %w", o.Name, err)
-	}
 	err = host.SetImmutable(dir, true)
 	if errors.Is(err, errors.ErrUnsupported) {
 		return errors.Join(s.note("the mount point %s cannot be made immutable: its filesystem does not know that", s.Inputs.Store.GraphRoot), syncFolder(p.parent))
@@ -232,9 +264,9 @@ func (s *Session) clearPlace(p place) error {
 	if err := host.SetImmutable(dir, false); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return err
 	}
-	s.point("after mutable")
+	s.point("before after-mutable")
 	err = unix.Unlinkat(int(p.parent.Fd()), p.base, unix.AT_REMOVEDIR)
-	s.point("after clear-place")
+	s.point("before after-clear-place")
 	if err == nil || !errors.Is(err, unix.ENOTEMPTY) {
 		return err
 	}
@@ -279,7 +311,7 @@ func (s *Session) moveBack(ctx context.Context) error {
 	if err := p.move(aside, p.base); err != nil {
 		return err
 	}
-	s.point("after aside-back")
+	s.point("before after-aside-back")
 	return s.renewWorker(ctx)
 }
 

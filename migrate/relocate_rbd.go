@@ -57,8 +57,7 @@ func (s *Session) mapping(ctx context.Context) (rbd.Mapping, error) {
 
 // imageMapped observes that the image is a device of this host.
 func (s *Session) imageMapped(ctx context.Context) (bool, error) {
-	st := s.journal.State()
-	if st.Phase == engine.PhaseRollingBack && st.Steps[stepMount].Mark != engine.MarkNone {
+	if s.journal.State().Phase == engine.PhaseRollingBack {
 		return true, nil // as with the target itself
 	}
 	_, err := s.mapping(ctx)
@@ -84,7 +83,7 @@ func (s *Session) mapImage(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.point("after image")
+		s.point("before after-image")
 		_, err = h.Map(ctx, t.Spec, rbd.MapOptions{Mapper: t.Mapper, Unit: s.Inputs.Systemd})
 		return err
 	})
@@ -95,7 +94,7 @@ func (s *Session) mapImage(ctx context.Context) error {
 	if err != nil {
 		return cephRefusal(err)
 	}
-	s.point("after map")
+	s.point("before after-map")
 	return s.setRBDMap(ctx, true)
 }
 
@@ -122,7 +121,11 @@ func (s *Session) unmapImage(ctx context.Context) error {
 		return err
 	}
 	t := s.Inputs.Target.Image
-	return withCeph(ctx, s.env.Runner, t.Cluster, func(h *rbd.Host) error {
+	// Without the cluster: it may be what is lost.
+	if err := (&rbd.Host{Run: s.env.Runner}).Forget(ctx, t.Spec); err != nil {
+		return s.note("image %s is still served at boot: %v", t.Spec, err)
+	}
+	err := withCeph(ctx, s.env.Runner, t.Cluster, func(h *rbd.Host) error {
 		all, err := h.Mapped(ctx, t.Spec)
 		if err != nil {
 			return err
@@ -148,6 +151,10 @@ func (s *Session) unmapImage(ctx context.Context) error {
 		}
 		return h.Remove(ctx, t.Spec)
 	})
+	if err != nil { // podman is back already: a lost cluster must not keep the run open
+		return s.note("image %s could not be let go of: %v", t.Spec, err)
+	}
+	return nil
 }
 
 // setRBDMap adds the image to those that the kernel's client maps at boot, or
@@ -163,7 +170,7 @@ func (s *Session) setRBDMap(ctx context.Context, on bool) error {
 	}
 	after, err := rbd.RemoveEntry(before, t.Spec)
 	if on {
-		after, err = rbd.SetEntry(before, rbd.MapEntry{Spec: t.Spec, User: t.Cluster.ID(), Keyring: t.keyring(), Options: []string{"exclusive"}})
+		after, err = rbd.SetEntry(before, rbd.MapEntry{Spec: t.Spec, User: t.Cluster.ID(), Keyring: t.keyring(), Conf: t.Cluster.Conf, Options: []string{"exclusive"}})
 	}
 	if err != nil || bytes.Equal(before, after) {
 		return err

@@ -19,9 +19,8 @@ import (
 // targetReady observes that the target's folder is there and bears this run's
 // marker, or is in the store's place already.
 func (s *Session) targetReady(ctx context.Context) (bool, error) {
-	st := s.journal.State()
-	if st.Phase == engine.PhaseRollingBack && st.Steps[stepMount].Mark != engine.MarkNone {
-		return true, nil // the way back leaves it alone, and leads away from a lost one, too
+	if s.journal.State().Phase == engine.PhaseRollingBack {
+		return true, nil // the way back needs no target, and leads away from a lost one, too
 	}
 	up, err := s.deviceUp()
 	if err != nil {
@@ -107,8 +106,10 @@ func (s *Session) makeFolder() error {
 	defer where.Close()
 	if m, err := host.MountOf(where); err != nil {
 		return err
-	} else if m.Path != t.On {
-		return &Refusal{ID: "target-gone", Text: fmt.Sprintf("%s lay on what is mounted on %s, and now lies on %s", t.Where, t.On, m.Path),
+	} else if id, err := filesystemID(where); err != nil {
+		return err
+	} else if m.Path != t.On || id != t.ID {
+		return &Refusal{ID: "target-gone", Text: fmt.Sprintf("%s does not lie on the filesystem any more that was mounted on %s", t.Where, t.On),
 			Hint: "mount the target's filesystem as it was, then try again"}
 	}
 	half := runFolder("", s.ID)
@@ -116,7 +117,7 @@ func (s *Session) makeFolder() error {
 	if err := unix.Mkdirat(at, half, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("cannot make a folder in %s: %w", t.Where, err)
 	}
-	s.point("after target-half")
+	s.point("before after-target-half")
 	dir, err := host.OpenBelow(where, half)
 	if err != nil {
 		return err
@@ -129,7 +130,7 @@ func (s *Session) makeFolder() error {
 	if err := unix.Fchownat(int(dir.Fd()), "", int(o.UID), int(o.GID), unix.AT_EMPTY_PATH); err != nil {
 		return fmt.Errorf("cannot give %s to %s: %w", folder, o.Name, err)
 	}
-	s.point("after target-mark")
+	s.point("before after-target-mark")
 	err = unix.Renameat2(at, half, at, filepath.Base(folder), unix.RENAME_NOREPLACE)
 	if errors.Is(err, unix.EEXIST) {
 		return targetTaken(folder)
@@ -138,6 +139,15 @@ func (s *Session) makeFolder() error {
 		return fmt.Errorf("cannot make %s: %w", folder, err)
 	}
 	return syncFolder(where)
+}
+
+// filesystemID tells filesystems apart, also after a boot (statfs(2), f_fsid).
+func filesystemID(dir *os.File) (string, error) {
+	var sf unix.Statfs_t
+	if err := unix.Fstatfs(int(dir.Fd()), &sf); err != nil {
+		return "", fmt.Errorf("cannot look at %s: %w", dir.Name(), err)
+	}
+	return fmt.Sprintf("%08x%08x", uint32(sf.Fsid.Val[0]), uint32(sf.Fsid.Val[1])), nil
 }
 
 func targetTaken(folder string) *Refusal {
@@ -182,16 +192,25 @@ func syncFolder(dir *os.File) error {
 // releaseTarget takes away what the run made on the target. Once the target was
 // in the store's place it may hold the only copy of something, and is kept.
 func (s *Session) releaseTarget(ctx context.Context) error {
-	t, folder := s.Inputs.Target, s.targetFolder()
 	if s.journal.State().Steps[stepMount].Mark != engine.MarkNone {
 		if err := s.dropPrivate(ctx); err != nil {
 			return err
 		}
-		return s.note("the copy in %s is kept: it was in use, and holds what was written since the cutover. Remove it when it is not wanted", folder)
+		return s.note("the copy in %s is kept: it was in use, and holds what was written since the cutover. Remove it when it is not wanted", s.TargetFolder())
 	}
+	remove := s.removeCopy
 	if s.alone() {
-		return s.releaseDevice(ctx)
+		remove = s.releaseDevice
 	}
+	if err := remove(ctx); err != nil { // podman is back already: a lost target must not keep the run open
+		return s.note("what the run made in %s could not be removed: %v", s.TargetFolder(), err)
+	}
+	return nil
+}
+
+// removeCopy removes the folder of the run from a filesystem that others use, too.
+func (s *Session) removeCopy(ctx context.Context) error {
+	t, folder := s.Inputs.Target, s.targetFolder()
 	where, err := host.OpenDir(t.Where)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -215,7 +234,7 @@ func (s *Session) releaseTarget(ctx context.Context) error {
 	}
 	for _, name := range remove {
 		err := unix.Unlinkat(int(where.Fd()), name, unix.AT_REMOVEDIR)
-		s.point("after target-gone")
+		s.point("before after-target-gone")
 		if err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("cannot remove %s: %w", filepath.Join(t.Where, name), err)
 		}

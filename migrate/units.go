@@ -65,7 +65,12 @@ func (s *Session) stop(ctx context.Context) error {
 		return err
 	}
 	if s.Inputs.Request.Containers != Refuse && !away {
-		if err := s.stopContainers(ctx); err != nil {
+		if err := s.stopContainers(ctx); err != nil && s.relocating() && s.journal.State().Phase == engine.PhaseRollingBack {
+			// Its disk may have died under it. What still runs is seen below.
+			if err := s.note("podman does not answer: %v", err); err != nil {
+				return err
+			}
+		} else if err != nil {
 			return err
 		}
 	}

@@ -108,6 +108,10 @@ func (h *Host) lastWords(ctx context.Context, spec Spec) string {
 	return "; it said: " + string(out)
 }
 
+// Forget stops the service that serves an image by mapper fuse, and keeps it from
+// coming back at a boot. It needs no cluster; where there is none it does nothing.
+func (h *Host) Forget(ctx context.Context, spec Spec) error { return h.stopUnit(ctx, spec) }
+
 // stopUnit stops and removes the service of an image, where there is one.
 func (h *Host) stopUnit(ctx context.Context, spec Spec) error {
 	file, config := unitPaths(spec)

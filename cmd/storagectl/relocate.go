@@ -27,8 +27,8 @@ filesystem that is mounted already; several stores can share it. With --device t
 store gets a block device for itself: a filesystem is made where nothing is, an empty
 one is used, and one that holds files is never touched. With --rbd that device is an
 image of Ceph, made if --size is given, and mapped here alone: it is refused while
-any other host has it. The mount stands in
-/etc/fstab, and is made when it is first used (--mount boot: at boot).
+any other host has it. A line in
+/etc/fstab, or a unit where others can change the path, makes the mount when it is first used (--mount boot: at boot).
 
 Only root can mount, so relocate runs as root; --user names whose store it is,
 without it the rootful store. It shows the plan and asks, unless you say --yes.
@@ -64,7 +64,7 @@ so until the run is resumed or rolled back.
 	f.StringVar(&req.Relocate.RBD, "rbd", "", "an image of Ceph for the store alone: POOL/IMAGE or POOL/NAMESPACE/IMAGE")
 	f.StringVar(&size, "size", "0", "how large an image is made where there is none (100G)")
 	f.StringVar(&req.Relocate.DataPool, "data-pool", "", "a pool for the data of an image that is made (erasure coding)")
-	f.StringVar(&req.Relocate.Mapper, "mapper", "", "krbd, nbd or fuse (default: krbd where the kernel has it)")
+	f.StringVar(&req.Relocate.Mapper, "mapper", "", "krbd or fuse (default: krbd where the kernel has it)")
 	f.StringVar(&req.Relocate.Cluster.Conf, "ceph-conf", "", "the cluster's ceph.conf (default /etc/ceph/ceph.conf)")
 	f.StringVar(&req.Relocate.Cluster.User, "ceph-user", "", "the cluster's user, without \"client.\" (default admin)")
 	f.StringVar(&req.Relocate.Cluster.Keyring, "ceph-keyring", "", "the user's keyring (default: where ceph.conf says)")
@@ -91,8 +91,8 @@ func checkRelocation(r migrate.Request) error {
 	switch {
 	case targets != 1:
 		return usagef("cannot relocate without one target: say --path DIR, --device DEVICE or --rbd POOL/IMAGE")
-	case r.Relocate.Mapper != "" && r.Relocate.Mapper != "krbd" && r.Relocate.Mapper != "nbd" && r.Relocate.Mapper != "fuse":
-		return usagef("cannot use --mapper %q: it is krbd, nbd or fuse", r.Relocate.Mapper)
+	case r.Relocate.Mapper != "" && r.Relocate.Mapper != "krbd" && r.Relocate.Mapper != "fuse":
+		return usagef("cannot use --mapper %q: it is krbd or fuse", r.Relocate.Mapper)
 	case r.Relocate.FS != "xfs" && r.Relocate.FS != "ext4":
 		return usagef("cannot use --fs %q: it is xfs or ext4", r.Relocate.FS)
 	case r.Relocate.Format && r.Relocate.Path != "":

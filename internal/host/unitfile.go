@@ -40,6 +40,9 @@ func MountUnitFiles(e FstabEntry, how FstabHow, run string) ([]UnitFile, error) 
 	// Options of [FstabOptions] that are for the generator are units' settings here.
 	options := []string{"noatime"}
 	wantedBy := "local-fs.target"
+	if how.Boot {
+		options = append(options, "nofail") // else boot waits for it (systemd.mount(5))
+	}
 	if how.Network {
 		options = append(options, "_netdev")
 		if how.Boot {

@@ -102,6 +102,9 @@ func StartWorker(ctx context.Context, o Owner, point func(string), extraEnv ...s
 	return w, nil
 }
 
+// PID is the worker's process.
+func (w *Worker) PID() int { return w.cmd.Process.Pid }
+
 // writeMaps gives the worker's user namespace its maps through the setuid
 // helpers and lets the worker go on.
 func (w *Worker) writeMaps(ctx context.Context, o Owner) error {
