@@ -16,9 +16,9 @@ import (
 // TestColdBoot: a real node with systemd. The image is mapped by its unit and
 // mounted by an automount in fstab; after a power cut it comes back by itself,
 // with what was on it, also while the cluster still counts the node's old client
-// as alive.
+// as alive. It runs beside no other test: a node's namespace holds what is
+// mounted here when it boots.
 func TestColdBoot(t *testing.T) {
-	t.Parallel() // it mostly waits
 	c := hubCluster(t)
 	c.Tool(t, "rbd", "create", "--size", "400M", "rbd/node-1")
 	netns, _ := joined(t, c)

@@ -336,6 +336,7 @@ func (n *Node) Kill(ctx context.Context) error {
 	if err := killCgroup(ctx, n.Name); err != nil {
 		return err
 	}
+	freeFuseLoops()
 	return freeLoops(n.dir)
 }
 
