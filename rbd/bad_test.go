@@ -1,12 +1,14 @@
 package rbd
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -40,6 +42,51 @@ func writer(path string, mib int, sync bool) <-chan error {
 	return done
 }
 
+// steady writes and syncs pieces of a file until it is stopped.
+type steady struct {
+	pieces atomic.Int64
+	stop   atomic.Bool
+	ended  chan error
+}
+
+func writeOn(path string) *steady {
+	w := &steady{ended: make(chan error, 1)}
+	go func() {
+		f, err := os.Create(path)
+		b := bytes.Repeat([]byte("piece"), 50000)
+		for i := int64(0); err == nil && !w.stop.Load(); i++ {
+			if _, err = f.WriteAt(b, i%400*int64(len(b))); err == nil {
+				err = f.Sync()
+			}
+			w.pieces.Add(1)
+		}
+		w.ended <- errors.Join(err, f.Close())
+	}()
+	return w
+}
+
+// moves fails the test unless more is written within a minute.
+func (w *steady) moves(t *testing.T) {
+	t.Helper()
+	from := w.pieces.Load()
+	for end := time.Now().Add(time.Minute); w.pieces.Load() < from+5; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) || len(w.ended) > 0 {
+			t.Fatal("nothing more is written")
+		}
+	}
+}
+
+// stands fails the test if more than what was under way is written.
+func (w *steady) stands(t *testing.T) {
+	t.Helper()
+	time.Sleep(500 * time.Millisecond)
+	from := w.pieces.Load()
+	time.Sleep(2 * time.Second)
+	if w.pieces.Load() != from || len(w.ended) > 0 {
+		t.Error("written without an OSD")
+	}
+}
+
 // TestOSDStopped: the OSD is frozen, and then stopped and started, while a file
 // is written. The writer waits and goes on, requests end in time, and the
 // filesystem is whole.
@@ -49,13 +96,10 @@ func TestOSDStopped(t *testing.T) {
 	m := mustMap(t, h, spec)
 	sh(t, `mkfs.ext4 -q "$1"`, m.Device)
 	dir := mountFS(t, m.Device)
-	done := writer(filepath.Join(dir, "f1"), 64, true)
+	w := writeOn(filepath.Join(dir, "f1"))
+	w.moves(t)
 	cluster.Daemon(t, "freeze", "osd")
-	select {
-	case err := <-done:
-		t.Errorf("written without an OSD: %v", err)
-	case <-time.After(3 * time.Second):
-	}
+	w.stands(t)
 	slow := newHost(t, cluster.Admin())
 	ctx := testContext(t)
 	{
@@ -70,18 +114,13 @@ func TestOSDStopped(t *testing.T) {
 		cancel()
 	}
 	cluster.Daemon(t, "thaw", "osd")
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	done = writer(filepath.Join(dir, "f2"), 64, true)
+	w.moves(t)
 	cluster.Daemon(t, "stop", "osd")
-	select {
-	case err := <-done:
-		t.Errorf("written without an OSD: %v", err)
-	case <-time.After(time.Second):
-	}
+	w.stands(t)
 	cluster.Daemon(t, "start", "osd")
-	if err := <-done; err != nil {
+	w.moves(t)
+	w.stop.Store(true)
+	if err := <-w.ended; err != nil {
 		t.Fatal(err)
 	}
 	cluster.Healthy(t)

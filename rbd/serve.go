@@ -66,8 +66,7 @@ func (h *Host) serve(ctx context.Context, spec Spec, byUnit bool) (Mapping, erro
 	if err != nil {
 		return Mapping{}, err
 	}
-	_, state := ServeNames(h.runDir(), spec)
-	log, err := os.OpenFile(strings.TrimSuffix(state, ".json")+".log", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(h.logPath(spec), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return Mapping{}, err
 	}
@@ -105,10 +104,25 @@ func (h *Host) serve(ctx context.Context, spec Spec, byUnit bool) (Mapping, erro
 	case ctx.Err() != nil:
 		err = fmt.Errorf("the helper did not get it in time: %w", ctx.Err())
 	}
-	said, _ := os.ReadFile(log.Name())
-	words := strings.TrimSpace(string(said[max(0, len(said)-2048):]))
-	return Mapping{}, errors.Join(fmt.Errorf("the helper cannot serve it: %w: it said: %q", err, words), h.clean(context.WithoutCancel(ctx), spec))
+	return Mapping{}, errors.Join(fmt.Errorf("the helper cannot serve it: %w%s", err, h.logged(spec)), h.clean(context.WithoutCancel(ctx), spec))
 }
+
+func (h *Host) logPath(spec Spec) string {
+	dir, _ := ServeNames(h.runDir(), spec)
+	return dir + ".log"
+}
+
+// logged is the end of what a process that serves wrote.
+func (h *Host) logged(spec Spec) string {
+	said, _ := os.ReadFile(h.logPath(spec)) // none: its unit has it in the journal
+	if words := strings.TrimSpace(string(said[max(0, len(said)-2048):])); words != "" {
+		return "; it said: " + words
+	}
+	return ""
+}
+
+// tellAgain is how often a process that serves is told to end.
+const tellAgain = 2 * time.Second
 
 // unserve ends the process that serves an image.
 func (h *Host) unserve(ctx context.Context, m Mapping) error {
@@ -120,20 +134,22 @@ func (h *Host) unserve(ctx context.Context, m Mapping) error {
 	if err := h.stopUnit(ctx, m.Spec); err != nil {
 		return err
 	}
-	for told := false; ; {
+	for told := (time.Time{}); ; {
 		start, err := startOf(m.PID)
 		if err != nil || start != m.Start || m.Boot != bootID() {
 			break
 		}
-		if !told {
+		// Again and again: it goes on where its device is in use at that moment, if
+		// only by a program that looks what is on it.
+		if time.Since(told) > tellAgain {
 			if err := syscall.Kill(m.PID, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
 				return err
 			}
-			told = true
+			told = time.Now()
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the helper (process %d) does not end: %w", m.PID, ctx.Err())
+			return fmt.Errorf("the helper (process %d) does not end: %w%s", m.PID, ctx.Err(), h.logged(m.Spec))
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -207,7 +223,7 @@ func detach(ctx context.Context, file string) error {
 			continue // it was freed meanwhile, or is somebody else's
 		}
 		device := "/dev/" + strings.Split(f, "/")[3]
-		if err := unused(device); err != nil {
+		if err := waitUnused(ctx, device); err != nil {
 			return err
 		}
 		if out, err := exec.CommandContext(ctx, "losetup", "--detach", device).CombinedOutput(); err != nil {

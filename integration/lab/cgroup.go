@@ -77,7 +77,12 @@ func killCgroup(ctx context.Context, node string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
+	patience := time.Now().Add(time.Second)
 	err = poll(ctx, 20*time.Millisecond, func() (bool, error) {
+		if time.Now().After(patience) {
+			abortFuse()
+			patience = time.Now().Add(time.Second)
+		}
 		b, err := os.ReadFile(filepath.Join(dir, "cgroup.events"))
 		if errors.Is(err, fs.ErrNotExist) {
 			return true, nil

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -24,4 +25,35 @@ func freeFuseLoops() {
 		}
 		_ = f.Close()
 	}
+}
+
+// abortFuse ends the FUSE connections with requests that no process sees a mount
+// of. A process that serves a file under a mounted loop device, and dies as the
+// last of its mount namespace, unmounts that device while its own end of the
+// connection is still open: it would wait for itself for ever, and with it
+// whoever looks at the loop device.
+func abortFuse() {
+	const control = "/sys/fs/fuse/connections"
+	conns, _ := filepath.Glob(control + "/[0-9]*")
+	if len(conns) == 0 {
+		_ = unix.Mount("fusectl", control, "fusectl", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "") // EBUSY: it is, and empty
+		conns, _ = filepath.Glob(control + "/[0-9]*")
+	}
+	for _, c := range conns {
+		waiting, err := os.ReadFile(filepath.Join(c, "waiting"))
+		if err == nil && strings.TrimSpace(string(waiting)) != "0" && !seen("0:"+filepath.Base(c)) {
+			_ = os.WriteFile(filepath.Join(c, "abort"), []byte("1"), 0) // it is gone: so much the better
+		}
+	}
+}
+
+// seen tells whether any process sees a mount of a device, MAJOR:MINOR.
+func seen(dev string) bool {
+	all, _ := filepath.Glob("/proc/[0-9]*/mountinfo")
+	for _, path := range all {
+		if b, err := os.ReadFile(path); err == nil && bytes.Contains(b, []byte(" "+dev+" ")) {
+			return true
+		}
+	}
+	return false
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,10 +32,41 @@ type imageFS struct {
 	fuse.RawFileSystem
 	img   *librbd.Image
 	since time.Time
+	known atomic.Uint64 // the image's size, when it was last told
 }
 
 func newImageFS(img *librbd.Image) *imageFS {
-	return &imageFS{fuse.NewDefaultRawFileSystem(), img, time.Now()}
+	return &imageFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), img: img, since: time.Now()}
+}
+
+// sizeTime is how long the cluster may take to tell the size.
+const sizeTime = time.Second
+
+// size is the image's size. Programs that look for a free loop device, as mount
+// does, ask for it: they must not wait for a cluster that does not answer.
+func (f *imageFS) size() (uint64, error) {
+	type answer struct {
+		size uint64
+		err  error
+	}
+	told := make(chan answer, 1)
+	go func() {
+		size, err := f.img.GetSize()
+		if err == nil {
+			f.known.Store(size)
+		}
+		told <- answer{size, err}
+	}()
+	select {
+	case a := <-told:
+		return a.size, a.err
+	case <-time.After(sizeTime):
+	}
+	if known := f.known.Load(); known > 0 {
+		return known, nil
+	}
+	a := <-told // the first time
+	return a.size, a.err
 }
 
 func (f *imageFS) String() string { return "storagectl-rbd" }
@@ -61,7 +93,7 @@ func (f *imageFS) attr(node uint64, out *fuse.Attr) fuse.Status {
 		out.Mode, out.Nlink = syscall.S_IFDIR|0o700, 2
 		return fuse.OK
 	}
-	size, err := f.img.GetSize()
+	size, err := f.size()
 	out.Mode, out.Size, out.Blocks = syscall.S_IFREG|0o600, size, size/512
 	return status(err)
 }
@@ -111,10 +143,11 @@ func (f *imageFS) Fsync(_ <-chan struct{}, _ *fuse.FsyncIn) fuse.Status { return
 
 func (f *imageFS) Flush(_ <-chan struct{}, _ *fuse.FlushIn) fuse.Status { return status(f.img.Flush()) }
 
-// Fallocate makes room: what is punched reads as zeros from then on. Loop
-// devices use it for both discard and writing zeros.
+// Fallocate makes room: what is punched, or to be zeros, reads as zeros from then
+// on. Loop devices use it for discard and for writing zeros. That room stays set
+// aside for zeros is not promised: no image that is not written in full does.
 func (f *imageFS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
-	if in.Mode&unix.FALLOC_FL_PUNCH_HOLE == 0 {
+	if in.Mode&(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_ZERO_RANGE) == 0 {
 		return fuse.Status(syscall.EOPNOTSUPP)
 	}
 	// One request of librbd is bounded by what it can hold of object names.
