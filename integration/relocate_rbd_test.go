@@ -42,8 +42,10 @@ func joined(t *testing.T, c *ceph.Cluster, user string) *world {
 	return w
 }
 
+// toImage is a relocation to an image. Its name is the world's own: the nodes of
+// all tests have one kernel's loop devices, and tell them apart by path.
 func (w *world) toImage(more ...string) []string {
-	args := []string{"relocate", "--rbd", "rbd/store", "--ceph-user", "store", "--yes"}
+	args := []string{"relocate", "--rbd", "rbd/store-" + w.user, "--ceph-user", "store", "--yes"}
 	if w.user != "root" {
 		args = append(args, "--user", w.user)
 	}
@@ -65,7 +67,7 @@ func TestRelocateRBD(t *testing.T) {
 			}
 			w.must(w.toImage("--size", "1G")...)
 			w.onImage(before)
-			if r := other.ctl(other.toImage()...); r.code != exitRefused || !strings.Contains(r.stderr, "rbd/store is in use") {
+			if r := other.ctl(other.toImage()...); r.code != exitRefused || !strings.Contains(r.stderr, "rbd/store-"+user+" is in use") {
 				t.Errorf("want the other host refused: %s", r)
 			}
 			if err := w.node.Kill(w.ctx); err != nil {
@@ -77,7 +79,7 @@ func TestRelocateRBD(t *testing.T) {
 			w.onImage(before)
 			w.must("rollback")
 			w.same("the store", before, w.manifest())
-			if out := w.script("root", "findmnt -nR "+w.graphroot()+" || true; losetup -nlO BACK-FILE | grep store || true"); out != "" {
+			if out := w.script("root", "findmnt -nR "+w.graphroot()+" || true; losetup -nlO BACK-FILE | grep rbd:store-"+user+"/ || true"); out != "" {
 				t.Errorf("left: %s", out)
 			}
 			// The image holds a store now: it is nobody's to format.
