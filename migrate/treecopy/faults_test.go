@@ -45,7 +45,7 @@ func TestTornIndex(t *testing.T) {
 		}
 	}
 	// Damage in the middle loses the claims behind it, no more.
-	for n := frameOverhead + headerSize; n < len(whole); n += 7 {
+	for n := frameOverhead + headerSize; n < len(whole); n += 23 {
 		b := append([]byte(nil), whole...)
 		b[n] ^= 0x55
 		must(t, os.WriteFile(p.idx, b, 0o600))
