@@ -43,6 +43,7 @@ type counters struct {
 // worker holds what one worker uses again and again.
 type worker struct {
 	ctx     context.Context
+	own     []task
 	buf     []byte // file data
 	dents   []byte
 	xattrs  []byte
@@ -233,8 +234,8 @@ func (c *copier) work(ctx context.Context) error {
 				if !ok {
 					return
 				}
-				err := c.do(w, t)
-				if err != nil {
+				w.own = append(w.own, t)
+				if err := c.settle(w); err != nil {
 					cancel(err)
 				}
 				c.queue.done()
@@ -261,7 +262,28 @@ func (c *copier) work(ctx context.Context) error {
 	workers.Wait()
 	close(done)
 	keeper.Wait()
+	c.queue.drop()
 	return context.Cause(ctx)
+}
+
+// settle does what the worker has, and all that comes of it. It shares only with
+// who has nothing: to pass each folder through the queue costs more than to
+// look at it.
+func (c *copier) settle(w *worker) error {
+	for len(w.own) > 0 {
+		if n := len(w.own) / 2; n > 0 && c.queue.hungry.Load() > 0 {
+			c.queue.push(w.own[:n]...) // the first are the highest, with the most below them
+			w.own = append(w.own[:0], w.own[n:]...)
+		}
+		t := w.own[len(w.own)-1]
+		w.own = w.own[:len(w.own)-1]
+		if err := c.do(w, t); err != nil {
+			abandon(w.own)
+			w.own = nil
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *copier) do(w *worker, t task) error {

@@ -132,11 +132,11 @@ func (c *copier) shard(w *worker, v *visit) error {
 		return err
 	}
 	if v.left > 0 {
-		c.queue.push(task{rest: v})
+		w.own = append(w.own, task{rest: v})
 	}
 	if len(kids) > 0 {
-		slices.Reverse(kids) // the last one pushed is the first one taken
-		c.queue.push(kids...)
+		slices.Reverse(kids) // the last one is the first one taken
+		w.own = append(w.own, kids...)
 	}
 	return nil
 }

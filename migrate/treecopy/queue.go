@@ -1,6 +1,9 @@
 package treecopy
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // task is a folder, the rest of a very large folder, or a large file to help with.
 type task struct {
@@ -19,6 +22,8 @@ type queue struct {
 	tasks  []task
 	active int
 	closed bool
+
+	hungry atomic.Int32 // workers that wait
 }
 
 func (q *queue) init() { q.ready = sync.NewCond(&q.mu) }
@@ -40,7 +45,9 @@ func (q *queue) pop() (task, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(q.tasks) == 0 && q.active > 0 && !q.closed {
+		q.hungry.Add(1)
 		q.ready.Wait()
+		q.hungry.Add(-1)
 	}
 	if len(q.tasks) == 0 || q.closed {
 		return task{}, false
@@ -67,4 +74,20 @@ func (q *queue) close() {
 	q.closed = true
 	q.mu.Unlock()
 	q.ready.Broadcast()
+}
+
+// drop gives up what is left.
+func (q *queue) drop() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	abandon(q.tasks)
+	q.tasks = nil
+}
+
+func abandon(tasks []task) {
+	for _, t := range tasks {
+		if t.rest != nil {
+			t.rest.close()
+		}
+	}
 }
