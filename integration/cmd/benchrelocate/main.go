@@ -32,7 +32,7 @@ func main() {
 	flag.IntVar(&s.large, "large", 16, "files of 100 to 160 MB in it, and of 512 MB for dd: a quarter as many")
 	flag.IntVar(&s.rounds, "rounds", 5, "runs of each method; the table has the median")
 	flag.StringVar(&s.flat, "flat", "10000,1000000", "numbers of files that the peak memory is measured with; empty: none")
-	flag.StringVar(&s.dir, "dir", os.TempDir(), "where the trees and images are made, on the source's filesystem")
+	flag.StringVar(&s.dir, "dir", os.TempDir(), "where the images of the filesystems are made")
 	flag.StringVar(&s.out, "out", "docs/benchmarks-relocate.md", "where the report goes")
 	flag.Parse()
 	// A mount of ours must not be captured by another namespace, or its device
@@ -79,6 +79,9 @@ func run(ctx context.Context, s settings) (err error) {
 		return err
 	}
 	b.src = filepath.Join(b.dir, "src")
+	if err := b.mount(ctx, "ext4", b.src); err != nil {
+		return err
+	}
 	fmt.Printf("making %d files…\n", s.files)
 	if b.tree, err = makeTree(ctx, b.src, s.files, s.large); err != nil {
 		return err
@@ -88,7 +91,7 @@ func run(ctx context.Context, s settings) (err error) {
 			return err
 		}
 	}
-	if err := os.RemoveAll(b.src); err != nil {
+	if err := b.unmount(b.src); err != nil {
 		return err
 	}
 	for i := range min(s.rounds, s.rounds*s.large) { // none without large files
@@ -96,8 +99,10 @@ func run(ctx context.Context, s settings) (err error) {
 			return err
 		}
 	}
-	if err := os.RemoveAll(b.src + "-large"); err != nil {
-		return err
+	if _, err := os.Stat(b.src + "-large.img"); err == nil {
+		if err := b.unmount(b.src + "-large"); err != nil {
+			return err
+		}
 	}
 	for n := range strings.SplitSeq(s.flat, ",") {
 		if n == "" {
@@ -139,7 +144,7 @@ func (b *bench) round(ctx context.Context, i int) error {
 		return err
 	}
 	for _, c := range copies {
-		if err := b.mount(ctx, at(c.on)); err != nil {
+		if err := b.mount(ctx, "xfs", at(c.on)); err != nil {
 			return err
 		}
 		if err := b.step(ctx, c.name, at(c.on), c.args...); err != nil {
@@ -185,6 +190,9 @@ func (b *bench) largeRound(ctx context.Context, i int) error {
 	src, dst := b.src+"-large", filepath.Join(b.dir, "dst-large")
 	n := max(1, b.large/4)
 	if i == 0 {
+		if err := b.mount(ctx, "ext4", src); err != nil {
+			return err
+		}
 		for f := range n {
 			if err := makeFile(filepath.Join(src, strconv.Itoa(f)), 512<<20, uint64(f)); err != nil {
 				return err
@@ -201,7 +209,7 @@ func (b *bench) largeRound(ctx context.Context, i int) error {
 		if err := os.RemoveAll(index); err != nil {
 			return err
 		}
-		if err := b.mount(ctx, dst); err != nil {
+		if err := b.mount(ctx, "xfs", dst); err != nil {
 			return err
 		}
 		if err := b.step(ctx, names[k], dst, steps[k]...); err != nil {
@@ -217,10 +225,13 @@ func (b *bench) largeRound(ctx context.Context, i int) error {
 // flatRound looks at the memory that so many files take.
 func (b *bench) flatRound(ctx context.Context, n int) error {
 	src, dst := b.src+"-flat", filepath.Join(b.dir, "dst-flat")
+	if err := b.mount(ctx, "ext4", src); err != nil {
+		return err
+	}
 	if err := makeEmpty(ctx, src, n); err != nil {
 		return err
 	}
-	if err := b.mount(ctx, dst); err != nil {
+	if err := b.mount(ctx, "xfs", dst); err != nil {
 		return err
 	}
 	index := filepath.Join(b.dir, "index-flat")
@@ -231,5 +242,5 @@ func (b *bench) flatRound(ctx context.Context, n int) error {
 		}
 	}
 	b.flats = append(b.flats, n)
-	return errors.Join(b.unmount(dst), os.RemoveAll(src), os.RemoveAll(index))
+	return errors.Join(b.unmount(dst), b.unmount(src), os.RemoveAll(index))
 }
