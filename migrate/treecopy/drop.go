@@ -1,6 +1,10 @@
 package treecopy
 
-import "errors"
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
 
 // drop durably forgets the claims about these folders.
 func (x *index) drop(paths ...string) error {
@@ -157,4 +161,35 @@ func (x *index) relink(lost map[uint64]bool) error {
 		return nil
 	})
 	return err
+}
+
+// find looks through the index for a claim about the file in this very state, of
+// whatever name; -1 if there is none.
+func (x *index) find(s *unix.Stat_t) (int64, error) {
+	x.mu.Lock()
+	err := x.flushLocked()
+	x.mu.Unlock()
+	if err != nil {
+		return -1, err
+	}
+	found := int64(-1)
+	_, err = x.frames(func(off int64, kind byte, b []byte) error {
+		if kind != frameFolder || found >= 0 {
+			return nil
+		}
+		match := false
+		f, err := takeFolder(b, func(e *entry) {
+			match = match || e.dstIno != 0 && e.ino == s.Ino && e.same(s)
+		})
+		if err != nil || !match {
+			return err
+		}
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if at, live := x.folders[x.key(f.path, f.shard)]; live && at.off == off {
+			found = off
+		}
+		return nil
+	})
+	return found, err
 }

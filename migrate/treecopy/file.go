@@ -101,7 +101,18 @@ func (c *copier) named(w *worker, v *visit, it *item) (*entry, error) {
 		if mine {
 			break
 		}
-		e, err := c.link(w, v, it, off)
+		e, later, err := c.link(w, v, it, off)
+		if e == nil && err == nil && later {
+			// The source lost power, and with it what that claim was about. Other names
+			// may have claims of before.
+			if off, err := c.ix.find(&it.stat); err != nil {
+				return nil, err
+			} else if off >= 0 {
+				if e, _, err = c.link(w, v, it, off); err != nil {
+					return nil, err
+				}
+			}
+		}
 		if e != nil || err != nil {
 			return e, err
 		}
@@ -119,41 +130,42 @@ func (c *copier) named(w *worker, v *visit, it *item) (*entry, error) {
 }
 
 // link gives the file its further name, if the index's frame at off says rightly
-// where dst has it; else nil.
-func (c *copier) link(w *worker, v *visit, it *item, off int64) (*entry, error) {
+// where dst has it; else nil. Later: its claim is about a later state of the file.
+func (c *copier) link(w *worker, v *visit, it *item, off int64) (_ *entry, later bool, _ error) {
 	b, err := c.ix.read(off, 0)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the index: %w", err)
+		return nil, false, fmt.Errorf("cannot read the index: %w", err)
 	}
 	var e entry
 	f, err := takeFolder(b, func(o *entry) {
+		later = later || o.ino == it.stat.Ino && stampOf(it.stat.Ctim).before(o.ctime)
 		if o.ino == it.stat.Ino && o.sameSource(&it.stat) && (o.pass == c.pass || o.flags&flagUnsettled == 0) {
 			e = *o
 		}
 	})
 	if err != nil || e.dstIno == 0 {
-		return nil, err
+		return nil, later, err
 	}
 	fd, err := openIn(c.dst, join(f.path, e.name), unix.O_PATH, 0)
 	if err != nil {
-		return nil, nil // not there: it is copied again
+		return nil, false, nil // not there: it is copied again
 	}
 	defer unix.Close(fd)
 	if s, err := fstat(fd); err != nil || s.Ino != e.dstIno || uint8(s.Mode&unix.S_IFMT>>12) != e.kind {
-		return nil, err
+		return nil, false, err
 	}
 	c.count(&it.stat)
 	if f.path != v.path || e.name != it.name {
 		if err := c.clear(w, v, it.name); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if err := unix.Linkat(unix.AT_FDCWD, itself(fd), v.dst, it.name, unix.AT_SYMLINK_FOLLOW); err != nil {
-			return nil, failed("link", join(v.path, it.name), err)
+			return nil, false, failed("link", join(v.path, it.name), err)
 		}
 		c.report.links.Add(1)
 	}
 	e.name, e.pass = it.name, c.pass
-	return &e, nil
+	return &e, false, nil
 }
 
 // clear removes what dst has under the name, if anything.
