@@ -22,7 +22,7 @@ PACKAGES := acl buildah busybox-static ca-certificates crun debian-archive-keyri
 	systemd-container uidmap util-linux xfsprogs attr rsync \
 	ceph-common ceph-fuse ceph-mds ceph-mgr ceph-mon ceph-osd gcc libc6-dev libcephfs-dev librados-dev librbd-dev
 
-.PHONY: build deps generate lint test demo demo-nomad sweep bench-nomad bench-migrate bench-relocate clean
+.PHONY: build deps generate lint test test-uml demo demo-nomad sweep bench-nomad bench-migrate bench-relocate clean
 
 build: generate
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/storagectl ./cmd/storagectl
@@ -47,8 +47,8 @@ lint: generate
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
 	if [ -n "$$unformatted" ]; then echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; fi
 	go vet ./...
-	$(LINT) run ./...
-	$(if $(CEPH),CGO_ENABLED=1 $(LINT) run --build-tags pacific ./ceph/... ./rbd/... ./internal/cephlink/... ./cmd/storagectl-ceph/...)
+	$(LINT) run --allow-parallel-runners ./...
+	$(if $(CEPH),CGO_ENABLED=1 $(LINT) run --allow-parallel-runners --build-tags pacific ./ceph/... ./rbd/... ./internal/cephlink/... ./cmd/storagectl-ceph/...)
 
 # The end-to-end tests build the binaries and the nodes that they need.
 test: deps build lint
@@ -57,6 +57,11 @@ test: deps build lint
 # Every crash point, both ways on; the table goes to docs/sweep.md.
 sweep: deps build
 	STORAGECTL_SWEEP=full go test -count=1 -timeout 10h -v -run 'TestSweep|TestNomadSweep|TestRelocateSweep' ./integration
+
+# What needs a kernel with Ceph's own clients: in User-Mode Linux, some minutes.
+test-uml: deps build
+	dpkg -s user-mode-linux rbd-nbd >/dev/null 2>&1 || apt-get install -q -y --no-install-recommends user-mode-linux rbd-nbd
+	go test -count=1 -timeout 20m $(GOFLAGS),uml -run UML -v ./rbd ./ceph
 
 demo: deps build
 	go run ./integration/cmd/demo
