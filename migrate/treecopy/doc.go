@@ -20,6 +20,11 @@
 // written so that no power cut leaves one that is false: see index.go for the
 // file, folder.go for the case that the cut takes back a change in the source.
 //
+// One thing no index of times can see: if the source's own host loses power, its
+// filesystem may keep data that was overwritten in place and lose the ctime that
+// told of it. After such a cut an index must be given up, the destination emptied,
+// and the copy begun anew; the caller knows it by the boot id.
+//
 // # Second pass
 //
 // Folders whose mtime and ctime stand are not listed again, only their files are

@@ -2,6 +2,7 @@ package treecopy
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -57,10 +58,16 @@ func (c *copier) folder(w *worker, t task) error {
 	v := &visit{path: t.path, src: fd, dst: -1, fresh: t.fresh, shards: 1}
 	if err := c.begin(w, v); err != nil {
 		v.close()
+		if errors.Is(err, errGone) {
+			return c.unsettled(t.path)
+		}
 		return err
 	}
 	return c.shard(w, v)
 }
+
+// errGone: a folder of the source vanished while it was read.
+var errGone = errors.New("it is gone")
 
 func (v *visit) close() {
 	unix.Close(v.src)

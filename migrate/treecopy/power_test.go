@@ -70,12 +70,14 @@ func TestPowerCut(t *testing.T) {
 
 // TestSourcePowerCut: the source loses power beside a pass, and with it changes
 // that the pass has seen. What looks again as it did before must not be taken
-// for copied if the destination no longer has it so.
+// for copied if the destination no longer has it so. (But for overwrites in place:
+// of these the filesystem may keep the data and lose the ctime; see doc.go.)
 func TestSourcePowerCut(t *testing.T) {
 	t.Parallel()
 	s := seed(t)
 	p := mountPair(t, "xfs", "", 1<<30)
 	g := newGarden(t, p.src, s)
+	g.noOverwrites = true
 	forest(t, filepath.Join(p.src, "forest"), 40, 20)
 	g.change(300)
 	settle()

@@ -19,6 +19,8 @@ type garden struct {
 	root string
 	r    *rand.Rand
 	n    int
+
+	noOverwrites bool
 }
 
 func newGarden(t testing.TB, root string, seed uint64) *garden {
@@ -63,7 +65,7 @@ func (g *garden) change(n int) {
 		case 5:
 			_ = os.Remove(file)
 		case 6: // as an editor that wants nobody to notice
-			if info, err := os.Lstat(file); err == nil && info.Mode().IsRegular() {
+			if info, err := os.Lstat(file); err == nil && info.Mode().IsRegular() && !g.noOverwrites {
 				if f, err := os.OpenFile(file, os.O_RDWR|unix.O_NOFOLLOW, 0); err == nil {
 					_, _ = f.WriteAt([]byte{byte(g.n), byte(g.n >> 8)}, info.Size()/2)
 					_ = f.Truncate(info.Size())

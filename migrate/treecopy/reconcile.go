@@ -16,6 +16,9 @@ func (c *copier) list(w *worker, v *visit) error {
 			v.names = append(v.names, listed{name: n, ino: ino, kind: kind})
 		}
 	})
+	if gone(err) {
+		return errGone // removed since it was opened
+	}
 	if err != nil {
 		return failed("list", v.path, err)
 	}

@@ -74,7 +74,7 @@ func (s *scan) folder(w *worker, path string) error {
 		default:
 			names = append(names, n)
 		}
-	}); err != nil {
+	}); err != nil && !gone(err) {
 		return failed("list", path, err)
 	}
 	var t Totals
