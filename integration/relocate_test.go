@@ -165,6 +165,29 @@ func TestRelocateLostMidway(t *testing.T) {
 	w.same("the store", before, w.manifest())
 }
 
+// TestRelocateReboot: a run that a power cut took in the middle of the copying is
+// resumed, and begins to copy anew: times tell nothing after a power cut.
+func TestRelocateReboot(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "bookworm", lab.Owner, images.Small)
+	w.disk("xfs", "2G")
+	before := w.manifest()
+	r := w.exec("root", append([]string{"env", "STORAGECTL_SWEEP_KILL_AT=worker read-back", "storagectl-sweep"}, w.relocate()...)...)
+	if r.code != -1 {
+		t.Fatalf("not killed: %s", r)
+	}
+	if err := w.node.Kill(w.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.node.Start(w.ctx); err != nil {
+		t.Fatal(err)
+	}
+	// What the copy holds by now is not believed, nor what its index says.
+	w.script("root", "echo wrong >/srv/disk/storage-"+w.user+"/volumes/vol1/_data/file")
+	w.must("resume")
+	w.moved(before)
+}
+
 // TestRelocateInUse: who has a file of the store open, and is not podman, would
 // write on into the old store.
 func TestRelocateInUse(t *testing.T) {

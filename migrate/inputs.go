@@ -122,6 +122,8 @@ type Facts struct {
 	Target *TargetFact `json:"target,omitempty"`
 	// Fstab is /etc/fstab as it was, and as the run wrote it.
 	Fstab *FstabFact `json:"fstab,omitempty"`
+	// Boots are those in which the copy was worked on, by the kernel's boot id.
+	Boots []string `json:"boots,omitempty"`
 	// RestBegun says that copying after the stop was begun before.
 	RestBegun bool `json:"restBegun,omitempty"`
 	// Copied is what copying beside the live store did, and Rest what it did

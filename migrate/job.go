@@ -332,7 +332,7 @@ const askDeadline = 10 * time.Minute
 
 // ask sends the worker a request and waits for its answer.
 func ask[R any](ctx context.Context, s *Session, op string, args any) (R, error) {
-	if !slices.Contains([]string{opRemove, opReclaim, opEmptyTarget, opEmptyAside}, op) { // these walk the store
+	if !slices.Contains([]string{opRemove, opReclaim, opEmptyTarget, opEmptyCopy, opEmptyAside}, op) { // these walk the store
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, askDeadline)
 		defer cancel()

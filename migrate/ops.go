@@ -67,6 +67,7 @@ const (
 	opCopy        = "copy"
 	opReadBack    = "read-back"
 	opEmptyTarget = "empty-target"
+	opEmptyCopy   = "empty-copy"
 	opEmptyAside  = "empty-aside"
 	opProbe       = "probe-target"
 )

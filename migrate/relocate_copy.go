@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -138,7 +139,7 @@ func uncover(store string) error {
 }
 
 // emptyTarget removes what a run copied, if the folder bears the run's marker.
-func emptyTarget(a copyArgs) error {
+func emptyTarget(a copyArgs, keepMarker bool) error {
 	b, err := os.ReadFile(filepath.Join(a.To, markerName))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // it was never begun, or is empty again
@@ -160,6 +161,9 @@ func emptyTarget(a copyArgs) error {
 				return fmt.Errorf("cannot remove the copy in %s: %w", a.To, err)
 			}
 		}
+	}
+	if keepMarker {
+		return nil
 	}
 	if err := os.Remove(filepath.Join(a.To, markerName)); err != nil { // last: until then a retry knows it
 		return fmt.Errorf("cannot remove the copy in %s: %w", a.To, err)
@@ -215,7 +219,38 @@ func (s *Session) copyLive(ctx context.Context) error {
 }
 
 func (s *Session) readBack(ctx context.Context) error {
+	if !s.thisBoot() { // better now than while podman is down
+		if err := s.copyLive(ctx); err != nil {
+			return err
+		}
+	}
 	return s.compareCopy(ctx, stepReadBack, s.copyArgs())
+}
+
+// bootID tells one boot from another (random(4)).
+func bootID() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // a kernel without it has but one
+	return strings.TrimSpace(string(b))
+}
+
+func (s *Session) thisBoot() bool {
+	n := len(s.facts.Boots)
+	return n > 0 && s.facts.Boots[n-1] == bootID()
+}
+
+// sameBoot has the copy begin anew after a boot. The filesystem of the store may
+// have come back from a power cut with new data in an old file and the old ctime
+// (XFS does, seen): no look at times can see that.
+func (s *Session) sameBoot(ctx context.Context) error {
+	if s.thisBoot() {
+		return nil
+	}
+	if len(s.facts.Boots) > 0 {
+		if _, err := ask[none](ctx, s, opEmptyCopy, s.copyArgs()); err != nil {
+			return err
+		}
+	}
+	return s.learn(func(f *Facts) { f.Boots = append(slices.Clone(f.Boots), bootID()) })
 }
 
 // copyRest makes the copy equal to the store, which nobody can use any more, and
@@ -223,9 +258,10 @@ func (s *Session) readBack(ctx context.Context) error {
 func (s *Session) copyRest(ctx context.Context) error {
 	args := s.copyArgs()
 	args.From, args.Strict = s.aside(), true
-	// What a try that was cut off wrote is no part of the last copy: then all is read.
-	args.Last = !s.facts.RestBegun
-	if args.Last {
+	// What a try that was cut off wrote is no part of the last copy, and what a boot
+	// made begin anew was not read back: then all is read.
+	args.Last = !s.facts.RestBegun && s.thisBoot()
+	if !s.facts.RestBegun {
 		if err := s.learn(func(f *Facts) { f.RestBegun = true }); err != nil {
 			return err
 		}
@@ -241,6 +277,9 @@ func (s *Session) copyRest(ctx context.Context) error {
 }
 
 func (s *Session) copy(ctx context.Context, step string, args copyArgs) (CopyFact, error) {
+	if err := s.sameBoot(ctx); err != nil {
+		return CopyFact{}, err
+	}
 	var r treecopy.Report
 	err := s.worker.Call(ctx, opCopy, args, &r, s.copyProgress(step))
 	if faultKind(err) == faultNoRoom {
@@ -282,7 +321,10 @@ func copyHandlers() map[string]podman.Handler {
 		opCopy:     podman.Handle(copyTree),
 		opReadBack: podman.Handle(readBack),
 		opEmptyTarget: podman.Handle(func(_ context.Context, a copyArgs, _ func(any)) (none, error) {
-			return none{}, emptyTarget(a)
+			return none{}, emptyTarget(a, false)
+		}),
+		opEmptyCopy: podman.Handle(func(_ context.Context, a copyArgs, _ func(any)) (none, error) {
+			return none{}, emptyTarget(a, true)
 		}),
 		opEmptyAside: podman.Handle(func(_ context.Context, a pathArg, _ func(any)) (none, error) {
 			return none{}, emptyAside(a.Path)
