@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -46,16 +47,22 @@ type agent struct {
 	done chan struct{}
 }
 
+// ports finds free ones below those that the kernel gives to outgoing connections:
+// an agent that is started again must find its own free again.
 func ports(t testing.TB, n int) []int {
 	t.Helper()
 	var list []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for tries := 0; len(list) < n; tries++ {
+		port := 10000 + rand.IntN(20000)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
-			t.Fatal(err)
+			if tries == 100 {
+				t.Fatal(err)
+			}
+			continue
 		}
 		defer l.Close()
-		list = append(list, l.Addr().(*net.TCPAddr).Port)
+		list = append(list, port)
 	}
 	return list
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -36,15 +37,22 @@ func newKey() string {
 	return base64.StdEncoding.EncodeToString(b)
 }
 
-// freePorts finds ports for the monitor that nobody on the host listens at.
+// freePorts finds ports for the monitor that nobody on the host listens at, below
+// those that the kernel gives to outgoing connections: a daemon that is started
+// again must find its own free again.
 func freePorts() (ports [2]int, err error) {
-	for i := range ports {
-		l, lerr := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it does not wait
+	for i, tries := 0, 0; i < len(ports); tries++ {
+		port := 10000 + mathrand.IntN(20000)
+		l, lerr := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)) //nolint:noctx // it does not wait
 		if lerr != nil {
-			return ports, lerr
+			if tries == 100 {
+				return ports, lerr
+			}
+			continue
 		}
 		defer func() { _ = l.Close() }() // after both are known
-		ports[i] = l.Addr().(*net.TCPAddr).Port
+		ports[i] = port
+		i++
 	}
 	return ports, nil
 }
