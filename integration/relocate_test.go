@@ -11,14 +11,19 @@ import (
 // disk gives the node a second disk, mounted on /srv/disk at every boot.
 func (w *world) disk(fs, size string) {
 	w.t.Helper()
+	image := w.diskImage()
 	w.script("root", `
-truncate -s `+size+` /opt/disk.img
-mkfs.`+fs+` -q /opt/disk.img
+truncate -s `+size+` `+image+`
+mkfs.`+fs+` -q `+image+`
 mkdir -p /srv/disk
-printf '# the second disk\n/opt/disk.img\t/srv/disk  `+fs+`  loop,noatime 0 0\n' >>/etc/fstab
+printf '# the second disk\n`+image+`\t/srv/disk  `+fs+`  loop,noatime 0 0\n' >>/etc/fstab
 systemctl daemon-reload
 mount /srv/disk`)
 }
+
+// diskImage is a name that no other node's image has: mount(8) takes an image that
+// is not there for another node's loop device of that name.
+func (w *world) diskImage() string { return "/opt/disk-" + w.node.Name + ".img" }
 
 // relocate is the arguments of a relocation of the world's store.
 func (w *world) relocate(more ...string) []string {
@@ -124,7 +129,7 @@ func TestRelocateLostDisk(t *testing.T) {
 	w.disk("xfs", "2G")
 	before := w.manifest()
 	w.must(w.relocate()...)
-	w.script("root", "sed -i s/loop,noatime/loop,nofail/ /etc/fstab; mv /opt/disk.img /opt/lost.img; sync")
+	w.script("root", "sed -i s/loop,noatime/loop,nofail/ /etc/fstab; mv "+w.diskImage()+" /opt/lost.img; sync")
 	if err := w.node.Kill(w.ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +154,7 @@ func TestRelocateLostMidway(t *testing.T) {
 	if r.code != -1 {
 		t.Fatalf("not killed: %s", r)
 	}
-	w.script("root", "sed -i s/loop,noatime/loop,nofail/ /etc/fstab; mv /opt/disk.img /opt/lost.img; sync")
+	w.script("root", "sed -i s/loop,noatime/loop,nofail/ /etc/fstab; mv "+w.diskImage()+" /opt/lost.img; sync")
 	if err := w.node.Kill(w.ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -211,11 +216,15 @@ func TestRelocateInUse(t *testing.T) {
 func TestRelocateDevice(t *testing.T) {
 	t.Parallel()
 	w := newWorldWith(t, lab.Owner, images.Small, lab.Options{Release: "bookworm", Udev: true})
-	dev := strings.TrimSpace(w.script("root", "truncate -s 2G /opt/disk.img; losetup -f --show /opt/disk.img"))
+	dev := strings.TrimSpace(w.script("root", "truncate -s 2G "+w.diskImage()+"; losetup -f --show "+w.diskImage()))
 	t.Cleanup(func() { _, _ = w.node.Run(w.ctx, "root", "losetup", "-d", dev) })
 	args := []string{"relocate", "--device", dev, "--user", w.user, "--yes"}
 	before := w.manifest()
-	w.must(args...)
+	// Killed when the filesystem is the owner's and has no mark yet.
+	if r := w.exec("root", append([]string{"env", "STORAGECTL_SWEEP_KILL_AT=device-mark", "storagectl-sweep"}, args...)...); r.code != -1 {
+		t.Fatalf("not killed: %s", r)
+	}
+	w.must("resume")
 	w.same("the store", before, w.manifest())
 	if out := w.script("root", "findmnt -nro SOURCE "+w.graphroot()+" | tail -1; ls /run/storagectl/mounts"); strings.TrimSpace(out) != dev {
 		t.Errorf("the store is on %q, not on %s alone", out, dev)

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/storagectl/storagectl/internal/host"
 	"github.com/storagectl/storagectl/internal/podman"
 	"github.com/storagectl/storagectl/migrate/treecopy"
 )
@@ -34,21 +35,10 @@ func (a copyArgs) indexFolder() string { return runFolder(a.To, a.Run) }
 
 func (a copyArgs) index() string { return filepath.Join(a.indexFolder(), "index") }
 
-// markerName is the file at the top of a target that tells whose it is.
-const markerName = "storagectl-target.json"
-
-// marker is what stands in that file.
-type marker struct {
-	Run   string `json:"run"`
-	Host  string `json:"host"`  // machine-id
-	Owner string `json:"owner"` // of the store
-	Store string `json:"store"` // its graphroot
-}
-
 // leftBehind reports whether an entry of a graphroot is not copied: it belongs to a
 // run or to a filesystem, not to podman.
 func leftBehind(rel string) bool {
-	return strings.HasPrefix(rel, asideMark) && !strings.Contains(rel, "/") || rel == markerName || rel == "lost+found"
+	return strings.HasPrefix(rel, asideMark) && !strings.Contains(rel, "/") || host.IsMarker(rel) || rel == "lost+found"
 }
 
 // copyTree copies a store. It runs in the worker.
@@ -140,23 +130,27 @@ func uncover(store string) error {
 
 // emptyTarget removes what a run copied, if the folder bears the run's marker.
 func emptyTarget(a copyArgs, keepMarker bool) error {
-	b, err := os.ReadFile(filepath.Join(a.To, markerName))
+	dir, err := openFolder(a.To)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	m, err := host.ReadMarker(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // it was never begun, or is empty again
 	}
 	if err != nil {
-		return fmt.Errorf("cannot see whose %s is: %w", a.To, err)
+		return err
 	}
-	var m marker
-	if err := json.Unmarshal(b, &m); err != nil || m.Run != a.Run {
-		return fmt.Errorf("cannot remove the copy in %s: it is not of run %s (%s)", a.To, a.Run, b)
+	if m.Run != a.Run {
+		return fmt.Errorf("cannot remove the copy in %s: it is of run %q, not %s", a.To, m.Run, a.Run)
 	}
 	es, err := os.ReadDir(a.To)
 	if err != nil {
 		return fmt.Errorf("cannot remove the copy in %s: %w", a.To, err)
 	}
 	for _, e := range es {
-		if n := e.Name(); n != markerName && n != "lost+found" {
+		if n := e.Name(); !host.IsMarker(n) && n != "lost+found" {
 			if err := os.RemoveAll(filepath.Join(a.To, n)); err != nil {
 				return fmt.Errorf("cannot remove the copy in %s: %w", a.To, err)
 			}
@@ -165,10 +159,7 @@ func emptyTarget(a copyArgs, keepMarker bool) error {
 	if keepMarker {
 		return nil
 	}
-	if err := os.Remove(filepath.Join(a.To, markerName)); err != nil { // last: until then a retry knows it
-		return fmt.Errorf("cannot remove the copy in %s: %w", a.To, err)
-	}
-	return nil
+	return host.RemoveMarker(dir) // last: until then a retry knows it
 }
 
 // emptyAside removes what is in a store that was moved aside.
@@ -219,7 +210,9 @@ func (s *Session) copyLive(ctx context.Context) error {
 }
 
 func (s *Session) readBack(ctx context.Context) error {
-	if !s.thisBoot() { // better now than while podman is down
+	if same, err := s.thisBoot(); err != nil {
+		return err
+	} else if !same { // better now than while podman is down
 		if err := s.copyLive(ctx); err != nil {
 			return err
 		}
@@ -228,29 +221,38 @@ func (s *Session) readBack(ctx context.Context) error {
 }
 
 // bootID tells one boot from another (random(4)).
-func bootID() string {
-	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // a kernel without it has but one
-	return strings.TrimSpace(string(b))
+func bootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("cannot tell this boot from others: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
 }
 
-func (s *Session) thisBoot() bool {
+// thisBoot reports whether the copy was last worked on in this boot.
+func (s *Session) thisBoot() (bool, error) {
+	id, err := bootID()
 	n := len(s.facts.Boots)
-	return n > 0 && s.facts.Boots[n-1] == bootID()
+	return n > 0 && s.facts.Boots[n-1] == id, err
 }
 
 // sameBoot has the copy begin anew after a boot. The filesystem of the store may
 // have come back from a power cut with new data in an old file and the old ctime
 // (XFS does, seen): no look at times can see that.
 func (s *Session) sameBoot(ctx context.Context) error {
-	if s.thisBoot() {
-		return nil
+	if same, err := s.thisBoot(); err != nil || same {
+		return err
+	}
+	id, err := bootID()
+	if err != nil {
+		return err
 	}
 	if len(s.facts.Boots) > 0 {
 		if _, err := ask[none](ctx, s, opEmptyCopy, s.copyArgs()); err != nil {
 			return err
 		}
 	}
-	return s.learn(func(f *Facts) { f.Boots = append(slices.Clone(f.Boots), bootID()) })
+	return s.learn(func(f *Facts) { f.Boots = append(slices.Clone(f.Boots), id) })
 }
 
 // copyRest makes the copy equal to the store, which nobody can use any more, and
@@ -260,7 +262,11 @@ func (s *Session) copyRest(ctx context.Context) error {
 	args.From, args.Strict = s.aside(), true
 	// What a try that was cut off wrote is no part of the last copy, and what a boot
 	// made begin anew was not read back: then all is read.
-	args.Last = !s.facts.RestBegun && s.thisBoot()
+	same, err := s.thisBoot()
+	if err != nil {
+		return err
+	}
+	args.Last = !s.facts.RestBegun && same
 	if !s.facts.RestBegun {
 		if err := s.learn(func(f *Facts) { f.RestBegun = true }); err != nil {
 			return err

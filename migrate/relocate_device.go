@@ -58,32 +58,34 @@ func (s *Session) prepareDevice(ctx context.Context) error {
 			return err
 		}
 	}
-	if ours, err := s.ours(s.targetFolder()); err != nil || ours {
-		return err
-	}
 	dir, err := host.OpenDir(s.targetFolder())
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	names, err := entries(dir)
-	if err != nil {
+	if ours, err := s.ours(s.targetFolder()); err != nil {
 		return err
-	}
-	names = slices.DeleteFunc(names, func(n string) bool { return n == "lost+found" || n == markerName })
-	if len(names) > 0 {
-		return &Refusal{ID: "device-files", Text: fmt.Sprintf("the filesystem on %s holds files: %s", s.Inputs.Target.Where, few(names)),
-			Hint: "give a device that is free; nothing on it was changed"}
-	}
-	if err := s.mark(dir); err != nil {
-		return err
-	}
-	o := s.Inputs.Owner
-	if err := unix.Fchownat(int(dir.Fd()), "", int(o.UID), int(o.GID), unix.AT_EMPTY_PATH); err != nil {
-		return fmt.Errorf("cannot give the target to %s: %w", o.Name, err)
-	}
-	if err := os.Chmod(s.targetFolder(), 0o700); err != nil { // the folders above are root's
-		return fmt.Errorf("cannot close the target to others: %w", err)
+	} else if !ours {
+		names, err := entries(dir)
+		if err != nil {
+			return err
+		}
+		names = slices.DeleteFunc(names, func(n string) bool { return n == "lost+found" || host.IsMarker(n) })
+		if len(names) > 0 {
+			return &Refusal{ID: "device-files", Text: fmt.Sprintf("the filesystem on %s holds files: %s", s.Inputs.Target.Where, few(names)),
+				Hint: "give a device that is free; nothing on it was changed"}
+		}
+		o := s.Inputs.Owner
+		if err := unix.Fchownat(int(dir.Fd()), "", int(o.UID), int(o.GID), unix.AT_EMPTY_PATH); err != nil {
+			return fmt.Errorf("cannot give the target to %s: %w", o.Name, err)
+		}
+		if err := os.Chmod(s.targetFolder(), 0o700); err != nil { // the folders above are root's
+			return fmt.Errorf("cannot close the target to others: %w", err)
+		}
+		s.point("before device-mark")
+		if err := s.mark(dir); err != nil { // last: what bears it is ready
+			return err
+		}
 	}
 	return syncFolder(dir)
 }
@@ -138,7 +140,7 @@ func (s *Session) filesystem(ctx context.Context, dev host.BlockDevice) (TargetF
 	if use != nil {
 		return TargetFact{UUID: use.UUID, FSType: use.Type}, nil
 	}
-	fs, err := s.env.Runner.Mkfs(ctx, dev.Path, host.MkfsOptions{Type: t.FSType, Label: deviceLabel(s.ID), Replace: r.Format, Marker: markerName})
+	fs, err := s.env.Runner.Mkfs(ctx, dev.Path, host.MkfsOptions{Type: t.FSType, Label: deviceLabel(s.ID), Replace: r.Format, Marker: host.MarkerName})
 	var taken *host.OccupiedError
 	if errors.As(err, &taken) {
 		return TargetFact{}, &Refusal{ID: "device-taken", Text: err.Error(), Hint: "see what is on it; --format replaces a filesystem that holds no files, and nothing else"}
@@ -270,7 +272,7 @@ func judgeDevice(ctx context.Context, run *host.Runner, dev host.BlockDevice, fo
 	if len(found) > 1 || fs.Table || fs.Type != "xfs" && fs.Type != "ext4" {
 		return taken("give a device that is free; wipefs --all wipes what is not wanted any more", "%s holds %s", dev.Path, fs)
 	}
-	files, err := host.FilesOn(dev.Path, fs.Type, markerName)
+	files, err := host.FilesOn(dev.Path, fs.Type, host.MarkerName)
 	if err != nil {
 		return taken("give a device that is free", "%s holds %s, and that cannot be looked into: %v", dev.Path, fs, err)
 	}

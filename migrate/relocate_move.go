@@ -206,14 +206,15 @@ func (s *Session) nobodyIn(dir string) error {
 }
 
 // detachHome takes away the mount that the overlay driver of a rootful podman
-// has of its folder on itself: it would go aside with the store.
+// has of its folder on itself: it would go aside with the store. In a user's
+// folder root unmounts nothing: the path could lead elsewhere by then.
 func (s *Session) detachHome() error {
 	t, err := host.Mounts()
 	if err != nil {
 		return err
 	}
 	for _, m := range t.Below(s.Inputs.Store.GraphRoot) {
-		if m.Path != filepath.Join(s.Inputs.Store.GraphRoot, "overlay") {
+		if !s.Inputs.Owner.Rootful() || m.Path != filepath.Join(s.Inputs.Store.GraphRoot, "overlay") {
 			return &Refusal{ID: "mount", Text: m.Path + " is mounted in the store", Hint: "unmount it: podman umount --all, podman image unmount --force --all, or umount"}
 		}
 		if err := unix.Unmount(m.Path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {

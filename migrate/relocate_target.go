@@ -2,12 +2,12 @@ package migrate
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -44,23 +44,11 @@ func (s *Session) ours(folder string) (bool, error) {
 		return false, err
 	}
 	defer dir.Close()
-	// The folder is the owner's, who may put anything in the file's place.
-	fd, err := unix.Openat(int(dir.Fd()), markerName, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) {
+	m, err := host.ReadMarker(dir)
+	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}
-	if err != nil {
-		return false, fmt.Errorf("cannot see whose %s is: %w", folder, err)
-	}
-	f := os.NewFile(uintptr(fd), markerName)
-	defer f.Close()
-	b := make([]byte, 4096)
-	n, err := f.Read(b)
-	if err != nil {
-		return false, fmt.Errorf("cannot see whose %s is: %w", folder, err)
-	}
-	var m marker
-	return json.Unmarshal(b[:n], &m) == nil && m.Run == s.ID, nil
+	return err == nil && m.Run == s.ID, err
 }
 
 // prepareTarget makes the target's folder, and has the owner's worker try it.
@@ -161,20 +149,8 @@ func (s *Session) mark(dir *os.File) error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cannot mark the target: %w", err)
 	}
-	b, err := json.Marshal(marker{Run: s.ID, Host: strings.TrimSpace(string(id)), Owner: s.Inputs.Owner.Name, Store: s.Inputs.Store.GraphRoot})
-	if err != nil {
-		return fmt.Errorf("cannot mark the target: %w", err)
-	}
-	fd, err := unix.Openat(int(dir.Fd()), markerName, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
-	if err != nil {
-		return fmt.Errorf("cannot mark the target: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), markerName)
-	_, err = f.Write(append(b, '\n'))
-	if err := errors.Join(err, f.Sync(), f.Close(), syncFolder(dir)); err != nil {
-		return fmt.Errorf("cannot mark the target: %w", err)
-	}
-	return nil
+	return host.WriteMarker(dir, host.Marker{Run: s.ID, Host: strings.TrimSpace(string(id)), Owner: s.Inputs.Owner.Name,
+		Store: s.Inputs.Store.GraphRoot, Made: time.Now()})
 }
 
 // syncFolder makes a folder's entries durable; it may be open as a path only.
@@ -219,9 +195,13 @@ func (s *Session) removeCopy(ctx context.Context) error {
 		return err
 	}
 	defer where.Close()
-	half := runFolder("", s.ID) // root's still, with the marker at most
-	if err := unix.Unlinkat(int(where.Fd()), filepath.Join(half, markerName), 0); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("cannot remove %s: %w", filepath.Join(t.Where, half), err)
+	half := runFolder("", s.ID)
+	if dir, err := host.OpenBelow(where, half); err == nil {
+		if err := errors.Join(host.RemoveMarker(dir), dir.Close()); err != nil {
+			return err
+		}
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
 	remove := []string{half}
 	if ours, err := s.ours(folder); err != nil {

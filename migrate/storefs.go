@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/storagectl/storagectl/internal/engine"
+	"github.com/storagectl/storagectl/internal/host"
 )
 
 // This file is the part of the job that touches the store's folders. It runs in
@@ -121,7 +122,7 @@ func podmans(name string) bool {
 	}
 	switch name {
 	case "libpod", "volumes", "secrets", "networks", "artifacts", "cache", "mounts", "tmp", "quadlets",
-		"storage.lock", "userns.lock", "defaultNetworkBackend", "lost+found", markerName:
+		"storage.lock", "userns.lock", "defaultNetworkBackend", "lost+found", host.MarkerName:
 		return true
 	}
 	return strings.HasPrefix(name, "db.sql") || strings.HasPrefix(name, "podman")
@@ -242,19 +243,14 @@ func databaseAside(path, saved string) error {
 
 // mountsBelow lists mount points at or under path, in this mount namespace.
 func mountsBelow(path string) ([]string, error) {
-	b, err := os.ReadFile("/proc/self/mountinfo")
+	table, err := host.Mounts()
 	if err != nil {
-		return nil, fmt.Errorf("cannot list mounts: %w", err)
+		return nil, err
 	}
-	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 	var hits []string
-	for l := range strings.Lines(string(b)) {
-		f := strings.Fields(l)
-		if len(f) < 5 {
-			continue
-		}
-		if mp := unescape.Replace(f[4]); mp == path || strings.HasPrefix(mp, path+"/") {
-			hits = append(hits, mp)
+	for _, m := range table {
+		if m.Path == path || strings.HasPrefix(m.Path, path+"/") {
+			hits = append(hits, m.Path)
 		}
 	}
 	slices.Sort(hits)

@@ -13,7 +13,10 @@ import (
 )
 
 // MarkerName is the file at the top of a filesystem that storagectl made or took.
-const MarkerName = ".storagectl-target.json"
+const MarkerName = "storagectl-target.json"
+
+// markerNew is where a marker is written before it has its name.
+const markerNew = MarkerName + ".new"
 
 // Marker says what a filesystem is for, to whoever finds it. It is a note and no
 // proof: who owns the folder can write what they like.
@@ -54,29 +57,29 @@ func ReadMarker(dir *os.File) (Marker, error) {
 	return m, nil
 }
 
-// WriteMarker writes the marker, whole or not at all, for root to read; it is on
-// the disk when it returns.
+// WriteMarker writes the marker, whole or not at all, for all to read who can enter
+// the folder; it is on the disk when it returns. What somebody else put under its
+// name is replaced, never written to.
 func WriteMarker(dir *os.File, m Marker) error {
 	b, err := json.MarshalIndent(m, "", "\t")
 	if err != nil {
 		return fmt.Errorf("cannot write the marker in %s: %w", dir.Name(), err)
 	}
 	at := int(dir.Fd())
-	const tmp = MarkerName + ".new"
 	err = func() error {
-		if err := unix.Unlinkat(at, tmp, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		if err := unix.Unlinkat(at, markerNew, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 			return err
 		}
-		fd, err := unix.Openat(at, tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		fd, err := unix.Openat(at, markerNew, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
 		if err != nil {
 			return err
 		}
-		f := os.NewFile(uintptr(fd), tmp)
+		f := os.NewFile(uintptr(fd), markerNew)
 		_, err = io.Copy(f, bytes.NewReader(append(b, '\n')))
 		if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 			return err
 		}
-		if err := unix.Renameat(at, tmp, at, MarkerName); err != nil {
+		if err := unix.Renameat(at, markerNew, at, MarkerName); err != nil {
 			return err
 		}
 		d, err := Readable(dir)
@@ -92,10 +95,16 @@ func WriteMarker(dir *os.File, m Marker) error {
 	return nil
 }
 
+// IsMarker reports whether a name at the top of a filesystem is a marker, or one
+// that a crash kept from getting its name.
+func IsMarker(name string) bool { return name == MarkerName || name == markerNew }
+
 // RemoveMarker takes the marker away, if there is one.
 func RemoveMarker(dir *os.File) error {
-	if err := unix.Unlinkat(int(dir.Fd()), MarkerName, 0); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("cannot take the marker away from %s: %w", dir.Name(), err)
+	for _, name := range []string{markerNew, MarkerName} {
+		if err := unix.Unlinkat(int(dir.Fd()), name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("cannot take the marker away from %s: %w", dir.Name(), err)
+		}
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ func TestMarker(t *testing.T) {
 	if got, err := ReadMarker(dir); err != nil || got != want {
 		t.Errorf("%+v %v", got, err)
 	}
-	if fi, err := os.Lstat(file); err != nil || fi.Mode() != 0o600 {
+	if fi, err := os.Lstat(file); err != nil || fi.Mode() != 0o644 {
 		t.Errorf("%v %v", fi, err)
 	}
 	// What the owner of the folder may put there instead.

@@ -201,7 +201,7 @@ func topNames(dev, kind, marker string, journal bool) ([]string, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	names = slices.DeleteFunc(names, func(n string) bool { return n == "lost+found" || n == marker && marker != "" })
+	names = slices.DeleteFunc(names, func(n string) bool { return n == "lost+found" || marker != "" && (n == marker || n == marker+".new") })
 	slices.Sort(names)
 	return names, nil
 }

@@ -17,7 +17,7 @@ func TestUsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	var pids []int
-	for _, script := range []string{`exec 7>v/log; cd /; sleep 60`, `cd v; sleep 60`, `cd /; sleep 60`} {
+	for _, script := range []string{`exec 7>v/log; cd /; exec sleep 60`, `cd v; exec sleep 60`, `cd /; exec sleep 60`} {
 		cmd := exec.CommandContext(t.Context(), "sh", "-c", script)
 		cmd.Dir = dir
 		if err := cmd.Start(); err != nil {
