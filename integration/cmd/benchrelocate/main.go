@@ -22,6 +22,7 @@ import (
 
 type settings struct {
 	files, large, rounds int
+	rbd                  int64
 	flat                 string
 	dir, out             string
 }
@@ -31,6 +32,7 @@ func main() {
 	flag.IntVar(&s.files, "files", 200_000, "small files of the tree")
 	flag.IntVar(&s.large, "large", 16, "files of 100 to 160 MB in it, and of 512 MB for dd: a quarter as many")
 	flag.IntVar(&s.rounds, "rounds", 5, "runs of each method; the table has the median")
+	flag.Int64Var(&s.rbd, "rbd", 0, "GiB of memory for a Ceph of the lab whose images the destinations are; 0: they lie on the same disk")
 	flag.StringVar(&s.flat, "flat", "10000,1000000", "numbers of files that the peak memory is measured with; empty: none")
 	flag.StringVar(&s.dir, "dir", os.TempDir(), "where the images of the filesystems are made")
 	flag.StringVar(&s.out, "out", "docs/benchmarks-relocate.md", "where the report goes")
@@ -74,6 +76,11 @@ func run(ctx context.Context, s settings) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.clean()) }()
+	if s.rbd > 0 {
+		if b.pool, err = newPool(ctx, s.rbd<<30); err != nil {
+			return err
+		}
+	}
 	b.program = filepath.Join(b.dir, "treecopy")
 	if _, err := b.measure(ctx, "", "go", "build", "-o", b.program, "./migrate/treecopy/cmd/treecopy"); err != nil {
 		return err
@@ -99,10 +106,8 @@ func run(ctx context.Context, s settings) (err error) {
 			return err
 		}
 	}
-	if _, err := os.Stat(b.src + "-large.img"); err == nil {
-		if err := b.unmount(b.src + "-large"); err != nil {
-			return err
-		}
+	if err := b.unmount(b.src + "-large"); err != nil {
+		return err
 	}
 	for n := range strings.SplitSeq(s.flat, ",") {
 		if n == "" {

@@ -3,11 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -19,6 +17,8 @@ type bench struct {
 	settings
 	program    string
 	src        string
+	disks      []*disk
+	pool       *pool // nil: the destinations lie on the same disk
 	tree       tree
 	largeBytes int64
 	flats      []int
@@ -33,33 +33,6 @@ type measured struct {
 	cpu     float64 // seconds of the processes, not of the kernel's own threads
 	peak    int64   // resident bytes of its largest process
 	used    int64   // of the destination after it
-}
-
-// cold leaves nothing of our filesystems in memory, and leaves alone what others
-// have there: they are unmounted, their images dropped, and mounted anew.
-func (b *bench) cold(ctx context.Context) error {
-	images, err := filepath.Glob(filepath.Join(b.dir, "*.img"))
-	if err != nil {
-		return err
-	}
-	for _, image := range images {
-		dir := strings.TrimSuffix(image, ".img")
-		if err := unix.Unmount(dir, 0); err != nil {
-			return fmt.Errorf("cannot unmount %s: %w", dir, err)
-		}
-		f, err := os.OpenFile(image, os.O_RDWR, 0)
-		if err != nil {
-			return err
-		}
-		err = errors.Join(f.Sync(), unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED), f.Close())
-		if err != nil {
-			return err
-		}
-		if err := b.attach(ctx, dir); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // step runs a command with cold caches and keeps what was measured.
@@ -109,62 +82,6 @@ func (b *bench) measure(ctx context.Context, dst, name string, args ...string) (
 		m.peak = usage.Maxrss << 10
 	}
 	return m, nil
-}
-
-// mount makes an empty filesystem on a loop device.
-func (b *bench) mount(ctx context.Context, kind, dir string) error {
-	dir = filepath.Clean(dir)
-	f, err := os.Create(dir + ".img")
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := f.Truncate(64 << 30); err != nil {
-		return err
-	}
-	if _, err := b.measure(ctx, "", "mkfs."+kind, "-q", dir+".img"); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	if err := b.attach(ctx, dir); err != nil {
-		return err
-	}
-	// Not every method leaves it out.
-	if err := os.Remove(filepath.Join(dir, "lost+found")); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
-func (b *bench) attach(ctx context.Context, dir string) error {
-	if _, err := b.measure(ctx, "", "mount", "-o", "loop", dir+".img", dir); err != nil {
-		return err
-	}
-	// ext4 would write its inode tables in the background; XFS knows no such option.
-	_ = exec.CommandContext(ctx, "mount", "-o", "remount,noinit_itable", dir).Run()
-	return nil
-}
-
-func (b *bench) unmount(dir string) error {
-	dir = filepath.Clean(dir)
-	if err := unix.Unmount(dir, 0); err != nil {
-		return fmt.Errorf("cannot unmount %s: %w", dir, err)
-	}
-	return os.Remove(dir + ".img")
-}
-
-// clean leaves nothing, whatever happened before.
-func (b *bench) clean() error {
-	mounted, err := filepath.Glob(filepath.Join(b.dir, "*.img"))
-	if err != nil {
-		return err
-	}
-	for _, image := range mounted {
-		_ = unix.Unmount(strings.TrimSuffix(image, ".img"), 0) // it may be unmounted already
-	}
-	return os.RemoveAll(b.dir)
 }
 
 // load is how busy the machine was in the last minute.

@@ -44,14 +44,38 @@ func machine() string {
 	return fmt.Sprintf("%d × %s, Linux %s, virtual machine", runtime.NumCPU(), model, strings.TrimSpace(string(kernel)))
 }
 
+func (b *bench) title() string {
+	if b.pool != nil {
+		return "an image of Ceph"
+	}
+	return "another filesystem"
+}
+
+func (b *bench) how() string {
+	if b.pool != nil {
+		return "make bench-relocate-rbd"
+	}
+	return "make bench-relocate"
+}
+
+// cache tells what is cold before each run.
+func (b *bench) cache() string {
+	if b.pool != nil {
+		return `From ext4, on a loop device whose image is a sparse file, to an empty XFS on an image of a Ceph with one OSD
+on this machine, which keeps its data in memory; the image is mapped by mapper fuse (librbd, FUSE, a loop device).
+Before each run both are unmounted, the file dropped from memory, the image unmapped, and both mounted anew.`
+	}
+	return `From ext4 to an empty XFS, each on a loop device whose image is a sparse file on the same disk. Before each run
+both are unmounted, their images dropped from memory, and mounted anew.`
+}
+
 func (b *bench) markdown() string {
 	var out strings.Builder
-	fmt.Fprintf(&out, `# Copying a store to another filesystem
+	fmt.Fprintf(&out, `# Copying a store to %s
 
-`+"`make bench-relocate`"+` (here -files %d -large %d -rounds %d) wrote this on %s. Machine: %s.
+`+"`%s`"+` (here -files %d -large %d -rounds %d) wrote this on %s. Machine: %s.
 1-minute load before it %s, after it %s (what it makes itself is about 2).
-From ext4 to an empty XFS, each on a loop device whose image is a sparse file on the same disk. Before each run
-both are unmounted, their images dropped from memory, and mounted anew. Methods alternating, medians of %d; the time
+%s Methods alternating, medians of %d; the time
 ends when all is on the disk (syncfs).
 
 The tree: %.2f GB, %d thousand entries (half the files below 4 KB, a tenth of the entries links or whiteouts,
@@ -59,7 +83,7 @@ The tree: %.2f GB, %d thousand entries (half the files below 4 KB, a tenth of th
 
 | method | seconds | all runs | CPU s | peak MiB | MB used |
 | --- | --- | --- | --- | --- | --- |
-`, b.files, b.large, b.rounds, time.Now().UTC().Format("2006-01-02"), machine(), b.before, load(), b.rounds,
+`, b.title(), b.how(), b.files, b.large, b.rounds, time.Now().UTC().Format("2006-01-02"), machine(), b.before, load(), b.cache(), b.rounds,
 		float64(b.tree.bytes)/1e9, b.tree.files/1000, b.large, b.tree.folders)
 	for _, name := range b.order {
 		if !strings.Contains(name, " files,") && !strings.Contains(name, "large") && !strings.HasPrefix(name, "dd") {
