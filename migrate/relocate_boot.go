@@ -55,10 +55,16 @@ func (s *Session) bootUnits() ([]host.UnitFile, error) {
 	return host.MountUnitFiles(e, how, s.ID)
 }
 
-// hasBoot reports whether a boot will mount the target.
+// hasBoot reports whether a boot will mount the target, and what uses the store
+// will wait for that.
 func (s *Session) hasBoot() (bool, error) {
 	if s.alone() && s.facts.Target == nil {
 		return false, nil
+	}
+	for _, d := range s.dropIns() {
+		if there, err := host.HasDropIn("", d); err != nil || !there {
+			return false, err
+		}
 	}
 	if !s.Inputs.Target.Units {
 		lines, err := s.fstabLines()

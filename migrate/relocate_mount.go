@@ -267,7 +267,7 @@ func (s *Session) mayCommitMoved(ctx context.Context) error {
 		return err
 	}
 	if !in {
-		return fail("the target is not mounted on %s", s.Inputs.Store.GraphRoot)
+		return fail("the target is not mounted on %s, or would not be after a boot", s.Inputs.Store.GraphRoot)
 	}
 	return s.knownLayers(ctx, s.Inputs.Store.Driver, s.aside())
 }

@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -73,7 +72,7 @@ type Client struct {
 	cmd     *exec.Cmd
 	in      io.WriteCloser
 	dec     *json.Decoder
-	words   *lastWords
+	words   *host.Tail
 	release func()
 	calls   int
 	broken  error
@@ -105,7 +104,7 @@ func Start(ctx context.Context, opts Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot start %s: %w", path, err)
 	}
-	c := &Client{Cluster: opts.Cluster, Path: path, cmd: cmd, in: in, dec: json.NewDecoder(bufio.NewReader(out)), words: &lastWords{}}
+	c := &Client{Cluster: opts.Cluster, Path: path, cmd: cmd, in: in, dec: json.NewDecoder(bufio.NewReader(out)), words: &host.Tail{}}
 	cmd.Stderr, cmd.WaitDelay = c.words, endTime
 	if c.release, err = host.StartFor(cmd, false); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -177,14 +176,14 @@ func (c *Client) Call(ctx context.Context, op string, args, result any) error {
 	if err := c.dec.Decode(&r); err != nil {
 		return c.broke(ctx, op, err)
 	}
-	defer c.words.clear() // they belong to this request
+	defer c.words.Reset() // they belong to this request
 	switch {
 	case r.ID != c.calls:
 		_ = c.cmd.Process.Kill()
 		return c.broke(ctx, op, fmt.Errorf("it answered request %d instead of %d", r.ID, c.calls))
 	case r.Fault != nil:
 		time.Sleep(lastWord) // what was written comes by another pipe
-		r.Fault.Said = c.words.last()
+		r.Fault.Said = c.words.String()
 		return r.Fault
 	case result == nil:
 		return nil
@@ -205,11 +204,11 @@ func (c *Client) broke(ctx context.Context, op string, err error) error {
 	}
 	t.Stop()
 	c.release()
-	e := &LinkError{ID: HelperDied, Text: fmt.Sprintf("%s ended in the request %s%s", Helper, op, c.words.said()), Err: err,
+	e := &LinkError{ID: HelperDied, Text: fmt.Sprintf("%s ended in the request %s%s", Helper, op, c.said()), Err: err,
 		Hint: "run it again; what the helper had begun is looked at anew"}
 	if gone := ctx.Err(); gone != nil {
 		e.ID, e.Err = TooSlow, gone
-		e.Text = fmt.Sprintf("the Ceph cluster did not answer the request %s in time%s", op, c.words.said())
+		e.Text = fmt.Sprintf("the Ceph cluster did not answer the request %s in time%s", op, c.said())
 		e.Hint = "see ceph -s: an OSD or monitor that is down, or placement groups that are not active, make requests wait"
 	}
 	c.broken = e
@@ -237,36 +236,9 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// lastWords keeps the end of what a helper says on stderr.
-type lastWords struct {
-	mu sync.Mutex
-	b  []byte
-}
-
-func (t *lastWords) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.b = append(t.b, p...)
-	if n := len(t.b) - 2048; n > 0 {
-		t.b = append(t.b[:0], t.b[n:]...)
-	}
-	return len(p), nil
-}
-
-func (t *lastWords) last() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return strings.TrimSpace(string(t.b))
-}
-
-func (t *lastWords) clear() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.b = t.b[:0]
-}
-
-func (t *lastWords) said() string {
-	if s := t.last(); s != "" {
+// said is what the helper wrote, to be put behind an error.
+func (c *Client) said() string {
+	if s := c.words.String(); s != "" {
 		return "; it said: " + s
 	}
 	return ""

@@ -94,18 +94,3 @@ func Readable(dir *os.File) (*os.File, error) {
 	}
 	return os.NewFile(uintptr(fd), dir.Name()), nil
 }
-
-// Same reports whether two descriptors name the same folder in the same mount.
-func Same(a, b *os.File) (bool, error) {
-	var sa, sb unix.Stat_t
-	err := errors.Join(unix.Fstat(int(a.Fd()), &sa), unix.Fstat(int(b.Fd()), &sb))
-	if err != nil {
-		return false, fmt.Errorf("cannot compare %s and %s: %w", a.Name(), b.Name(), err)
-	}
-	ia, err := mountID(a)
-	if err != nil {
-		return false, err
-	}
-	ib, err := mountID(b)
-	return err == nil && ia == ib && sa.Dev == sb.Dev && sa.Ino == sb.Ino, err
-}

@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -36,7 +35,7 @@ type Worker struct {
 	in      io.WriteCloser
 	answers *io.LimitedReader
 	dec     *json.Decoder
-	stderr  *lockedTail
+	stderr  *host.Tail
 	point   func(string)
 	broken  error
 	calls   int
@@ -86,7 +85,7 @@ func StartWorker(ctx context.Context, o Owner, point func(string), extraEnv ...s
 		return nil, fmt.Errorf("cannot start the owner worker: %w", err)
 	}
 	answers := &io.LimitedReader{R: out}
-	w := &Worker{cmd: cmd, in: in, answers: answers, dec: json.NewDecoder(bufio.NewReader(answers)), stderr: &lockedTail{}, point: point, silence: silence}
+	w := &Worker{cmd: cmd, in: in, answers: answers, dec: json.NewDecoder(bufio.NewReader(answers)), stderr: &host.Tail{}, point: point, silence: silence}
 	if w.point == nil {
 		w.point = func(string) {}
 	}
@@ -301,25 +300,3 @@ const (
 	// its end a child of its that still holds its stderr.
 	lastWords = 2 * time.Second
 )
-
-// lockedTail keeps the end of what a worker says on stderr.
-type lockedTail struct {
-	mu sync.Mutex
-	b  []byte
-}
-
-func (t *lockedTail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.b = append(t.b, p...)
-	if n := len(t.b) - 4096; n > 0 {
-		t.b = append(t.b[:0], t.b[n:]...)
-	}
-	return len(p), nil
-}
-
-func (t *lockedTail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(t.b)
-}

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/storagectl/storagectl/internal/host"
 )
 
 // TestMain lets this binary be the worker that StartWorker starts.
@@ -245,7 +247,7 @@ func TestBusyWorker(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = sleeper.Process.Kill(); _ = sleeper.Wait() }()
-	w := &Worker{cmd: sleeper, in: asks, answers: limited, dec: json.NewDecoder(limited), stderr: &lockedTail{},
+	w := &Worker{cmd: sleeper, in: asks, answers: limited, dec: json.NewDecoder(limited), stderr: &host.Tail{},
 		point: func(string) {}, release: func() {}, silence: 240 * time.Millisecond}
 	var got string
 	err := w.Call(t.Context(), "work", time.Second, &got, func(json.RawMessage) { time.Sleep(time.Second) })
