@@ -24,12 +24,17 @@ func main() {
 	rounds := flag.Int("rounds", 5, "runs of each method; the table has the median")
 	size := flag.Float64("size", 5, "gigabytes of the store that the methods are compared on; 0: keep the last report but for the sizes of -down")
 	sizes := flag.String("down", "0.2,2,8", "gigabytes of the stores that the time down is measured on; empty: none")
+	relocate := flag.Bool("relocate", false, "measure only -down, of relocate --path, and write docs/benchmarks-relocate-down.md")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, 4*time.Hour)
 	defer cancel()
-	if err := bench(ctx, *rounds, *size, *sizes); err != nil {
+	run := func() error { return bench(ctx, *rounds, *size, *sizes) }
+	if *relocate {
+		run = func() error { return benchRelocate(ctx, *rounds, *sizes) }
+	}
+	if err := run(); err != nil {
 		fmt.Fprintf(os.Stderr, "error: %v\n", err)
 		os.Exit(1)
 	}
@@ -45,18 +50,11 @@ func bench(ctx context.Context, rounds int, size float64, sizes string) error {
 	} else if err := r.keep(); err != nil {
 		return err
 	}
-	for s := range strings.SplitSeq(sizes, ",") {
-		if s == "" {
-			continue
-		}
-		gb, err := strconv.ParseFloat(s, 64)
-		if err != nil {
-			return fmt.Errorf("cannot read the sizes: %w", err)
-		}
-		d, err := downtime(ctx, rounds, gb)
-		if err != nil {
-			return err
-		}
+	downs, err := migrating().downtimes(ctx, rounds, sizes)
+	if err != nil {
+		return err
+	}
+	for _, d := range downs {
 		r.Down = slices.DeleteFunc(r.Down, func(old down) bool { return old.Gigabytes == d.Gigabytes })
 		r.Down = append(r.Down, d)
 		slices.SortFunc(r.Down, func(a, b down) int { return cmp.Compare(a.Gigabytes, b.Gigabytes) })
@@ -79,6 +77,35 @@ func bench(ctx context.Context, rounds int, size float64, sizes string) error {
 		text += string(old[i:])
 	}
 	return os.WriteFile("docs/benchmarks.md", []byte(text), 0o644)
+}
+
+func benchRelocate(ctx context.Context, rounds int, sizes string) error {
+	r := report{Machine: machine(), Date: time.Now().UTC().Format("2006-01-02"), Rounds: rounds}
+	var err error
+	if r.Down, err = relocating().downtimes(ctx, rounds, sizes); err != nil {
+		return err
+	}
+	fmt.Print(r.downMarkdown())
+	return os.WriteFile("docs/benchmarks-relocate-down.md", []byte(r.downMarkdown()), 0o644)
+}
+
+func (j job) downtimes(ctx context.Context, rounds int, sizes string) ([]down, error) {
+	var all []down
+	for s := range strings.SplitSeq(sizes, ",") {
+		if s == "" {
+			continue
+		}
+		gb, err := strconv.ParseFloat(s, 64)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the sizes: %w", err)
+		}
+		d, err := j.downtime(ctx, rounds, gb)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, d)
+	}
+	return all, nil
 }
 
 // keep takes over what the last report has, so that a part of it can be measured

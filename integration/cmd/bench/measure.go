@@ -27,8 +27,27 @@ const (
 	verifyStep = "verify"
 )
 
-func downSteps() []string {
-	return []string{stopStep, "stage-rest", "swap", "repoint", "storage-conf", "clear-run-state", verifyStep}
+// A job is what podman is stopped for.
+type job struct {
+	args  []string
+	down  []string // its steps from the stop to verified
+	ready string   // a script before the first run
+	again string   // and after each rollback
+}
+
+func migrating() job {
+	return job{args: []string{"migrate", "--to", "overlay"},
+		down: []string{stopStep, "stage-rest", "swap", "repoint", "storage-conf", "clear-run-state", verifyStep}}
+}
+
+// relocating moves the store to a second filesystem of the node, on the same disk.
+func relocating() job {
+	return job{args: []string{"relocate", "--path", "/srv/target"},
+		down: []string{stopStep, "manifest", "swap", "copy-rest", "mount", verifyStep},
+		ready: `truncate -s 30G /opt/bench-target.img; mkfs.xfs -q /opt/bench-target.img; mkdir -p /srv/target
+printf '/opt/bench-target.img /srv/target xfs loop,noatime 0 0\n' >>/etc/fstab; systemctl daemon-reload; mount /srv/target`,
+		again: "rm -rf /srv/target/storage-" + lab.Owner,
+	}
 }
 
 // A sample is one run of one method.
@@ -148,7 +167,7 @@ func staging(ctx context.Context, n *lab.Node) (sample, error) {
 	var s sample
 	var before int64
 	stop := watchMemory(n, "storagectl", &s.peak)
-	_, err := migrate(ctx, n, func(e event) error {
+	_, err := migrating().run(ctx, n, func(e event) error {
 		var err error
 		switch {
 		case e.Step == stageStep && e.Status == "begin":
@@ -181,8 +200,8 @@ type event struct {
 	Seconds float64   `json:"seconds"`
 }
 
-func migrate(ctx context.Context, n *lab.Node, each func(event) error) ([]event, error) {
-	cmd := n.Cmd(ctx, "root", "storagectl", "migrate", "--to", "overlay", "--user", lab.Owner, "--yes", "--json")
+func (j job) run(ctx context.Context, n *lab.Node, each func(event) error) ([]event, error) {
+	cmd := n.Cmd(ctx, "root", append(append([]string{"storagectl"}, j.args...), "--user", lab.Owner, "--yes", "--json")...)
 	var errs strings.Builder
 	cmd.Stderr = &errs
 	out, err := cmd.StdoutPipe()
@@ -205,13 +224,13 @@ func migrate(ctx context.Context, n *lab.Node, each func(event) error) ([]event,
 		failed = errors.Join(failed, each(e))
 	}
 	if err := cmd.Wait(); err != nil {
-		return nil, fmt.Errorf("cannot migrate: %w: %s", err, errs.String())
+		return nil, fmt.Errorf("cannot %s: %w: %s", j.args[0], err, errs.String())
 	}
 	return all, failed
 }
 
-// downtime migrates a store of a size, again and again.
-func downtime(ctx context.Context, rounds int, gigabytes float64) (d down, err error) {
+// downtime does a job with a store of a size, again and again.
+func (j job) downtime(ctx context.Context, rounds int, gigabytes float64) (d down, err error) {
 	n, err := boot(ctx, gigabytes)
 	if err != nil {
 		return d, err
@@ -221,6 +240,11 @@ func downtime(ctx context.Context, rounds int, gigabytes float64) (d down, err e
 		return d, err
 	}
 	d.Gigabytes = gigabytes
+	if j.ready != "" {
+		if _, err := n.Script(ctx, "root", j.ready); err != nil {
+			return d, err
+		}
+	}
 	var totals []float64
 	steps := map[string][]float64{}
 	for range rounds {
@@ -228,7 +252,7 @@ func downtime(ctx context.Context, rounds int, gigabytes float64) (d down, err e
 			return d, err
 		}
 		start := time.Now()
-		events, err := migrate(ctx, n, func(event) error { return nil })
+		events, err := j.run(ctx, n, func(event) error { return nil })
 		if err != nil {
 			return d, err
 		}
@@ -252,6 +276,11 @@ func downtime(ctx context.Context, rounds int, gigabytes float64) (d down, err e
 		fmt.Fprintf(os.Stderr, "%g GB: down %.2f s of %.2f s\n", gigabytes, to.Sub(from).Seconds(), totals[len(totals)-1])
 		if _, err := n.Run(ctx, "root", "storagectl", "rollback"); err != nil {
 			return d, err
+		}
+		if j.again != "" {
+			if _, err := n.Script(ctx, "root", j.again); err != nil {
+				return d, err
+			}
 		}
 	}
 	d.Seconds, d.Total, d.Steps = median(d.Runs), median(totals), map[string]float64{}
