@@ -86,11 +86,20 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 	}
 	a.Inputs.HadTo = slices.Contains(a.Look.Drivers, req.To)
 	a.Inputs.Store.MountedOn = a.Look.MountedOn
-	a.leftovers(known)
+	if err := a.growth(ctx, env.Runner); err != nil || len(a.Refusals) > 0 {
+		return a, err
+	}
+	if !a.Inputs.Growing() { // what lies in the store does not matter to one that grows
+		a.leftovers(known)
+	}
 	if len(a.Refusals) == 0 {
 		a.roots(env.Dir.Path)
 	}
 	if len(a.Refusals) > 0 {
+		return a, nil
+	}
+	if a.Inputs.Growing() && a.Inputs.Target.Image.online() {
+		a.plan(s)
 		return a, nil
 	}
 	if a.Info.Store.GraphDriverName != req.To || req.Relocate != nil {
@@ -104,6 +113,13 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 	s.Inputs = a.Inputs
 	if err := a.atWork(ctx, cli); err != nil {
 		return a, err
+	}
+	if a.Inputs.Growing() {
+		if err := a.growOffline(ctx, s); err != nil || len(a.Refusals) > 0 {
+			return a, err
+		}
+		a.plan(s)
+		return a, nil
 	}
 	if req.Relocate != nil {
 		return a, a.relocation(ctx, s)

@@ -72,7 +72,10 @@ type Inputs struct {
 
 // Job names the job of these inputs.
 func (in Inputs) Job() string {
-	if in.Request.Relocate != nil {
+	switch {
+	case in.Growing():
+		return JobGrow
+	case in.Request.Relocate != nil:
 		return JobRelocate
 	}
 	return JobMigrate
@@ -120,6 +123,8 @@ type Facts struct {
 
 	// Target is what a relocate run learned of its target.
 	Target *TargetFact `json:"target,omitempty"`
+	// Grown is what growing did.
+	Grown *GrowFact `json:"grown,omitempty"`
 	// Fstab is /etc/fstab as it was, and as the run wrote it.
 	Fstab *FstabFact `json:"fstab,omitempty"`
 	// Boots are those in which the copy was worked on, by the kernel's boot id.

@@ -122,7 +122,7 @@ func Open(ctx context.Context, env Env, run string) (*Session, error) {
 // DecodeInputs reads a run's inputs from its state.
 func DecodeInputs(st engine.State) (Inputs, error) {
 	var in Inputs
-	if st.Header.Job != JobMigrate && st.Header.Job != JobRelocate {
+	if st.Header.Job != JobMigrate && st.Header.Job != JobRelocate && st.Header.Job != JobGrow {
 		return in, fmt.Errorf("cannot go on with a %q job: this release does not know it", st.Header.Job)
 	}
 	if err := json.Unmarshal(st.Header.Inputs, &in); err != nil {
@@ -165,7 +165,9 @@ func (s *Session) lockStore(ctx context.Context) error {
 		}
 	}
 	look, err := ask[storeLook](ctx, s, opLook, pathArg{s.Inputs.Store.GraphRoot})
-	if err == nil {
+	// A growth unmounts the store for some moments: what is locked then is its empty
+	// mount point.
+	if err == nil && (s.ID == "" || !s.Inputs.Growing()) {
 		err = samePlace(s.Inputs, look)
 	}
 	if err != nil || look.RealPath == "" { // `podman system reset` removes the graphroot itself
@@ -216,8 +218,11 @@ func (s *Session) Close() error {
 // refusal or podman is down for it: nobody gains from a podman that stays down
 // beside a store that is whole. What was stopped runs again, what was staged is
 // gone, and the error is returned alone; the run's phase tells.
+//
+// A job that keeps no old store, such as a growth, has nothing to commit: it is
+// done to its end.
 func (s *Session) Forward(ctx context.Context, commit bool) error {
-	discard := s.Inputs.Request.Images == Discard
+	whole := s.Inputs.Request.Images == Discard || s.Inputs.Growing()
 	if s.journal.State().Phase == engine.PhaseCommitted {
 		return nil
 	}
@@ -226,9 +231,9 @@ func (s *Session) Forward(ctx context.Context, commit bool) error {
 	}
 	var err error
 	if st := s.journal.State(); st.Phase != engine.PhaseFinished && st.Steps[stepCommit].Mark == engine.MarkNone {
-		err = s.run.Forward(ctx, discard)
+		err = s.run.Forward(ctx, whole)
 	}
-	if err == nil && commit && !discard {
+	if err == nil && commit && !whole {
 		if err := s.mayCommit(ctx); err != nil {
 			return err
 		}
@@ -241,7 +246,7 @@ func (s *Session) Forward(ctx context.Context, commit bool) error {
 	steps := s.journal.State().Steps
 	touched := steps[stepSwap].Mark != engine.MarkNone || steps[stepReset].Mark != engine.MarkNone
 	if s.relocating() { // it is only renamed until the target takes its place
-		touched = steps[stepMount].Mark != engine.MarkNone
+		touched = steps[stepMount].Mark != engine.MarkNone || steps[StepGrowFS].Mark != engine.MarkNone
 	}
 	var r *Refusal
 	if refused := errors.As(err, &r); touched || !refused && steps[stepStop].Mark == engine.MarkNone {

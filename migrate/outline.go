@@ -24,7 +24,7 @@ func outline(steps []engine.Step) []PlannedStep {
 	var plan []PlannedStep
 	down := false
 	for _, st := range steps {
-		down = (down || st.Name == stepStop) && st.Name != stepCommit
+		down = (down || st.Name == stepStop) && st.Name != stepCommit && st.Name != StepGrowFS
 		plan = append(plan, PlannedStep{Name: st.Name, Title: st.Title, Down: down, Final: st.Final})
 	}
 	return plan
@@ -56,7 +56,9 @@ func (a *Assessment) what() map[string]string {
 		stepCommit:    "only with --commit, or later by storagectl commit; no way back after it",
 		stepReset:     a.deletes(),
 	}
-	if a.Inputs.Target != nil {
+	if a.Inputs.Growing() {
+		a.growWhat(what)
+	} else if a.Inputs.Target != nil {
 		a.relocateWhat(what)
 	}
 	out := a.Inputs.Request.Outage

@@ -130,7 +130,7 @@ func (s *Session) wholeMove() error {
 // lastRun refuses to roll back a relocation under a later run of the same store,
 // whose way back would be lost.
 func (s *Session) lastRun() error {
-	if !s.relocating() {
+	if !s.relocating() || s.Inputs.Growing() {
 		return nil
 	}
 	runs, err := s.env.Dir.List()
@@ -139,7 +139,7 @@ func (s *Session) lastRun() error {
 	}
 	for _, run := range runs[slices.Index(runs, s.ID)+1:] {
 		st, err := engine.Read(s.env.Dir.RunPath(run))
-		if err == nil && st.Header.Store == s.Inputs.StoreKey() && st.Phase != engine.PhaseRolledBack {
+		if err == nil && st.Header.Job != JobGrow && st.Header.Store == s.Inputs.StoreKey() && st.Phase != engine.PhaseRolledBack {
 			return &Refusal{ID: "later-run", Text: fmt.Sprintf("run %s worked on the store after this one", run),
 				Hint: "storagectl rollback " + run + " first, if it is not committed"}
 		}

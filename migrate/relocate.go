@@ -45,10 +45,11 @@ type Relocation struct {
 	DataPool string           `json:"dataPool,omitempty"` // for its data, where another
 	Mapper   string           `json:"mapper,omitempty"`   // krbd, nbd or fuse; "": krbd where the kernel has it
 	Cluster  cephlink.Cluster `json:"cluster,omitzero"`
-	FS       string           `json:"fs,omitempty"`     // the filesystem to make: xfs or ext4
-	Format   bool             `json:"format,omitempty"` // make it anew where one is that holds no files
-	Mount    string           `json:"mount"`            // MountAuto or MountBoot
-	Rate     int64            `json:"rate,omitempty"`   // bytes a second of the copy beside the live store; 0: no limit
+	TakeOver bool             `json:"takeOver,omitempty"` // shut out who holds the image and is dead
+	FS       string           `json:"fs,omitempty"`       // the filesystem to make: xfs or ext4
+	Format   bool             `json:"format,omitempty"`   // make it anew where one is that holds no files
+	Mount    string           `json:"mount"`              // MountAuto or MountBoot
+	Rate     int64            `json:"rate,omitempty"`     // bytes a second of the copy beside the live store; 0: no limit
 }
 
 // Target is where a store goes, as it was found before the run.
@@ -74,6 +75,11 @@ type TargetImage struct {
 	Size     int64            `json:"size,omitempty"`   // bytes
 	DataPool string           `json:"dataPool,omitempty"`
 	Mapper   rbd.Mapper       `json:"mapper"`
+	// Had is how many bytes the image had on which the store stands already, and
+	// which only grows; 0: it is to be moved there.
+	Had int64 `json:"had,omitempty"`
+	// Holders are the dead clients that it is taken over from.
+	Holders []rbd.Locker `json:"holders,omitempty"`
 }
 
 // The kinds of targets.
@@ -107,7 +113,10 @@ func (s *Session) relocateSteps() []engine.Step {
 	if s.Inputs.Target.Kind == KindRBD {
 		mapped = []string{stepImage}
 		ready = []string{stepImage, stepTarget}
-		image = []engine.Step{{Name: stepImage, Title: "make the image a device of this host", Holds: s.imageMapped, Do: s.mapImage, Undo: s.unmapImage}}
+		if len(s.Inputs.Target.Image.Holders) > 0 {
+			image = []engine.Step{{Name: stepTakeOver, Title: "shut out the dead holder of the image", Holds: s.takenOver, Do: s.takeOver, Undo: s.tellShutOut}}
+		}
+		image = append(image, engine.Step{Name: stepImage, Title: "make the image a device of this host", Holds: s.imageMapped, Do: s.mapImage, Undo: s.unmapImage})
 	}
 	stopped := append(slices.Clone(ready), stepStop)
 	return append(image, []engine.Step{

@@ -67,8 +67,8 @@ func (a *Assessment) relocation(ctx context.Context, s *Session) error {
 	if err != nil {
 		return err
 	}
-	if name := a.Inputs.Owner.Name; host.HasSystemd() && !a.Inputs.Systemd {
-		a.refuse("no-linger", "loginctl enable-linger "+name, "%s has no systemd running: what uses the store could not be ordered after its mount", name)
+	if host.HasSystemd() && !a.Inputs.Systemd {
+		a.noLinger()
 		return nil
 	} else if who != "" && !host.HasSystemd() {
 		a.refuse("graphroot-owner", "give podman a graphroot in folders of root's", "others than root can change %s, and without systemd nothing mounts there safely after a boot", who)
@@ -81,6 +81,11 @@ func (a *Assessment) relocation(ctx context.Context, s *Session) error {
 	}
 	a.plan(s)
 	return nil
+}
+
+func (a *Assessment) noLinger() {
+	name := a.Inputs.Owner.Name
+	a.refuse("no-linger", "loginctl enable-linger "+name, "%s has no systemd running: what uses the store could not be ordered after its mount", name)
 }
 
 // movable refuses a store that cannot be moved as it is.
@@ -252,6 +257,7 @@ func (a *Assessment) relocateWhat(what map[string]string) {
 	tried := fmt.Sprintf("the store's owner tries what %s needs there", in.Store.Driver)
 	what[stepTarget] = fmt.Sprintf("%s, on the %s of %s with %s free; %s", folder, t.FSType, t.On, Bytes(t.Free), tried)
 	if t.Kind == KindRBD {
+		what[stepTakeOver] = fmt.Sprintf("%s: on the cluster's blocklist, and the lock broken", holders(t.Image.Holders))
 		what[stepImage] = fmt.Sprintf("%s by %s, and nowhere else", t.Where, t.Image.Mapper)
 		if t.Image.Create {
 			what[stepImage] = fmt.Sprintf("%s is made, of %s; by %s, and nowhere else", t.Where, Bytes(t.Image.Size), t.Image.Mapper)

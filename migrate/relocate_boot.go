@@ -40,7 +40,7 @@ func (s *Session) bootMount() (host.FstabEntry, host.FstabHow) {
 	}
 	e.Source, e.Type = "UUID="+s.facts.Target.UUID, s.facts.Target.FSType
 	if s.Inputs.Target.Kind == KindRBD {
-		e.Source, how.Network, how.Requires = s.spec().Link(), true, []string{"rbdmap.service"}
+		e.Source, how.Network, how.Requires = s.spec().Link(), true, []string{rbdMapUnit}
 		if s.Inputs.Target.Image.Mapper == rbd.Fuse {
 			how.Requires = []string{rbd.UnitName(s.spec())}
 		}

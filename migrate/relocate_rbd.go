@@ -7,11 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
-
-	"github.com/google/renameio/v2"
 
 	"github.com/storagectl/storagectl/ceph"
 	"github.com/storagectl/storagectl/internal/cephlink"
@@ -67,7 +64,7 @@ func (s *Session) imageMapped(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return s.inRBDMap()
+	return s.inRBDMap(ctx)
 }
 
 // mapImage makes the image, if it is to be made, and maps it here alone.
@@ -87,15 +84,21 @@ func (s *Session) mapImage(ctx context.Context) error {
 		_, err = h.Map(ctx, t.Spec, rbd.MapOptions{Mapper: t.Mapper, Unit: s.Inputs.Systemd})
 		return err
 	})
-	var held *rbd.HeldError
-	if errors.As(err, &held) {
-		return &Refusal{ID: "image-held", Text: err.Error(), Hint: "unmap it there first; an image that two hosts write to is lost"}
-	}
 	if err != nil {
-		return cephRefusal(err)
+		return imageRefusal(err)
 	}
 	s.point("before after-map")
 	return s.setRBDMap(ctx, true)
+}
+
+// imageRefusal makes a refusal of an image that somebody else has, and of what
+// Ceph says no to.
+func imageRefusal(err error) error {
+	var held *rbd.HeldError
+	if errors.As(err, &held) {
+		return heldRefusal(held.Image)
+	}
+	return cephRefusal(err)
 }
 
 // cephRefusal makes a refusal of what Ceph says no to.
@@ -172,21 +175,28 @@ func (s *Session) setRBDMap(ctx context.Context, on bool) error {
 	if on {
 		after, err = rbd.SetEntry(before, rbd.MapEntry{Spec: t.Spec, User: t.Cluster.ID(), Keyring: t.keyring(), Conf: t.Cluster.Conf, Options: []string{"exclusive"}})
 	}
-	if err != nil || bytes.Equal(before, after) {
+	if err != nil {
 		return err
 	}
-	if err := renameio.WriteFile(rbd.RBDMap, after, 0o644); err != nil {
-		return fmt.Errorf("cannot write rbdmap: %w", err)
+	if !bytes.Equal(before, after) {
+		if err := host.ReplaceFile(rbd.RBDMap, before, after); err != nil {
+			return err
+		}
+		s.point("before after-rbdmap")
 	}
-	if err := syncDirs(filepath.Dir(rbd.RBDMap)); err != nil || !on || !s.Inputs.Systemd {
-		return err
+	if !on || !s.Inputs.Systemd {
+		return nil
 	}
 	// Never restarted: its stop unmaps every image of the host.
-	_, err = s.env.Runner.Run(ctx, host.Cmd{Argv: []string{"systemctl", "enable", "rbdmap.service"}, Timeout: time.Minute})
+	_, err = s.env.Runner.Run(ctx, host.Cmd{Argv: []string{"systemctl", "enable", rbdMapUnit}, Timeout: time.Minute})
 	return err
 }
 
-func (s *Session) inRBDMap() (bool, error) {
+// rbdMapUnit maps the images of rbdmap at boot.
+const rbdMapUnit = "rbdmap.service"
+
+// inRBDMap observes that a boot maps the image.
+func (s *Session) inRBDMap(ctx context.Context) (enabled bool, err error) {
 	t := s.Inputs.Target.Image
 	if t.Mapper != rbd.Krbd {
 		return true, nil
@@ -195,8 +205,11 @@ func (s *Session) inRBDMap() (bool, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("cannot read rbdmap: %w", err)
 	}
-	_, ours := rbd.HasEntry(text, t.Spec)
-	return ours, nil
+	if _, ours := rbd.HasEntry(text, t.Spec); !ours || !s.Inputs.Systemd {
+		return ours, nil
+	}
+	err = s.onSystemBus(ctx, func(b *host.Bus) (err error) { enabled, err = b.Enabled(ctx, rbdMapUnit); return err })
+	return enabled, err
 }
 
 // keyring is the file that rbdmap names: Ceph's own default where none was given.
@@ -222,17 +235,11 @@ func (a *Assessment) targetImage(ctx context.Context, run *host.Runner, need uin
 		if img.Mapper == "" {
 			img.Mapper = h.DefaultMapper(ctx)
 		}
-		report, err := ceph.Judge(ctx, h.Link, ceph.Query{Pool: spec.Pool, Namespace: spec.Namespace, DataPool: r.DataPool, Need: int64(need)})
+		report, err := ceph.Judge(ctx, h.Link, ceph.Query{Pool: spec.Pool, Namespace: spec.Namespace, DataPool: r.DataPool, Need: int64(need), TakeOver: r.TakeOver})
 		if err != nil {
 			return err
 		}
-		for _, p := range report.Problems {
-			if p.Fatal {
-				a.refuse("ceph-"+p.ID, p.Hint, "%s", p.Text)
-			} else {
-				a.Notes = append(a.Notes, p.Text)
-			}
-		}
+		a.problems(report)
 		have, err := h.Look(ctx, spec)
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && r.Size == 0:
@@ -248,14 +255,28 @@ func (a *Assessment) targetImage(ctx context.Context, run *host.Runner, need uin
 		if r.Size > have.Size {
 			a.refuse("image-size", fmt.Sprintf("rbd resize --size %d %s, or leave --size out", r.Size, spec), "image %s is there, and smaller: %s", spec, Bytes(have.Size))
 		}
-		if who := have.Foreign(); len(who) > 0 {
-			a.refuse("image-held", "unmap it there first; an image that two hosts write to is lost", "image %s is in use by %s", spec, strings.Join(who, ", "))
-		}
+		a.heldImage(img, have)
 		return nil
 	})
-	var refusal *Refusal
-	if err = cephRefusal(err); errors.As(err, &refusal) {
-		a.Refusals = append(a.Refusals, *refusal)
+	return a.takeRefusal(cephRefusal(err))
+}
+
+// problems takes over what a cluster's judgement says.
+func (a *Assessment) problems(r ceph.Report) {
+	for _, p := range r.Problems {
+		if p.Fatal {
+			a.refuse("ceph-"+p.ID, p.Hint, "%s", p.Text)
+		} else {
+			a.Notes = append(a.Notes, p.Text)
+		}
+	}
+}
+
+// takeRefusal takes over an error that is a refusal, and returns any other.
+func (a *Assessment) takeRefusal(err error) error {
+	var r *Refusal
+	if errors.As(err, &r) {
+		a.Refusals = append(a.Refusals, *r)
 		return nil
 	}
 	return err

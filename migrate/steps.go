@@ -29,6 +29,8 @@ const StepCommit = "commit"
 // always gives the same plan.
 func (s *Session) steps() []engine.Step {
 	switch {
+	case s.Inputs.Growing():
+		return s.growSteps()
 	case s.relocating():
 		return s.around(s.relocateSteps())
 	case s.Inputs.Request.Images == Discard:

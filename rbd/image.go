@@ -95,6 +95,28 @@ func (i Image) Foreign() []string {
 	return w
 }
 
+// Free tells whether [Host.Map] would have the image now: nobody watches it, and
+// locks are at most those that a dead client of this host left.
+func (i Image) Free() bool {
+	free, _ := judge(i)
+	return free
+}
+
+// Dead tells whether all who keep this host from the image are gone, as far as the
+// cluster knows: they hold the exclusive lock and do not watch the image. A watch
+// ends 30 s after its client was heard last. What was locked by hand is no such
+// case: that needs nobody alive.
+func (i Image) Dead() bool {
+	locked := false
+	for _, l := range i.Lockers {
+		if !l.Mine && (l.Alive || !l.Exclusive) {
+			return false
+		}
+		locked = locked || !l.Mine
+	}
+	return locked && !slices.ContainsFunc(i.Watchers, func(w Watcher) bool { return !w.Mine })
+}
+
 // Look returns what the cluster knows of an image. Where it is not there,
 // errors.Is tells fs.ErrNotExist, and cephlink.IDOf which part is missing:
 // no-pool, no-namespace or no-image. It changes nothing, and does not show up

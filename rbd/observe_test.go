@@ -50,22 +50,27 @@ func TestJudgeImage(t *testing.T) {
 	dead := Locker{Client: "client.3", Addr: "v1:10.0.0.1:0/3", Local: true, Exclusive: true}
 	byHand, foreign, alive := dead, dead, dead
 	byHand.Exclusive, foreign.Local, alive.Alive = false, false, true
+	ours := foreign
+	ours.Mine = true
 	for name, c := range map[string]struct {
 		img         Image
 		free, stale bool
+		dead        bool // and may be taken over
 	}{
-		"nobody":                         {Image{}, true, true},
-		"left over of this host":         {Image{Watchers: []Watcher{mine}}, false, true},
-		"another host":                   {Image{Watchers: []Watcher{far}}, false, false},
-		"both":                           {Image{Watchers: []Watcher{mine, far}}, false, false},
-		"a dead lock of this host":       {Image{Lockers: []Locker{dead}}, true, true},
-		"a lock of this host, alive":     {Image{Lockers: []Locker{alive}}, false, true},
-		"a dead lock of another host":    {Image{Lockers: []Locker{foreign}}, false, false},
-		"a lock that was set by hand":    {Image{Lockers: []Locker{byHand}}, false, false},
-		"a dead lock, and another's use": {Image{Lockers: []Locker{dead}, Watchers: []Watcher{far}}, false, false},
+		"nobody":                         {Image{}, true, true, false},
+		"left over of this host":         {Image{Watchers: []Watcher{mine}}, false, true, false},
+		"another host":                   {Image{Watchers: []Watcher{far}}, false, false, false},
+		"both":                           {Image{Watchers: []Watcher{mine, far}}, false, false, false},
+		"a dead lock of this host":       {Image{Lockers: []Locker{dead}}, true, true, false},
+		"a lock of this host, alive":     {Image{Lockers: []Locker{alive}}, false, true, false},
+		"a dead lock of another host":    {Image{Lockers: []Locker{foreign}}, false, false, true},
+		"a lock that was set by hand":    {Image{Lockers: []Locker{byHand}}, false, false, false},
+		"a dead lock, and another's use": {Image{Lockers: []Locker{dead}, Watchers: []Watcher{far}}, false, false, false},
+		"dead locks, one by hand":        {Image{Lockers: []Locker{foreign, byHand}}, false, false, false},
+		"the lock of a device here":      {Image{Lockers: []Locker{ours}}, false, false, false},
 	} {
-		if free, stale := judge(c.img); free != c.free || stale != c.stale {
-			t.Errorf("%s: free %v, stale %v", name, free, stale)
+		if free, stale := judge(c.img); free != c.free || stale != c.stale || c.img.Dead() != c.dead || c.img.Free() != c.free {
+			t.Errorf("%s: free %v, stale %v, dead %v", name, free, stale, c.img.Dead())
 		}
 	}
 }

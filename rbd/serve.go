@@ -223,6 +223,9 @@ func detach(ctx context.Context, file string) error {
 			continue // it was freed meanwhile, or is somebody else's
 		}
 		device := "/dev/" + strings.Split(f, "/")[3]
+		if others(device, file) {
+			continue
+		}
 		if err := waitUnused(ctx, device); err != nil {
 			return err
 		}
@@ -231,6 +234,24 @@ func detach(ctx context.Context, file string) error {
 		}
 	}
 	return err
+}
+
+// others tells whether a loop device is on another file of the same path, as of a
+// container that shares the kernel: it is on a filesystem that answers and is not
+// the one that is mounted here. That of a process that is gone answers no more.
+func others(device, file string) bool {
+	f, err := os.Open(device)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	info, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
+	if err != nil {
+		return false
+	}
+	var st unix.Stat_t
+	err = unix.Stat(filepath.Dir(file), &st)
+	return errors.Is(err, unix.ENOENT) || err == nil && st.Dev != info.Device
 }
 
 // waitUnused is unused, but lets a device be let go of: after an unmount that is

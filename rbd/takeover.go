@@ -22,8 +22,10 @@ type TakeOverOptions struct {
 }
 
 // fenced is how long a client that was shut out stays so. It must outlast its
-// memory of having had the image.
-const fenced = 24 * time.Hour
+// memory of having had the image: a host that was only cut off from the cluster,
+// and comes back later, would write on what is another's by then. An entry names
+// one client of one boot, and keeps nobody else from anything.
+const fenced = 90 * 24 * time.Hour
 
 // TakeOver takes an image from holders that are gone. It proves first, without
 // changing anything, that the cluster lets this user shut out a client; then

@@ -87,6 +87,9 @@ func hint(err error, code int) string {
 	if errors.As(err, &step) && step.Step == migrate.StepCommit {
 		return "the store is in use and whole; only the old one is not removed yet. Mend the cause, then storagectl resume"
 	}
+	if errors.As(err, &step) && step.Step == migrate.StepGrowFS {
+		return "the store is in use and whole, on an image that is larger by now; only its filesystem is not. Mend the cause, then storagectl resume"
+	}
 	var ofRun *runError
 	if !errors.As(err, &ofRun) && code == exitFailed {
 		return "" // there is no run to go on with

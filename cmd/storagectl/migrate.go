@@ -200,6 +200,7 @@ type resultMessage struct {
 	Target           string              `json:"target,omitempty"`             // the folder that a relocation mounted in the store's place
 	Copied           *migrate.CopyFact   `json:"copied,omitempty"`             // beside the live store
 	Rest             *migrate.CopyFact   `json:"rest,omitempty"`               // after podman was stopped
+	Grown            *migrate.GrowFact   `json:"grown,omitempty"`              // of a grow job
 	Stage            *migrate.StageFact  `json:"stage,omitempty"`
 	Smoke            *verify.SmokeReport `json:"smoke,omitempty"`
 	Kept             []string            `json:"kept,omitempty"` // made after the cutover, kept aside by a rollback
@@ -210,10 +211,12 @@ func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) 
 	verified, started := migrate.Down(st)
 	m := resultMessage{Run: s.ID, Phase: st.Phase, Owner: in.Owner.Name, GraphRoot: in.Store.GraphRoot, Driver: in.Request.To,
 		SecondsDown: verified.Seconds(), SecondsToStarted: started.Seconds(), Seconds: time.Since(began).Seconds(),
-		Target: s.TargetFolder(), Copied: s.Facts().Copied, Rest: s.Facts().Rest, Stage: s.Facts().Stage, Smoke: s.Facts().Smoke, Kept: s.Facts().KeptNew}
+		Target: s.TargetFolder(), Copied: s.Facts().Copied, Rest: s.Facts().Rest, Grown: s.Facts().Grown, Stage: s.Facts().Stage, Smoke: s.Facts().Smoke, Kept: s.Facts().KeptNew}
 	var b strings.Builder
-	switch st.Phase {
-	case engine.PhaseRolledBack:
+	switch {
+	case in.Growing():
+		growText(&b, m, started)
+	case st.Phase == engine.PhaseRolledBack:
 		m.Driver, m.SecondsDown, m.SecondsToStarted = in.Store.Driver, 0, 0
 		if m.Target != "" {
 			fmt.Fprintf(&b, "Run %s is rolled back: the store of %s is in its old place again, as it was.\n", s.ID, in.Owner.Name)
@@ -226,7 +229,7 @@ func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) 
 		for _, k := range m.Kept {
 			fmt.Fprintf(&b, "  %s\n", oneLine(k))
 		}
-	case engine.PhaseFinished:
+	case st.Phase == engine.PhaseFinished:
 		var err error
 		if m.Reclaimable, err = s.Reclaimable(ctx); err != nil {
 			return err
@@ -234,7 +237,7 @@ func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) 
 		fmt.Fprintf(&b, "The store of %s is on %s: every image, container, volume, secret and network compared and found.\n", in.Owner.Name, place(m))
 		b.WriteString(downText(verified, started, time.Since(st.Started()), time.Since(began)))
 		fmt.Fprintf(&b, "The old store is kept. \"storagectl commit %s\" removes it and frees %s; \"storagectl rollback %s\" returns to it.\n", s.ID, migrate.Bytes(m.Reclaimable), s.ID)
-	case engine.PhaseCommitted:
+	case st.Phase == engine.PhaseCommitted:
 		fmt.Fprintf(&b, "The store of %s is on %s, and the old one is removed.\n", in.Owner.Name, place(m))
 		if verified > 0 && !began.After(st.Started()) {
 			fmt.Fprintf(&b, "Podman was down for %s (until verified; %s until its units ran again).\n", seconds(verified), seconds(started))
@@ -242,6 +245,21 @@ func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) 
 	}
 	a.out.result("result", m, b.String())
 	return nil
+}
+
+// growText tells what a growth came to.
+func growText(b *strings.Builder, m resultMessage, down time.Duration) {
+	if m.Grown == nil {
+		fmt.Fprintf(b, "Run %s is rolled back: the store of %s is in its place, on %s. If that was made larger, it stays so.\n", m.Run, m.Owner, oneLine(m.Target))
+		return
+	}
+	fmt.Fprintf(b, "The image %s has %s now, and the filesystem of %s's store on it %s (%s before).\n", oneLine(m.Target),
+		migrate.Bytes(m.Grown.Image), m.Owner, migrate.Bytes(m.Grown.After), migrate.Bytes(m.Grown.Before))
+	if down > 0 {
+		fmt.Fprintf(b, "Podman was down for %s.\n", seconds(down))
+	} else {
+		b.WriteString("Podman was not stopped.\n")
+	}
 }
 
 // place is where a run brought the store: on a driver, or in a folder.
@@ -265,7 +283,9 @@ func downText(verified, started, run, command time.Duration) string {
 func planText(p *migrate.Assessment) string {
 	var b strings.Builder
 	in, e := p.Inputs, p.Estimate
-	if in.Target != nil {
+	if in.Growing() {
+		fmt.Fprintf(&b, "Make the image %s larger, which the store of %s (podman %s, on %s) is on\n\n", oneLine(in.Target.Where), in.Owner.Name, in.Podman, in.Store.Driver)
+	} else if in.Target != nil {
 		fmt.Fprintf(&b, "Move the store of %s (podman %s, on %s) to %s\n\n", in.Owner.Name, in.Podman, in.Store.Driver, oneLine(in.Target.Where))
 	} else {
 		fmt.Fprintf(&b, "Migrate the store of %s (podman %s) from %s to %s\n\n", in.Owner.Name, in.Podman, in.Store.Driver, in.Request.To)
@@ -275,7 +295,9 @@ func planText(p *migrate.Assessment) string {
 		fmt.Fprintf(&b, "  holds      %s (%d without a name), %s, %s, %s\n", migrate.Count(e.Images, "image", "images"), e.Dangling,
 			migrate.Count(e.Layers, "layer", "layers"), migrate.Count(e.Entries, "entry", "entries"), migrate.Bytes(e.Bytes))
 	}
-	fmt.Fprintf(&b, "  database   %s %s: %s\n", in.Store.DBKind, oneLine(in.Store.Database), p.Objects())
+	if in.Store.Database != "" { // it is not looked at where podman works on
+		fmt.Fprintf(&b, "  database   %s %s: %s\n", in.Store.DBKind, oneLine(in.Store.Database), p.Objects())
+	}
 	if len(p.Conf.Settings) > 0 {
 		fmt.Fprintf(&b, "\nWhat podman goes by\n")
 	}

@@ -27,7 +27,8 @@ filesystem that is mounted already; several stores can share it. With --device t
 store gets a block device for itself: a filesystem is made where nothing is, an empty
 one is used, and one that holds files is never touched. With --rbd that device is an
 image of Ceph, made if --size is given, and mapped here alone: it is refused while
-any other host has it. A line in
+any other host has it. If the store is on that image already, and --size is larger,
+image and filesystem grow; nothing is copied then. A line in
 /etc/fstab, or a unit where others can change the path, makes the mount when it is first used (--mount boot: at boot).
 
 Only root can mount, so relocate runs as root; --user names whose store it is,
@@ -39,6 +40,7 @@ so until the run is resumed or rolled back.
 
 ` + exitHelp,
 		Example: `  storagectl relocate --rbd pool/img --size 100G --user hashi --dry-run   onto an image of Ceph
+  storagectl relocate --rbd pool/img --size 200G --user hashi   make the image larger that the store is on
   storagectl relocate --device /dev/sdb --user hashi --dry-run    a disk for the store alone
   storagectl relocate --path /srv/disk --user hashi --dry-run   show the plan, change nothing
   storagectl relocate --path /srv/disk --user hashi --yes       do it; the old store stays for a rollback
@@ -62,7 +64,8 @@ so until the run is resumed or rolled back.
 	f.StringVar(&req.Relocate.Path, "path", "", "a folder of root's on the filesystem that the store is to go to")
 	f.StringVar(&req.Relocate.Device, "device", "", "a block device for the store alone: a path, or UUID=… of an empty filesystem")
 	f.StringVar(&req.Relocate.RBD, "rbd", "", "an image of Ceph for the store alone: POOL/IMAGE or POOL/NAMESPACE/IMAGE")
-	f.StringVar(&size, "size", "0", "how large an image is made where there is none (100G)")
+	f.StringVar(&size, "size", "0", "how large an image is made where there is none, or is to become that has the store already (100G)")
+	f.BoolVar(&req.Relocate.TakeOver, "take-over", false, "shut out of the cluster who holds the image and is dead, and break their lock")
 	f.StringVar(&req.Relocate.DataPool, "data-pool", "", "a pool for the data of an image that is made (erasure coding)")
 	f.StringVar(&req.Relocate.Mapper, "mapper", "", "krbd or fuse (default: krbd where the kernel has it)")
 	f.StringVar(&req.Relocate.Cluster.Conf, "ceph-conf", "", "the cluster's ceph.conf (default /etc/ceph/ceph.conf)")
@@ -97,8 +100,8 @@ func checkRelocation(r migrate.Request) error {
 		return usagef("cannot use --fs %q: it is xfs or ext4", r.Relocate.FS)
 	case r.Relocate.Format && r.Relocate.Path != "":
 		return usagef("cannot use --format with --path: nothing is formatted there")
-	case r.Relocate.RBD == "" && (r.Relocate.Size > 0 || r.Relocate.DataPool != "" || r.Relocate.Mapper != "" || r.Relocate.Cluster.Conf+r.Relocate.Cluster.User+r.Relocate.Cluster.Keyring != ""):
-		return usagef("cannot use --size, --data-pool, --mapper or --ceph-… without --rbd")
+	case r.Relocate.RBD == "" && (r.Relocate.Size > 0 || r.Relocate.DataPool != "" || r.Relocate.TakeOver || r.Relocate.Mapper != "" || r.Relocate.Cluster.Conf+r.Relocate.Cluster.User+r.Relocate.Cluster.Keyring != ""):
+		return usagef("cannot use --size, --data-pool, --mapper, --take-over or --ceph-… without --rbd")
 	case r.Relocate.Mount != migrate.MountAuto && r.Relocate.Mount != migrate.MountBoot:
 		return usagef("cannot use --mount %q: it is automount or boot", r.Relocate.Mount)
 	case r.Containers != migrate.Keep && r.Containers != migrate.Refuse:

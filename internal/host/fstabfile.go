@@ -85,12 +85,43 @@ func (r *Runner) WriteFstab(ctx context.Context, path string, before, after []by
 func unchanged(path string, before []byte) error {
 	now, err := os.ReadFile(path)
 	if err != nil && (!errors.Is(err, fs.ErrNotExist) || len(before) > 0) {
-		return fmt.Errorf("cannot write fstab: %w", err)
+		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
 	if !bytes.Equal(now, before) {
-		return fmt.Errorf("cannot write fstab: %w", ErrChanged)
+		return fmt.Errorf("cannot write %s: %w", path, ErrChanged)
 	}
 	return nil
+}
+
+// ReplaceFile replaces a file of root's, which must hold before ([ErrChanged]
+// else), by after: the old content or the new, never neither, and the new one is
+// on the disk when it returns. Owner, mode and extended attributes stay; one that
+// was not there has the mode 0644. A symbolic link stays, and the file it leads to
+// is replaced.
+func ReplaceFile(path string, before, after []byte) error {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithPermissions(0o644), renameio.IgnoreUmask())
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	defer func() { _ = f.Cleanup() }() // nothing is left to clean up after the rename
+	if _, err = f.Write(after); err == nil {
+		err = copyAttributes(path, f.File)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	if err := unchanged(path, before); err != nil {
+		return err
+	}
+	if err := f.CloseAtomicallyReplace(); err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	return syncDir(filepath.Dir(path))
 }
 
 // copyAttributes gives a file the owner, mode and extended attributes (SELinux's

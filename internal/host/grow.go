@@ -1,6 +1,7 @@
 package host
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -65,15 +66,10 @@ func Grow(dir *os.File) (before, after int64, err error) {
 		return 0, 0, err
 	}
 	before = int64(fs.Blocks) * fs.Bsize
-	text, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/size", unix.Major(st.Dev), unix.Minor(st.Dev)))
+	size, err := sizeOf(st.Dev)
 	if err != nil {
 		return before, before, err
 	}
-	sectors, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
-	if err != nil {
-		return before, before, err
-	}
-	size := sectors * 512 // whatever the device's own sectors are
 	switch fs.Type {
 	case unix.XFS_SUPER_MAGIC:
 		g, err := geometryXFS(f)
@@ -109,4 +105,70 @@ func Grow(dir *os.File) (before, after int64, err error) {
 		return before, before, err
 	}
 	return before, int64(fs.Blocks) * fs.Bsize, nil
+}
+
+// Full reports whether the mounted XFS or ext4 of a device is as large as that:
+// [Grow] would add nothing, or less than a group of ext4's. The descriptor is of a
+// folder in it. Other filesystems are [errors.ErrUnsupported].
+func Full(dir *os.File, device string) (full bool, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("cannot tell how large the filesystem of %s is: %w", dir.Name(), err)
+		}
+	}()
+	f, err := Readable(dir)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	var fs unix.Statfs_t
+	var st unix.Stat_t
+	if err := errors.Join(unix.Fstatfs(int(f.Fd()), &fs), unix.Fstat(int(f.Fd()), &st)); err != nil {
+		return false, err
+	}
+	size, err := sizeOf(st.Dev)
+	if err != nil {
+		return false, err
+	}
+	switch fs.Type {
+	case unix.XFS_SUPER_MAGIC:
+		const least = 64 // blocks of an allocation group; XFS leaves out a last one of fewer
+		g, err := geometryXFS(f)
+		return err == nil && size/uint64(g.Blocksize) < g.Datablocks+least, err
+	case unix.EXT4_SUPER_MAGIC:
+		blocks, group, err := blocksExt4(device)
+		return err == nil && size/uint64(fs.Bsize) < blocks+group, err
+	}
+	return false, errors.ErrUnsupported
+}
+
+// sizeOf is the size of a block device in bytes.
+func sizeOf(dev uint64) (uint64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/size", unix.Major(dev), unix.Minor(dev)))
+	if err != nil {
+		return 0, err
+	}
+	sectors, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	return sectors * 512, err // whatever the device's own sectors are
+}
+
+// blocksExt4 reads from the superblock how many blocks an ext4 has, and how many
+// one of its groups has: what statfs tells leaves out its own tables.
+func blocksExt4(device string) (blocks, group uint64, err error) {
+	f, err := os.Open(device)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer f.Close()
+	sb := make([]byte, 1024)
+	if _, err := f.ReadAt(sb, 1024); err != nil {
+		return 0, 0, err
+	}
+	le := binary.LittleEndian
+	const wide = 0x80 // INCOMPAT_64BIT: more than 2^32 blocks
+	blocks, group = uint64(le.Uint32(sb[4:])), uint64(le.Uint32(sb[32:]))
+	if le.Uint32(sb[96:])&wide != 0 {
+		blocks |= uint64(le.Uint32(sb[0x150:])) << 32
+	}
+	return blocks, group, nil
 }

@@ -318,8 +318,16 @@ func TestGrow(t *testing.T) {
 			if err != nil && kind == "xfs" || before != after || before > large || before < large*8/10 {
 				t.Errorf("%d %d %v", before, after, err)
 			}
+			full := func(want bool) {
+				t.Helper()
+				if is, err := Full(dir, dev); err != nil || is != want {
+					t.Errorf("full: %v, %v; want %v", is, err, want)
+				}
+			}
+			full(true)
 			must(t, os.Truncate(img, 2*large))
 			command(t, "losetup", "-c", dev)
+			full(false)
 			before, after, err = Grow(dir)
 			if kind == "ext4" && !has(t, unix.CAP_SYS_RESOURCE) { // a lab machine may forbid it even to root
 				if !errors.Is(err, unix.EPERM) {
@@ -333,6 +341,7 @@ func TestGrow(t *testing.T) {
 			if b, a, err := Grow(dir); err != nil || b != after || a != after {
 				t.Errorf("%d %d %v", b, a, err)
 			}
+			full(true)
 			dir.Close()
 			must(t, Unmount(t.Context(), at))
 			check := map[string][]string{"xfs": {"xfs_repair", "-n", dev}, "ext4": {"e2fsck", "-fn", dev}}

@@ -87,6 +87,16 @@ func (b *Bus) Active(ctx context.Context, unit string) (bool, error) {
 	return s != "inactive" && s != "failed", nil
 }
 
+// Enabled reports whether a boot starts a unit: its file says so, and not for this
+// boot alone. A unit that is not there is not enabled.
+func (b *Bus) Enabled(ctx context.Context, unit string) (bool, error) {
+	p, err := b.conn.GetUnitPropertyContext(ctx, unit, "UnitFileState")
+	if err != nil {
+		return false, fmt.Errorf("cannot look at unit %s: %w", unit, err)
+	}
+	return p.Value.Value() == "enabled", nil
+}
+
 // PIDFiles gives the path that each of the services that has one expects its
 // process id in.
 func (b *Bus) PIDFiles(ctx context.Context, services []string) (map[string]string, error) {
