@@ -53,7 +53,7 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 		return a, err
 	}
 	a.Inputs.Owner = owner
-	a.Inputs.ConfEnv = confEnv(owner)
+	a.Inputs.ConfEnv = ConfEnv(owner)
 	// First of all, before podman itself is run: in the middle of a cutover it
 	// would make itself a new store.
 	known, err := a.unfinished(env.Dir)
@@ -189,9 +189,9 @@ func (a *Assessment) owner(ctx context.Context, r *host.Runner) (podman.Owner, b
 	return o, true, nil
 }
 
-// confEnv are the variables of the caller that decide which configuration
+// ConfEnv are the variables of the caller that decide which configuration
 // podman reads, where the caller is the owner. Another user's are unknown.
-func confEnv(o podman.Owner) []string {
+func ConfEnv(o podman.Owner) []string {
 	if uint32(os.Getuid()) != o.UID {
 		return nil
 	}

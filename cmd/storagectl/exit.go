@@ -38,10 +38,13 @@ func exitCode(err error) int {
 		refusal *migrate.Refusal
 		step    *engine.StepError
 		damaged *engine.DamagedError
+		outcome *outcomeError
 	)
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &outcome):
+		return outcome.code()
 	case errors.As(err, &usage):
 		return exitUsage
 	case errors.Is(err, engine.ErrNoRun):

@@ -10,6 +10,7 @@ import (
 
 	"github.com/storagectl/storagectl/drain"
 	"github.com/storagectl/storagectl/migrate"
+	"github.com/storagectl/storagectl/verify/doctor"
 )
 
 // TestJSONIsDocumented: each field of each message is named in docs/json.md, in
@@ -39,8 +40,10 @@ func TestJSONIsDocumented(t *testing.T) {
 		{"progress", migrate.Progress{}, part("**`progress`**", "**`note`**")},
 		{"result", resultMessage{}, part("## result", "## plan, already")},
 		{"plan", migrate.Assessment{}, part("## plan, already", "## status, run")},
-		{"status", statusMessage{}, part("## status, run", "## nothing")},
+		{"status", statusMessage{}, part("## status, run", "## check, doctor")},
 		{"drained", held{}, part("## What each command ends with", "## While a run")},
+		{"check", doctor.Result{}, part("## check, doctor", "## nothing")},
+		{"doctor", doctorMessage{}, part("## check, doctor", "## nothing")},
 		{"cluster", drain.Slot{}, part("## What each command ends with", "## While a run")},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/storagectl/storagectl/internal/host"
 	"github.com/storagectl/storagectl/internal/podman"
 	"github.com/storagectl/storagectl/migrate"
+	"github.com/storagectl/storagectl/verify/doctor"
 )
 
 // app is what all commands share: the streams and the common flags.
@@ -74,7 +76,7 @@ stderr.
 	f.BoolVar(&a.yes, "yes", false, "do not ask; migrate and relocate need it where there is no terminal")
 	f.StringVar(&a.stateDir, "state-dir", "", "where runs are kept (default /var/lib/storagectl; for users ~/.local/state/storagectl)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(newMigrate(a), newRelocate(a), newResume(a), newRollback(a), newCommit(a), newStatus(a), newHistory(a), newDrain(a), newUndrain(a), newWorker(a))
+	root.AddCommand(newMigrate(a), newRelocate(a), newResume(a), newRollback(a), newCommit(a), newStatus(a), newHistory(a), newDrain(a), newUndrain(a), newDoctor(a), newWorker(a))
 	for _, c := range root.Commands() {
 		if c.Args == nil {
 			c.Args = cobra.NoArgs
@@ -152,8 +154,10 @@ func newWorker(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			handlers := migrate.Handlers(uid)
+			maps.Copy(handlers, doctor.Handlers(uid))
 			// The terminal's Ctrl-C is for storagectl; it tells the worker.
-			return podman.Serve(context.WithoutCancel(cmd.Context()), a.stdin, a.stdout, migrate.Handlers(uid))
+			return podman.Serve(context.WithoutCancel(cmd.Context()), a.stdin, a.stdout, handlers)
 		},
 	}
 }

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/term"
+
+	"github.com/storagectl/storagectl/internal/engine"
+	"github.com/storagectl/storagectl/migrate"
+	"github.com/storagectl/storagectl/verify/doctor"
+)
+
+// doctorInputs is what a run of --fix needs to be taken back.
+type doctorInputs struct {
+	User    string          `json:"user"`
+	Changes []doctor.Change `json:"changes"`
+}
+
+const doctorJob = "doctor"
+
+// doctorDir keeps the runs of doctor apart from those on stores, so that "the
+// latest run" of resume, rollback and commit is never one of these.
+func (a *app) doctorDir() engine.Dir { return engine.Dir{Path: filepath.Join(a.stateDir, "doctor")} }
+
+// fix makes the changes that the results allow, as a run with a journal. It
+// reports whether there were any.
+func (a *app) fix(ctx context.Context, h *doctor.Host, results []doctor.Result) (bool, error) {
+	in := doctorInputs{User: h.Owner.Name}
+	var text strings.Builder
+	for _, r := range results {
+		if r.Change == nil || r.Change.Root() && os.Getuid() != 0 {
+			continue
+		}
+		in.Changes = append(in.Changes, *r.Change)
+		fmt.Fprintf(&text, "  %s: %s\n", r.Check, oneLine(r.Change.Text))
+	}
+	if len(in.Changes) == 0 {
+		a.out.note("there is nothing that can be fixed safely; what is to be done by hand stands with each check")
+		return false, nil
+	}
+	if !a.yes {
+		if a.json || !term.IsTerminal(int(a.stdin.Fd())) {
+			return false, usagef("cannot fix without a word: say --yes, or leave --fix out to see what it would do")
+		}
+		a.out.say("These changes would be made:\n" + text.String())
+		if err := a.askWord(ctx); err != nil {
+			return false, err
+		}
+	}
+	outlast()
+	d := a.doctorDir()
+	lock, err := d.Lock(doctorJob)
+	if err != nil {
+		return false, err
+	}
+	defer lock.Close()
+	raw, err := json.Marshal(in)
+	if err != nil {
+		return false, fmt.Errorf("cannot begin: %w", err)
+	}
+	id, err := d.New(doctorJob)
+	if err != nil {
+		return false, err
+	}
+	steps := fixSteps(h, in)
+	j, err := engine.Create(d.RunPath(id), engine.Header{
+		Run: id, Job: doctorJob, Store: doctorJob, Version: version, Inputs: raw, Steps: engine.Names(steps),
+	}, engine.Options{Point: a.point})
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = j.Close() }() // each record is on the disk already
+	run, err := engine.NewRun(j, steps, a.out.event)
+	if err != nil {
+		return false, err
+	}
+	a.out.note("run " + id + "; storagectl doctor --undo " + id + " takes it back")
+	if err := run.Forward(ctx, false); err != nil {
+		return false, fmt.Errorf("cannot fix all: %w; storagectl doctor --undo %s takes back what was done", err, id)
+	}
+	return true, nil
+}
+
+func fixSteps(h *doctor.Host, in doctorInputs) []engine.Step {
+	var steps []engine.Step
+	for _, c := range in.Changes {
+		steps = append(steps, engine.Step{
+			Name: c.Name(), Title: c.Text,
+			Holds: func(ctx context.Context) (bool, error) { return c.Holds(ctx, h) },
+			Do:    func(ctx context.Context) error { return c.Do(ctx, h) },
+			Undo:  func(ctx context.Context) error { return c.Undo(ctx, h) },
+		})
+	}
+	return steps
+}
+
+// undoFixes takes back a run of --fix, also one that was cut off.
+func (a *app) undoFixes(ctx context.Context, name string) error {
+	d := a.doctorDir()
+	if name == "latest" {
+		name = ""
+	}
+	id, err := d.Find(name)
+	if err != nil {
+		return err
+	}
+	lock, err := d.Lock(doctorJob)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	j, err := engine.Open(d.RunPath(id), engine.Options{Point: a.point})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = j.Close() }() // each record is on the disk already
+	st := j.State()
+	if st.Phase == engine.PhaseRolledBack {
+		a.tellNothing(id, st.Phase, fmt.Sprintf("Run %s was taken back before; there is nothing to do.\n", id))
+		return nil
+	}
+	var in doctorInputs
+	if err := json.Unmarshal(st.Header.Inputs, &in); err != nil || st.Header.Job != doctorJob {
+		return errors.Join(&migrate.Refusal{ID: "no-doctor", Text: fmt.Sprintf("cannot undo: %s is no run of doctor --fix", id)}, err)
+	}
+	h, err := a.doctorHost(ctx, in.User)
+	if err != nil {
+		return err
+	}
+	outlast()
+	run, err := engine.NewRun(j, fixSteps(h, in), a.out.event)
+	if err != nil {
+		return err
+	}
+	if err := run.Rollback(ctx); err != nil {
+		return fmt.Errorf("cannot take it all back: %w; storagectl doctor --undo %s goes on", err, id)
+	}
+	a.out.result("undone", struct {
+		Run string `json:"run"`
+	}{id}, fmt.Sprintf("Run %s is taken back.\n", id))
+	return nil
+}

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/storagectl/storagectl/drain"
+	"github.com/storagectl/storagectl/internal/podman"
+	"github.com/storagectl/storagectl/migrate"
+	"github.com/storagectl/storagectl/verify/doctor"
+)
+
+// nomadChecks ask the agents of this host, and no other.
+func nomadChecks(*app) []doctor.Check {
+	return []doctor.Check{
+		{
+			ID: "nomad", Group: "nomad", Title: "Nomad's node, its driver, and what the token may",
+			Why:   "A run that moves a store drains the nodes that place containers in it. What the token may not see, Nomad leaves out without a word; a driver that is unhealthy places nothing.",
+			Mends: "Start the agent or podman.socket; give the token the policy that is named; storagectl undrain gives a node back.",
+			Limit: 15 * time.Second,
+			Look:  lookNomad,
+		},
+	}
+}
+
+func lookNomad(ctx context.Context, h *doctor.Host) doctor.Finding {
+	if h.NoPodman() {
+		return doctor.Finding{Outcome: doctor.Absent, Saw: "podman cannot be asked for containers of Nomad's"}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 12*time.Second)
+	defer cancel()
+	cli := podman.CLI{Owner: h.Owner, Runner: h.Runner, Extra: h.ConfEnv, Limit: 10 * time.Second}
+	use, refusal, err := migrate.FindNomad(ctx, cli, migrate.Outage{Nomad: migrate.NomadAuto})
+	switch {
+	case err != nil:
+		return doctor.Finding{Outcome: doctor.Unknown, Saw: err.Error()}
+	case refusal != nil:
+		mend := []string{refusal.Hint}
+		if refusal.Policy != "" {
+			mend = append(mend, "nomad acl policy apply storagectl FILE, with: "+strings.Join(strings.Fields(refusal.Policy), " "))
+		}
+		return doctor.Finding{Outcome: doctor.Problem, Saw: refusal.Text, Mend: mend}
+	case use == nil:
+		return doctor.Finding{Outcome: doctor.Absent, Saw: "no agent of Nomad's places containers in this store"}
+	}
+	c, err := drain.New(use.Config)
+	if err != nil {
+		return doctor.Finding{Outcome: doctor.Unknown, Saw: err.Error()}
+	}
+	f := doctor.Finding{Outcome: doctor.OK}
+	var saw []string
+	for _, n := range use.Nodes {
+		s, err := c.Look(ctx, n, "podman")
+		if err != nil {
+			return doctor.Finding{Outcome: doctor.Unknown, Saw: err.Error()}
+		}
+		switch {
+		case !s.DriverDetected || !s.DriverHealthy:
+			saw = append(saw, fmt.Sprintf("%s: the driver podman is not healthy: %s", n.Name, s.DriverSays))
+			f.Outcome, f.Mend = doctor.Problem, append(f.Mend, "see that podman.socket answers (socket-answers); Nomad notices within 40 s")
+		case !s.Eligible:
+			saw = append(saw, n.Name+" is not eligible for work")
+			f.Outcome, f.Mend = doctor.Warning, append(f.Mend, "nomad node eligibility -enable "+n.ID)
+		default:
+			saw = append(saw, n.Name+": eligible, driver healthy")
+		}
+	}
+	f.Saw = strings.Join(saw, "; ")
+	return f
+}

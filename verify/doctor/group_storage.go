@@ -1,0 +1,372 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/storagectl/storagectl/verify"
+)
+
+const groupStorage = "storage"
+
+// filesBudget is how long the look at the files of layers may take.
+const filesBudget = 700 * time.Millisecond
+
+func storageChecks() []Check {
+	return []Check{
+		{
+			ID: "driver", Group: groupStorage, Title: "The storage driver",
+			Why:   "vfs copies the whole image for every layer and container: slow, and many times the space. fuse-overlayfs is slower than the kernel's overlay.",
+			Mends: "storagectl migrate --to overlay.",
+			Look:  withInfo(lookDriver),
+		},
+		{
+			ID: "graphroot", Group: groupStorage, Title: "The filesystem of the store",
+			Why:   "Overlay needs a local filesystem that has whiteouts and d_type; on CephFS and NFS podman falls back to fuse-overlayfs or fails. With nosuid or noexec programs in containers do not work; a mount below the graphroot is taken away by podman's cleaning up.",
+			Mends: "Move the store to a local disk or an RBD: storagectl relocate. Mount it without nosuid, nodev and noexec, at the graphroot itself.",
+			Look:  rooted(lookGraphRoot),
+		},
+		{
+			ID: "space", Group: groupStorage, Title: "Room on the filesystem of the store",
+			Why:   "A full disk stops pulls and containers in the middle of a write, and podman's database with them.",
+			Mends: "podman image prune; storagectl relocate to a larger disk.",
+			Look:  rooted(lookSpace),
+		},
+		{
+			ID: "reclaimable", Group: groupStorage, Title: "What nobody uses",
+			Why:   "Images without a name, and exited containers, keep their layers.",
+			Mends: "podman image prune; podman container prune.",
+			Look:  rooted(lookReclaimable),
+		},
+		{
+			ID: "external-containers", Group: groupStorage, Title: "Containers of other tools",
+			Why:   "buildah leaves its working container behind when a build is cut off. podman ps does not show it, and its image cannot be removed.",
+			Mends: "podman ps --all --external shows them; podman rm, or buildah rm, removes them.",
+			Look:  rooted(lookExternal),
+		},
+		{
+			ID: "store-records", Group: groupStorage, Title: "The store's records are whole",
+			Why:   "An image whose layer or manifest is gone cannot be run, saved or converted.",
+			Mends: "Pull the image anew: podman rmi -f, podman pull. storagectl migrate --keep-damaged carries it over as it is.",
+			Look:  rooted(lookRecords),
+		},
+		{
+			ID: "store-files", Group: groupStorage, Title: "The files of image layers are there",
+			Why:   "Containers see what lies in the layers' folders, whatever the records say. A short look compares types and sizes with the store's lists; storagectl verify --read-data reads all content.",
+			Mends: "Pull the image anew: podman rmi -f, podman pull.",
+			Limit: 15 * time.Second,
+			Look:  rooted(lookFiles),
+		},
+		{
+			ID: "locks", Group: groupStorage, Title: "Nobody sits on the store's locks",
+			Why:   "Podman waits for its locks without end. A process that is stopped, or hangs in the kernel on a dead disk, holds them for ever.",
+			Mends: "kill -CONT the process that is named, or end it.",
+			Look:  rooted(lookLocks),
+		},
+		{
+			ID: "leftover-runs", Group: groupStorage, Title: "What runs of storagectl have left",
+			Why:   "The folder of a run holds the old store until the commit, and takes its space. One that no run knows may hold the only copy of something.",
+			Mends: "storagectl commit or rollback; storagectl history lists the runs.",
+			Look:  rooted(lookLeftovers),
+		},
+		{
+			ID: "mount-program-flag", Group: groupStorage, Title: "No stale .has-mount-program",
+			Why:   "Podman writes this file when it opens a store with a mount program, and later takes it for a sign that native overlay is not possible: rootless podman without a configured driver then stays on fuse-overlayfs or vfs.",
+			Mends: "Remove it, if no mount program is configured and no layer was made by one.",
+			Fixes: "removes it where no layer has the marks of fuse-overlayfs (.wh. files). Taken back by making it again.",
+			Look:  rooted(lookMountProgram),
+		},
+	}
+}
+
+func lookDriver(_ context.Context, h *Host, i infoSeen) Finding {
+	migrate := "storagectl migrate --to overlay" + h.userFlag() + " --dry-run"
+	program := ""
+	for k, v := range i.Store.GraphOptions {
+		if !strings.HasSuffix(k, ".mount_program") {
+			continue
+		}
+		program = fmt.Sprint(v)
+		if m, is := v.(map[string]any); is {
+			program = fmt.Sprint(m["Executable"])
+		}
+	}
+	switch d := i.Store.GraphDriverName; {
+	case d == "vfs":
+		return warning("vfs", migrate)
+	case d != "overlay":
+		return warning(d + ", which newer podman does not support")
+	case program != "":
+		return warning("overlay by "+program+", not by the kernel", "take mount_program out of storage.conf, if the kernel's overlay works here (check overlay) and no container runs")
+	case i.Store.GraphStatus["Native Overlay Diff"] == "false":
+		return ok("overlay by the kernel; without native diff, so that commits are slower")
+	}
+	return ok("overlay, by the kernel")
+}
+
+func (h *Host) lookStore(ctx context.Context) (storeSeen, error) {
+	g, r, d, err := h.root()
+	if err != nil {
+		return storeSeen{}, err
+	}
+	return askOwner[storeSeen](ctx, h, opStore, storeArgs{g, r, d})
+}
+
+func lookGraphRoot(_ context.Context, h *Host, graphRoot, _, driver string) Finding {
+	s, err := h.store()
+	if err != nil {
+		return notSeen(err)
+	}
+	relocate := "storagectl relocate" + h.userFlag() + " --path DIR --dry-run, to a local disk"
+	saw := fmt.Sprintf("%s on %s", graphRoot, s.FSType)
+	for _, o := range []string{"nosuid", "nodev", "noexec", "ro"} {
+		if slices.Contains(s.Options, o) {
+			return problem(fmt.Sprintf("%s, mounted %s at %s", saw, o, s.MountedOn), fmt.Sprintf("mount -o remount,%s %s, and the same in /etc/fstab", strings.TrimPrefix(strings.Replace(o, "ro", "norw", 1), "no"), s.MountedOn))
+		}
+	}
+	for _, m := range s.Mounts {
+		if m == filepath.Join(graphRoot, "overlay") && !s.OwnOverlay {
+			return problem(fmt.Sprintf("something is mounted at %s, which podman unmounts when it cleans up", m), "mount that filesystem at "+graphRoot+" itself")
+		}
+	}
+	if driver == "overlay" {
+		switch s.FSType {
+		case "ceph", "nfs", "fuse", "tmpfs":
+			if s.FSType != "tmpfs" {
+				return problem(saw+", which cannot hold the kernel's overlay", relocate)
+			}
+			return warning(saw+": it is gone after a boot", relocate)
+		}
+		if s.NoDType {
+			return problem(saw+" without d_type (XFS made with ftype=0)", relocate)
+		}
+	}
+	if slices.Contains([]string{"ceph", "nfs", "fuse"}, s.FSType) {
+		return warning(saw+": a network filesystem; podman locks and many small files are slow there", relocate)
+	}
+	return ok("%s", saw)
+}
+
+func lookSpace(_ context.Context, h *Host, graphRoot, _, _ string) Finding {
+	s, err := h.store()
+	if err != nil {
+		return notSeen(err)
+	}
+	if s.Size == 0 {
+		return Finding{Outcome: Unknown, Saw: "the filesystem does not tell its size"}
+	}
+	free := 100 * float64(s.Free) / float64(s.Size)
+	saw := fmt.Sprintf("%s of %s free (%.0f %%) at %s", size(s.Free), size(s.Size), free, s.MountedOn)
+	mend := []string{h.as("podman image prune"), "storagectl relocate" + h.userFlag() + " --path DIR --dry-run"}
+	if s.Inodes > 0 {
+		inodes := 100 * float64(s.InodesFree) / float64(s.Inodes)
+		if inodes < 5 {
+			saw, free = fmt.Sprintf("%s; %.0f %% of inodes free", saw, inodes), min(free, inodes)
+		}
+	}
+	switch {
+	case free < 5:
+		return problem(saw, mend...)
+	case free < 15:
+		return warning(saw, mend...)
+	}
+	return ok("%s", saw)
+}
+
+// size writes a number of bytes for people, in units of 1000.
+func size(n uint64) string {
+	f, units := float64(n), []string{"B", "kB", "MB", "GB", "TB", "PB"}
+	for f >= 1000 && len(units) > 1 {
+		f, units = f/1000, units[1:]
+	}
+	return fmt.Sprintf("%.3g %s", f, units[0])
+}
+
+func ref(graphRoot, runRoot, driver string) verify.StoreRef {
+	return verify.StoreRef{GraphRoot: graphRoot, RunRoot: runRoot, Driver: driver}
+}
+
+// records asks for the store's records, and tells those of podman's containers
+// from others'.
+func (h *Host) records(ctx context.Context, graphRoot, runRoot, driver string) (recordsSeen, error) {
+	if driver == "" {
+		return recordsSeen{}, errNoStore
+	}
+	return askOwner[recordsSeen](ctx, h, opRecords, ref(graphRoot, runRoot, driver))
+}
+
+func lookReclaimable(ctx context.Context, h *Host, graphRoot, runRoot, driver string) Finding {
+	r, err := h.records(ctx, graphRoot, runRoot, driver)
+	if err != nil {
+		return notSeen(err)
+	}
+	c, err := h.conf()
+	if err != nil {
+		return notSeen(err)
+	}
+	exited := 0
+	for _, db := range c.Databases {
+		for _, ct := range db.Containers {
+			if ct.State == "exited" || ct.State == "stopped" {
+				exited++
+			}
+		}
+	}
+	saw := fmt.Sprintf("%d of %d images without a name and unused, %d exited containers", r.Dangling, r.Images, exited)
+	var mend []string
+	if r.Dangling > 0 {
+		mend = append(mend, h.as("podman image prune"))
+	}
+	if r.Dangling > max(10, r.Images/2) {
+		return warning(saw, mend...)
+	}
+	f := ok("%s", saw)
+	f.Mend = mend
+	return f
+}
+
+func lookExternal(ctx context.Context, h *Host, graphRoot, runRoot, driver string) Finding {
+	r, err := h.records(ctx, graphRoot, runRoot, driver)
+	if err != nil {
+		return notSeen(err)
+	}
+	c, err := h.conf()
+	if err != nil {
+		return notSeen(err)
+	}
+	known := map[string]bool{}
+	for _, db := range c.Databases {
+		for _, ct := range db.Containers {
+			known[ct.ID] = true
+		}
+	}
+	var names []string
+	for _, ct := range r.Containers {
+		if !known[ct.ID] && time.Since(ct.Created) > time.Hour { // a build may be under way
+			names = append(names, ct.Name)
+		}
+	}
+	if len(names) == 0 {
+		return ok("none that is older than an hour")
+	}
+	return warning(fmt.Sprintf("%d that podman does not know: %s", len(names), few(names)), h.as("podman rm "+strings.Join(names[:min(5, len(names))], " ")))
+}
+
+// few names the first of many.
+func few(names []string) string {
+	if len(names) > 5 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:5], ", "), len(names)-5)
+	}
+	return strings.Join(names, ", ")
+}
+
+func lookRecords(ctx context.Context, h *Host, graphRoot, runRoot, driver string) Finding {
+	r, err := h.records(ctx, graphRoot, runRoot, driver)
+	if err != nil {
+		return notSeen(err)
+	}
+	if len(r.Damage) == 0 {
+		return ok("%d images, %d layers, %d containers", r.Images, r.Layers, len(r.Containers))
+	}
+	return problem(few(r.Damage), damageMends(h, r.Broken)...)
+}
+
+func damageMends(h *Host, images []string) []string {
+	if len(images) == 0 {
+		return []string{"find the image (" + h.as("podman images --all") + "), remove it with podman rmi -f and pull it anew"}
+	}
+	var mends []string
+	for _, i := range images[:min(3, len(images))] {
+		mends = append(mends, h.as("podman rmi -f "+i)+" && "+h.as("podman pull "+i))
+	}
+	return mends
+}
+
+func lookFiles(ctx context.Context, h *Host, graphRoot, runRoot, driver string) Finding {
+	if driver != "vfs" && driver != "overlay" {
+		return absent("nothing is known of the driver %s", driver)
+	}
+	r, err := askOwner[verify.QuickReport](ctx, h, opFiles, ref(graphRoot, runRoot, driver))
+	if err != nil {
+		return notSeen(err)
+	}
+	if len(r.Damage) > 0 {
+		return problem(few(r.Damage), damageMends(h, nil)...)
+	}
+	return ok("%d files in %d of %d layers are as listed", r.Files, r.Looked, r.Layers)
+}
+
+func lookLocks(ctx context.Context, h *Host, graphRoot, runRoot, driver string) Finding {
+	files, err := askOwner[map[string]string](ctx, h, opLocks, storeArgs{graphRoot, runRoot, driver})
+	if err != nil {
+		return unknown(err)
+	}
+	held, err := locksHeld(files)
+	if err != nil {
+		return unknown(err)
+	}
+	for _, l := range held {
+		switch l.state {
+		case "T", "t":
+			return problem(fmt.Sprintf("%s is held by %s (pid %d), which is stopped", l.path, l.name, l.pid), fmt.Sprintf("kill -CONT %d", l.pid))
+		case "D":
+			return warning(fmt.Sprintf("%s is held by %s (pid %d), which waits for the disk", l.path, l.name, l.pid), "see whether the disk answers: dmesg")
+		}
+	}
+	return ok("%d are held, all by processes that run", len(held))
+}
+
+func lookLeftovers(_ context.Context, h *Host, graphRoot, _, _ string) Finding {
+	s, err := h.store()
+	if err != nil {
+		return notSeen(err)
+	}
+	var known, strange []string
+	for _, l := range s.Leftover {
+		if slices.ContainsFunc(h.Runs, func(run string) bool { return strings.Contains(filepath.Base(l), ".storagectl-"+run) }) {
+			known = append(known, l)
+		} else {
+			strange = append(strange, l)
+		}
+	}
+	switch {
+	case len(strange) > 0:
+		return warning(few(strange)+": left from a run that this state directory does not know",
+			"storagectl history, as who began it; it may hold the only copy of a store, so do not delete it")
+	case len(known) > 0:
+		return warning(few(known)+": kept from an earlier run", "storagectl status; then storagectl commit, if all is well")
+	case len(s.Staging) > 0:
+		return warning(few(s.Staging)+": left from pulls that were cut off", "podman removes them when it next starts after a boot")
+	}
+	return ok("nothing in %s", graphRoot)
+}
+
+func lookMountProgram(ctx context.Context, h *Host, graphRoot, _, driver string) Finding {
+	s, err := h.store()
+	if err != nil {
+		return notSeen(err)
+	}
+	if !s.HasMountProgram {
+		return ok("there is none")
+	}
+	c, err := h.conf()
+	if err != nil {
+		return notSeen(err)
+	}
+	path := filepath.Join(graphRoot, "overlay", mountProgramFlag)
+	if p := c.effective("mount_program").Value; p != "" {
+		return ok("it is there, and %s is configured", p)
+	}
+	f := warning(path+" is there, and no mount program is configured", "rm "+path)
+	if by, err := askOwner[string](ctx, h, opFuseOnly, graphRoot); err != nil || by != "" {
+		if by != "" {
+			f.Mend = []string{fmt.Sprintf("configure mount_program again, or pull the images anew: %s was made by fuse-overlayfs, and native overlay would show it wrongly", by)}
+		}
+		return f
+	}
+	return f.by(Change{Kind: changeFlag, Path: path, Before: "true", Text: "remove " + path})
+}

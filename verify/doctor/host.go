@@ -1,0 +1,247 @@
+package doctor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/storagectl/storagectl/internal/host"
+	"github.com/storagectl/storagectl/internal/podman"
+	"github.com/storagectl/storagectl/internal/podman/libpoddb"
+	"github.com/storagectl/storagectl/internal/podman/storageconf"
+)
+
+// Host is the machine, and the owner of the store that the checks are about.
+type Host struct {
+	Owner   podman.Owner
+	Runner  *host.Runner
+	ConfEnv []string // what decides which configuration podman reads, where the caller is the owner
+	// Getenv reads the caller's environment.
+	Getenv func(string) string
+	// Runs are the ids of the runs of this state directory.
+	Runs []string
+
+	version func() (string, error)
+	conf    func() (confSeen, error)
+	info    func() (infoSeen, error)
+	store   func() (storeSeen, error)
+	fuse    func() (kernelSeen, error)
+}
+
+// share sets up what several checks want to know: each is asked once.
+func (h *Host) share(ctx context.Context) {
+	h.version = sync.OnceValues(func() (string, error) {
+		_, _, text, err := h.cli().Version(ctx)
+		return text, err
+	})
+	h.conf = sync.OnceValues(func() (confSeen, error) { return h.lookConf(ctx) })
+	h.info = sync.OnceValues(func() (infoSeen, error) { return h.lookInfo(ctx) })
+	h.store = sync.OnceValues(func() (storeSeen, error) { return h.lookStore(ctx) })
+	h.fuse = sync.OnceValues(func() (kernelSeen, error) { return askOwner[kernelSeen](ctx, h, opKernel, none{}) })
+}
+
+// podmanLimit is how long podman may take to say what it uses.
+const podmanLimit = 15 * time.Second
+
+func (h *Host) cli() podman.CLI {
+	return podman.CLI{Owner: h.Owner, Runner: h.Runner, Extra: h.ConfEnv, Limit: podmanLimit}
+}
+
+// NoPodman reports that podman cannot be asked anything here: it is not
+// installed, has not been used, or does not work.
+func (h *Host) NoPodman() bool {
+	_, err := h.info()
+	return err != nil
+}
+
+// self reports whether the caller is the store's owner, so that the caller's
+// environment is the owner's.
+func (h *Host) self() bool { return uint32(os.Getuid()) == h.Owner.UID }
+
+// as puts a command in the words in which root runs it as the owner.
+func (h *Host) as(command string) string {
+	if h.Owner.Rootful() || h.self() {
+		return command
+	}
+	return fmt.Sprintf("runuser -u %s -- env XDG_RUNTIME_DIR=/run/user/%d %s", h.Owner.Name, h.Owner.UID, command)
+}
+
+// userFlag is how storagectl is told whose store it is.
+func (h *Host) userFlag() string {
+	if h.Owner.Rootful() {
+		return ""
+	}
+	return " --user " + h.Owner.Name
+}
+
+// confSeen is what decides where podman's store is, before podman is asked.
+type confSeen struct {
+	Layers    []storageconf.Layer   `json:"layers"`
+	Asked     []storageconf.Setting `json:"asked"` // what the files say
+	Effective []storageconf.Setting `json:"effective"`
+	Databases []libpoddb.Facts      `json:"databases"`
+	DBProblem string                `json:"dbProblem,omitempty"` // why they could not be read
+	There     bool                  `json:"there"`               // the graphroot
+}
+
+func (c confSeen) effective(name string) storageconf.Setting { return setting(c.Effective, name) }
+
+func setting(all []storageconf.Setting, name string) storageconf.Setting {
+	for _, s := range all {
+		if s.Name == name {
+			return s
+		}
+	}
+	return storageconf.Setting{Name: name}
+}
+
+var errNoStore = errors.New("there is no store yet: podman has not been used")
+
+func (h *Host) lookConf(ctx context.Context) (confSeen, error) {
+	version, err := h.version()
+	if err != nil {
+		return confSeen{}, err
+	}
+	env := map[string]string{}
+	for _, kv := range h.ConfEnv {
+		k, v, _ := strings.Cut(kv, "=")
+		env[k] = v
+	}
+	if h.Owner.RuntimeDir != "" {
+		env["XDG_RUNTIME_DIR"] = h.Owner.RuntimeDir
+	}
+	return askOwner[confSeen](ctx, h, opConf, storageconf.Owner{
+		Podman: version, Rootless: !h.Owner.Rootful(), UID: int(h.Owner.UID), Home: h.Owner.Home, Env: env,
+	})
+}
+
+// infoSeen is what podman info says.
+type infoSeen struct {
+	podman.Info
+	More struct {
+		Host struct {
+			CgroupVersion     string   `json:"cgroupVersion"`
+			CgroupControllers []string `json:"cgroupControllers"`
+			NetworkBackend    string   `json:"networkBackend"`
+			OCIRuntime        struct {
+				Name string `json:"name"`
+				Path string `json:"path"`
+			} `json:"ociRuntime"`
+			Security struct {
+				AppArmor bool `json:"apparmorEnabled"`
+				SELinux  bool `json:"selinuxEnabled"`
+			} `json:"security"`
+		} `json:"host"`
+	}
+}
+
+// lookInfo asks podman what it uses; only where there is a store, since podman
+// makes one where there is none.
+func (h *Host) lookInfo(ctx context.Context) (infoSeen, error) {
+	c, err := h.conf()
+	if err != nil {
+		return infoSeen{}, err
+	}
+	if !c.There || len(c.Databases) == 0 && c.DBProblem == "" {
+		return infoSeen{}, errNoStore
+	}
+	if err := h.canRun(); err != nil {
+		return infoSeen{}, err
+	}
+	out, err := h.cli().Run(ctx, nil, podman.InfoArgs()...)
+	if err != nil {
+		return infoSeen{}, fmt.Errorf("podman info does not work: %w", err)
+	}
+	var i infoSeen
+	if i.Info, err = podman.DecodeInfo(out); err != nil {
+		return infoSeen{}, err
+	}
+	if err := json.Unmarshal(out, &i.More); err != nil {
+		return infoSeen{}, fmt.Errorf("cannot read podman info: %w", err)
+	}
+	return i, nil
+}
+
+var errNoRuntimeDir = errors.New("the user has no runtime folder (see runtime-dir), and podman would make do with another")
+
+// canRun keeps podman from being started where it would make itself at home
+// elsewhere than usual.
+func (h *Host) canRun() error {
+	if !h.Owner.Rootful() && h.Owner.RuntimeDir == "" && host.HasSystemd() {
+		return errNoRuntimeDir
+	}
+	return nil
+}
+
+// root is the graphroot and the driver, from podman where it answers, else from
+// its configuration.
+func (h *Host) root() (graphRoot, runRoot, driver string, err error) {
+	if i, err := h.info(); err == nil {
+		return filepath.Clean(i.Store.GraphRoot), filepath.Clean(i.Store.RunRoot), i.Store.GraphDriverName, nil
+	}
+	c, err := h.conf()
+	switch {
+	case err != nil:
+		return "", "", "", err
+	case !c.There:
+		return "", "", "", errNoStore
+	}
+	return c.effective("graphroot").Value, c.effective("runroot").Value, c.effective("driver").Value, nil
+}
+
+// rooted makes a check of a function that needs the place of the store.
+func rooted(look func(ctx context.Context, h *Host, graphRoot, runRoot, driver string) Finding) func(context.Context, *Host) Finding {
+	return func(ctx context.Context, h *Host) Finding {
+		g, r, d, err := h.root()
+		if err != nil {
+			return notSeen(err)
+		}
+		return look(ctx, h, g, r, d)
+	}
+}
+
+// notSeen is a finding where what is looked at is not there, or not known.
+func notSeen(err error) Finding {
+	if errors.Is(err, errNoStore) || errors.Is(err, podman.ErrNoPodman) {
+		return Finding{Outcome: Absent, Saw: err.Error()}
+	}
+	return unknown(err)
+}
+
+// withInfo makes a check of a function that needs podman's word.
+func withInfo(look func(ctx context.Context, h *Host, i infoSeen) Finding) func(context.Context, *Host) Finding {
+	return func(ctx context.Context, h *Host) Finding {
+		i, err := h.info()
+		if err != nil {
+			return notSeen(err)
+		}
+		return look(ctx, h, i)
+	}
+}
+
+// askOwner has a worker of the store's owner answer one question. Each question
+// has a worker of its own, so that one that hangs holds up no other.
+func askOwner[R any](ctx context.Context, h *Host, op string, args any) (R, error) {
+	var r R
+	// The worker outlives a check that is given up: it ends with this process.
+	w, err := podman.StartWorker(ctx, h.Owner, nil, h.ConfEnv...)
+	if err != nil {
+		return r, err
+	}
+	defer func() {
+		closed := make(chan struct{})
+		go func() { w.Close(); close(closed) }()
+		select {
+		case <-closed:
+		case <-time.After(time.Second):
+		}
+	}()
+	err = w.Call(ctx, op, args, &r, nil)
+	return r, err
+}
