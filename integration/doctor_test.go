@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -109,7 +110,7 @@ func illnesses() []illness {
 		{name: "socket for everybody", check: "socket-mode", saw: "everybody", breaks: "chmod 666 " + sock, heal: "chmod 660 " + sock},
 		{name: "DOCKER_HOST to nowhere", check: "docker-host", saw: "/nowhere.sock", breaks: "echo DOCKER_HOST=unix:///nowhere.sock >>/etc/environment", heal: "sed -i /DOCKER_HOST/d /etc/environment"},
 		{name: "docker.sock to nowhere", check: "docker-sock", user: "root", saw: "/nowhere.sock", fixes: true, breaks: "systemctl start podman.socket; ln -sfn /nowhere.sock /run/docker.sock", heal: "rm /run/docker.sock"},
-		{name: "netavark gone", check: "network-backend", saw: "not installed", breaks: "mv /usr/lib/podman/netavark /root/", heal: "mv /root/netavark /usr/lib/podman/"},
+		{name: "netavark gone", check: "network-backend", saw: "netavark", breaks: "mv /usr/lib/podman/netavark /root/", heal: "mv /root/netavark /usr/lib/podman/"},
 		{
 			name: "aardvark of another release", check: "netavark", saw: "9.9.9", outcome: "warning",
 			breaks: `mv /usr/lib/podman/aardvark-dns /root/; printf '#!/bin/sh\necho aardvark-dns 9.9.9\n' >/usr/lib/podman/aardvark-dns; chmod 755 /usr/lib/podman/aardvark-dns`,
@@ -235,7 +236,19 @@ func TestDoctor(t *testing.T) {
 // TestDoctorCNI: a network whose version the plugins of Debian 11 do not know.
 func TestDoctorCNI(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "bullseye", "root", images.Small)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	t.Cleanup(cancel)
+	node, err := lab.Boot(ctx, lab.Options{Release: "bullseye"}) // its podman makes no secrets, so that it has no store of the lab's
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := node.Close(); err != nil {
+			t.Errorf("cannot remove the node: %v", err)
+		}
+	})
+	w := &world{t: t, ctx: ctx, node: node, user: "root"}
+	w.podman("ps")
 	w.script("root", `mkdir -p /etc/cni/net.d; ls /etc/cni/net.d | grep -q . || podman network create`)
 	files := w.tree("/etc/cni")
 	if r, all := w.doctor("root", "--check", "cni-version"); r.code != exitDone || all["cni-version"].Outcome != "ok" {
