@@ -69,12 +69,12 @@ func (a *Assessment) grows(ctx context.Context, run *host.Runner, full bool) err
 		return nil
 	}
 	err := withCeph(ctx, run, r.Cluster, func(h *rbd.Host) error {
-		report, err := ceph.Judge(ctx, h.Link, ceph.Query{Pool: img.Spec.Pool, Namespace: img.Spec.Namespace})
+		have, err := h.Look(ctx, img.Spec)
 		if err != nil {
 			return err
 		}
+		report, err := ceph.Judge(ctx, h.Link, ceph.Query{Pool: img.Spec.Pool, Namespace: img.Spec.Namespace, DataPool: have.DataPool})
 		a.problems(report)
-		have, err := h.Look(ctx, img.Spec)
 		if err == nil && have.Size >= r.Size && img.Had >= sectors && full {
 			a.refuse("image-size", "give a larger --size", "image %s has %s already, and so has its filesystem", img.Spec, Bytes(have.Size))
 		}

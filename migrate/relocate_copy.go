@@ -292,6 +292,9 @@ func (s *Session) copy(ctx context.Context, step string, args copyArgs) (CopyFac
 		return CopyFact{}, &Refusal{ID: "no-room", Text: fmt.Sprintf("the store finds no room on the target: %v", err),
 			Hint: "make the target larger, or free some space in the store"}
 	}
+	if err != nil && ctx.Err() == nil && s.Inputs.Target.Kind == KindRBD {
+		err = s.clusterSays(ctx, err)
+	}
 	return CopyFact{Files: r.Copied, Bytes: r.CopiedBytes, Seconds: r.Seconds}, err
 }
 

@@ -45,9 +45,54 @@ func (s *Session) deviceUp() (bool, error) {
 	return up, nil
 }
 
+// deviceBroken reports whether what is mounted where the run works on the device
+// takes nothing any more: a filesystem that could not write its own records, as to
+// a cluster that is full, shuts itself down, or becomes read-only.
+func (s *Session) deviceBroken() (bool, error) {
+	if up, err := s.deviceUp(); err != nil || !up || !s.alone() {
+		return false, err
+	}
+	dir, err := host.OpenDir(s.targetFolder())
+	if errors.Is(err, unix.EIO) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer dir.Close()
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(dir.Fd()), &fs); err != nil && !errors.Is(err, unix.EIO) {
+		return false, fmt.Errorf("cannot look at %s: %w", s.targetFolder(), err)
+	} else if err != nil || fs.Flags&unix.ST_RDONLY != 0 {
+		return true, nil
+	}
+	_, err = s.ours(s.targetFolder())
+	return errors.Is(err, unix.EIO), nil
+}
+
+// leaveBroken unmounts a filesystem that is broken. Mounted anew it is whole, but
+// not all need be in it that the copy's index says: that is not believed any more.
+func (s *Session) leaveBroken(ctx context.Context) error {
+	if err := s.note("the filesystem on %s has shut itself down: it is mounted anew, and the copy begins anew", s.Inputs.Target.Where); err != nil {
+		return err
+	}
+	if err := s.learn(func(f *Facts) { f.Boots = append(slices.Clone(f.Boots), "") }); err != nil {
+		return err
+	}
+	s.point("before after-broken")
+	return s.dropPrivate(ctx)
+}
+
 // prepareDevice makes the filesystem, if one is to be made, mounts it where only
 // the owner and root can reach it, and gives it to the owner.
 func (s *Session) prepareDevice(ctx context.Context) error {
+	if broken, err := s.deviceBroken(); err != nil {
+		return err
+	} else if broken {
+		if err := s.leaveBroken(ctx); err != nil {
+			return err
+		}
+	}
 	if up, err := s.deviceUp(); err != nil {
 		return err
 	} else if !up {
@@ -184,7 +229,15 @@ func (s *Session) dropPrivate(ctx context.Context) error {
 
 // releaseDevice empties the device and lets go of it. Its filesystem stays.
 func (s *Session) releaseDevice(ctx context.Context) error {
-	if up, err := s.deviceUp(); err != nil {
+	broken, err := s.deviceBroken()
+	if err != nil {
+		return err
+	}
+	if broken {
+		if err := s.note("the copy that was begun on %s is still there: its filesystem has shut itself down", s.Inputs.Target.Where); err != nil {
+			return err
+		}
+	} else if up, err := s.deviceUp(); err != nil {
 		return err
 	} else if up {
 		if ours, err := s.ours(s.targetFolder()); err != nil {

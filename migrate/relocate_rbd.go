@@ -72,9 +72,11 @@ func (s *Session) mapImage(ctx context.Context) error {
 	t := s.Inputs.Target.Image
 	err := withCeph(ctx, s.env.Runner, t.Cluster, func(h *rbd.Host) error {
 		_, err := h.Look(ctx, t.Spec)
-		if errors.Is(err, fs.ErrNotExist) && t.Create {
+		if cephlink.IDOf(err) == cephlink.NoImage && t.Create {
 			if err = h.Create(ctx, t.Spec, rbd.CreateOptions{Size: t.Size, DataPool: t.DataPool}); err == nil {
 				_, err = s.rbdCommand(ctx, "image-meta", "set", t.Spec.String(), imageKey, s.ID)
+			} else if errors.Is(err, fs.ErrExist) {
+				err = &Refusal{ID: "image-held", Text: fmt.Sprintf("image %s was made by somebody else in this moment", t.Spec), Hint: "see who it was; give the name of another image"}
 			}
 		}
 		if err != nil {
@@ -89,6 +91,23 @@ func (s *Session) mapImage(ctx context.Context) error {
 	}
 	s.point("before after-map")
 	return s.setRBDMap(ctx, true)
+}
+
+// clusterSays adds to an error what the cluster has to say, if anything: to whoever
+// writes to a device, all of it is an I/O error.
+func (s *Session) clusterSays(ctx context.Context, why error) error {
+	t := s.Inputs.Target.Image
+	err := withCeph(ctx, s.env.Runner, t.Cluster, func(h *rbd.Host) error {
+		report, err := ceph.Judge(ctx, h.Link, ceph.Query{Pool: t.Spec.Pool, Namespace: t.Spec.Namespace, DataPool: t.DataPool})
+		for _, p := range report.Fatal() {
+			why = fmt.Errorf("%w; %s", why, p.Text)
+		}
+		return err
+	})
+	if err != nil {
+		why = fmt.Errorf("%w; %w", why, err)
+	}
+	return why
 }
 
 // imageRefusal makes a refusal of an image that somebody else has, and of what
@@ -242,10 +261,10 @@ func (a *Assessment) targetImage(ctx context.Context, run *host.Runner, need uin
 		a.problems(report)
 		have, err := h.Look(ctx, spec)
 		switch {
-		case errors.Is(err, fs.ErrNotExist) && r.Size == 0:
+		case cephlink.IDOf(err) == cephlink.NoImage && r.Size == 0:
 			a.refuse("image-size", "say --size 100G to have it made", "there is no image %s", spec)
 			return nil
-		case errors.Is(err, fs.ErrNotExist):
+		case cephlink.IDOf(err) == cephlink.NoImage:
 			img.Create, t.Make, t.Free = true, true, uint64(r.Size)
 			return nil
 		case err != nil:

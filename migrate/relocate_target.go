@@ -22,6 +22,9 @@ func (s *Session) targetReady(ctx context.Context) (bool, error) {
 	if s.journal.State().Phase == engine.PhaseRollingBack {
 		return true, nil // the way back needs no target, and leads away from a lost one, too
 	}
+	if broken, err := s.deviceBroken(); err != nil || broken {
+		return false, err
+	}
 	up, err := s.deviceUp()
 	if err != nil {
 		return false, err

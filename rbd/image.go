@@ -114,7 +114,7 @@ func (i Image) Dead() bool {
 		}
 		locked = locked || !l.Mine
 	}
-	return locked && !slices.ContainsFunc(i.Watchers, func(w Watcher) bool { return !w.Mine })
+	return locked && !i.Free() && !slices.ContainsFunc(i.Watchers, func(w Watcher) bool { return !w.Mine })
 }
 
 // Look returns what the cluster knows of an image. Where it is not there,

@@ -57,7 +57,7 @@ func TestColdBoot(t *testing.T) {
 		t.Fatalf("the node says %s", out)
 	}
 	lab(`systemctl is-active --quiet '` + UnitName(spec) + `'
-		test "$(readlink -f ` + spec.Link() + `)" = "$(losetup --noheadings --output NAME,BACK-FILE | awk '/storagectl/ {print $1}')"
+		test "$(readlink -f ` + spec.Link() + `)" = "$(losetup --noheadings --output NAME,BACK-FILE | awk '/node-1/ {print $1}')"
 		mkfs.xfs -q ` + spec.Link() + `
 		mkdir /srv/store
 		echo '` + spec.Link() + ` /srv/store xfs noauto,noatime,_netdev,x-systemd.automount,x-systemd.requires=` + UnitName(spec) + ` 0 0' >>/etc/fstab

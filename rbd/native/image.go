@@ -319,5 +319,9 @@ func remove(conn *rados.Conn, io *rados.IOContext, spec rbd.Spec) (struct{}, err
 		return struct{}{}, &cephlink.Fault{ID: cephlink.Held, Errno: int(syscall.EBUSY),
 			Text: fmt.Sprintf("the image is in use: %d watchers, %d locks, %d snapshots %v", len(found.Watchers), len(found.Lockers), len(found.Snapshots), found.Foreign())}
 	}
+	// Also from a pool that is full: that makes room.
+	if err := io.SetPoolFullTry(); err != nil {
+		return struct{}{}, fmt.Errorf("cannot prepare the pool: %w", err)
+	}
 	return struct{}{}, told(spec, "remove the image", librbd.RemoveImage(io, spec.Image))
 }
