@@ -52,6 +52,15 @@ func (w *world) toImage(more ...string) []string {
 	return append(args, more...)
 }
 
+// notMine is the arguments for moving the host's other store to this one's image.
+func (w *world) notMine() []string {
+	args := []string{"relocate", "--rbd", "rbd/store-" + w.user, "--ceph-user", "store", "--yes"}
+	if w.user == "root" {
+		args = append(args, "--user", lab.Owner)
+	}
+	return args
+}
+
 // TestRelocateRBD: a store goes to an image of a real Ceph, is there after a power
 // cut, and another host cannot have the image meanwhile. The image is mapped by
 // librbd and FUSE: this kernel has no client of its own.
@@ -67,6 +76,10 @@ func TestRelocateRBD(t *testing.T) {
 			}
 			w.must(w.toImage("--size", "1G")...)
 			w.onImage(before)
+			// Nor can another store of this host, and nothing is taken from this one.
+			if r := w.ctl(w.notMine()...); r.code != exitRefused || !strings.Contains(r.stderr, "on this host already") {
+				t.Errorf("want the other store refused: %s", r)
+			}
 			if r := other.ctl(other.toImage()...); r.code != exitRefused || !strings.Contains(r.stderr, "rbd/store-"+user+" is in use") {
 				t.Errorf("want the other host refused: %s", r)
 			}

@@ -123,6 +123,8 @@ type Facts struct {
 
 	// Target is what a relocate run learned of its target.
 	Target *TargetFact `json:"target,omitempty"`
+	// Mapped says that the image was not mapped here before the run mapped it.
+	Mapped bool `json:"mapped,omitempty"`
 	// Grown is what growing did.
 	Grown *GrowFact `json:"grown,omitempty"`
 	// Fstab is /etc/fstab as it was, and as the run wrote it.

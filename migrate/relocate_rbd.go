@@ -83,6 +83,9 @@ func (s *Session) mapImage(ctx context.Context) error {
 			return err
 		}
 		s.point("before after-image")
+		if err := s.notMapped(ctx, h); err != nil {
+			return err
+		}
 		_, err = h.Map(ctx, t.Spec, rbd.MapOptions{Mapper: t.Mapper, Unit: s.Inputs.Systemd})
 		return err
 	})
@@ -91,6 +94,27 @@ func (s *Session) mapImage(ctx context.Context) error {
 	}
 	s.point("before after-map")
 	return s.setRBDMap(ctx, true)
+}
+
+// notMapped refuses an image that is mapped here already, and not by this run:
+// somebody uses it, and a way back would take it from them.
+func (s *Session) notMapped(ctx context.Context, h *rbd.Host) error {
+	if s.facts.Mapped {
+		return nil
+	}
+	there, err := h.Mapped(ctx, s.spec())
+	if err != nil {
+		return err
+	}
+	if len(there) > 0 {
+		return mappedRefusal(there[0])
+	}
+	return s.learn(func(f *Facts) { f.Mapped = true })
+}
+
+func mappedRefusal(m rbd.Mapping) *Refusal {
+	return &Refusal{ID: "image-mapped", Text: fmt.Sprintf("image %s is %s on this host already", m.Spec, m.Device),
+		Hint: "give the name of another image, or unmap it, if nothing of it is in use"}
 }
 
 // clusterSays adds to an error what the cluster has to say, if anything: to whoever
@@ -139,18 +163,23 @@ func (s *Session) rbdCommand(ctx context.Context, args ...string) ([]byte, error
 // unmapImage lets go of the image, and removes it if the run made it and it never
 // was in the store's place.
 func (s *Session) unmapImage(ctx context.Context) error {
-	if err := s.setRBDMap(ctx, false); err != nil {
-		return err
-	}
 	t := s.Inputs.Target.Image
-	// Without the cluster: it may be what is lost.
-	if err := (&rbd.Host{Run: s.env.Runner}).Forget(ctx, t.Spec); err != nil {
-		return s.note("image %s is still served at boot: %v", t.Spec, err)
+	if s.facts.Mapped {
+		if err := s.setRBDMap(ctx, false); err != nil {
+			return err
+		}
+		// Without the cluster: it may be what is lost.
+		if err := (&rbd.Host{Run: s.env.Runner}).Forget(ctx, t.Spec); err != nil {
+			return s.note("image %s is still served at boot: %v", t.Spec, err)
+		}
 	}
 	err := withCeph(ctx, s.env.Runner, t.Cluster, func(h *rbd.Host) error {
 		all, err := h.Mapped(ctx, t.Spec)
 		if err != nil {
 			return err
+		}
+		if !s.facts.Mapped {
+			all = nil // of others
 		}
 		for _, m := range all {
 			if err := h.Unmap(ctx, m); err != nil {
@@ -250,6 +279,13 @@ func (a *Assessment) targetImage(ctx context.Context, run *host.Runner, need uin
 	img := &TargetImage{Spec: spec, Cluster: r.Cluster, Size: r.Size, DataPool: r.DataPool, Mapper: rbd.Mapper(r.Mapper)}
 	t := &Target{Kind: KindRBD, Where: spec.String(), FSType: r.FS, Image: img}
 	a.Inputs.Target = t
+	there, err := (&rbd.Host{Run: run}).Mapped(ctx, spec)
+	if err != nil {
+		return err
+	}
+	for _, m := range there {
+		a.Refusals = append(a.Refusals, *mappedRefusal(m))
+	}
 	err = withCeph(ctx, run, r.Cluster, func(h *rbd.Host) error {
 		if img.Mapper == "" {
 			img.Mapper = h.DefaultMapper(ctx)
