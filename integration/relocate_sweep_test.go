@@ -13,7 +13,7 @@ import (
 )
 
 // TestRelocateSweep kills a relocation at its points, as TestSweep does a
-// migration.
+// migration; a whole sweep does the way home, too.
 func TestRelocateSweep(t *testing.T) {
 	mode := os.Getenv("STORAGECTL_SWEEP")
 	full := mode == "full" || mode == "half"
@@ -25,18 +25,20 @@ func TestRelocateSweep(t *testing.T) {
 			}
 		}
 	})
-	users := []string{lab.Owner}
-	if full {
-		users = append(users, "root")
+	type cell struct{ user, move string }
+	cells := []cell{{lab.Owner, "relocated"}}
+	if mode != "" {
+		cells = append(cells, cell{lab.Owner, "home again"}, cell{"root", "home again"}, cell{"root", "relocated"})
 	}
-	for _, user := range users {
+	for _, c := range cells {
+		user := c.user
 		for i, way := range ways() {
-			t.Run(user+"/"+strings.ReplaceAll(way.name, " ", "-"), func(t *testing.T) {
+			t.Run(user+"/"+strings.ReplaceAll(c.move, " ", "-")+"/"+strings.ReplaceAll(way.name, " ", "-"), func(t *testing.T) {
 				t.Parallel()
-				s := &moveSweep{world: newWorld(t, "bookworm", user, images.Small), way: way}
+				s := &moveSweep{world: newWorld(t, "bookworm", user, images.Small), way: way, homeward: c.move == "home again"}
 				start := time.Now()
 				s.reset()
-				s.before, s.fstab = s.manifest(), s.script("root", "cat /etc/fstab")
+				s.before = s.manifest()
 				args := s.args()
 				if way.killed != nil {
 					s.must(args...)
@@ -49,7 +51,7 @@ func TestRelocateSweep(t *testing.T) {
 					if !t.Run(fmt.Sprintf("point-%d-of-%d", n, points), func(t *testing.T) {
 						w := *s.world
 						w.t = t
-						(&moveSweep{world: &w, way: way, before: s.before, fstab: s.fstab}).at(n)
+						(&moveSweep{world: &w, way: way, homeward: s.homeward, before: s.before}).at(n)
 					}) {
 						failed++
 					}
@@ -57,7 +59,7 @@ func TestRelocateSweep(t *testing.T) {
 						t.Fatal("enough failures to look at")
 					}
 				}
-				report.add(fmt.Sprintf("| bookworm | %s, relocated | %s | %d | %d | %d | %.0f | %s |", user, way.name, points, tried, tried-failed,
+				report.add(fmt.Sprintf("| bookworm | %s, %s | %s | %d | %d | %d | %.0f | %s |", user, c.move, way.name, points, tried, tried-failed,
 					time.Since(start).Seconds(), start.UTC().Format(time.DateOnly)))
 			})
 		}
@@ -68,11 +70,20 @@ func TestRelocateSweep(t *testing.T) {
 type moveSweep struct {
 	*world
 	way
-	before inventory
-	fstab  string
+	homeward bool // what is killed is the way home, from where a committed run has moved it
+	before   inventory
+	boots    string // what a boot was told at the last reset
 }
 
 func (s *moveSweep) args() []string {
+	if s.homeward {
+		return s.world.homeward()
+	}
+	return s.there()
+}
+
+// there is the way to another folder.
+func (s *moveSweep) there() []string {
 	args := s.relocate()
 	args[2] = "/opt/there"
 	return args
@@ -85,6 +96,10 @@ func (s *moveSweep) reset() {
 	}
 	s.script("root", "mkdir -p /opt/there")
 	s.podman("ps")
+	if s.homeward {
+		s.must(append(s.there(), "--commit")...)
+	}
+	s.boots = s.booted()
 }
 
 func (s *moveSweep) at(n int) {
@@ -111,30 +126,38 @@ func (s *moveSweep) at(n int) {
 	case s.back:
 		s.asItWas()
 	default:
-		s.there()
+		s.moved()
 	}
 	if left := strings.TrimSpace(s.script("root", "pgrep -a storagectl || true")); left != "" {
 		s.t.Errorf("processes are left after point %d: %s", n, left)
 	}
 }
 
-// there asserts that the store is at work on the target.
-func (s *moveSweep) there() {
+// moved asserts that the store is where it was to go.
+func (s *moveSweep) moved() {
 	s.t.Helper()
+	if s.homeward {
+		s.isHome(s.before)
+		if out := s.script("root", "ls -d /opt/there/storage-* 2>/dev/null || true"); s.way.killed != nil && out != "" {
+			s.t.Errorf("left after the commit: %s", out)
+		}
+		return
+	}
 	s.same("the store", s.before, s.manifest())
 	if out := s.script("root", "stat -c %i "+s.graphroot()+" /opt/there/storage-"+s.user); len(strings.Fields(out)) != 2 || strings.Fields(out)[0] != strings.Fields(out)[1] {
 		s.t.Errorf("the store is not on the target: %s", out)
 	}
 }
 
-// asItWas asserts that the store is where it was, and fstab byte for byte.
+// asItWas asserts that the store is where it was, and that boots are told of it as
+// they were, byte for byte.
 func (s *moveSweep) asItWas() {
 	s.t.Helper()
 	s.same("the store", s.before, s.manifest())
-	if now := s.script("root", "cat /etc/fstab"); now != s.fstab {
-		s.t.Errorf("fstab is not what it was: %q, %q before", now, s.fstab)
+	if now := s.booted(); now != s.boots {
+		s.t.Errorf("a boot is told otherwise than before:\n%s\n--- before\n%s", now, s.boots)
 	}
-	if out := s.script("root", "findmnt -nR "+s.graphroot()+" || true; ls -d "+s.graphroot()+".storagectl-* 2>/dev/null || true; ls /etc/systemd/system/*.d/50-storagectl-* /etc/systemd/system/*storage.*mount /etc/systemd/system/*.wants/*storage.*mount 2>/dev/null || true"); out != "" {
+	if out := s.script("root", "ls -d "+s.graphroot()+".storagectl-* 2>/dev/null | grep -v -e -new$ || true; ls /run/storagectl/mounts 2>/dev/null || true"); out != "" {
 		s.t.Errorf("left: %s", out)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/storagectl/storagectl/drain"
+	"github.com/storagectl/storagectl/internal/host"
 	"github.com/storagectl/storagectl/internal/podman"
 	"github.com/storagectl/storagectl/internal/podman/libpoddb"
 	"github.com/storagectl/storagectl/migrate/convert"
@@ -49,6 +50,8 @@ type Store struct {
 	Database   string        `json:"database,omitempty"` // path of the libpod database
 	DBKind     libpoddb.Kind `json:"dbKind"`
 	MountedOn  string        `json:"mountedOn,omitempty"` // the mount point that the graphroot lies on
+	// Mount is what a relocate job finds mounted at the graphroot itself.
+	Mount *OldMount `json:"mount,omitempty"`
 }
 
 // Inputs are all that a run is built from; they stand in its first record.
@@ -129,6 +132,9 @@ type Facts struct {
 	Grown *GrowFact `json:"grown,omitempty"`
 	// Fstab is /etc/fstab as it was, and as the run wrote it.
 	Fstab *FstabFact `json:"fstab,omitempty"`
+	// OldBoot are the units' files that told a boot of the mount which the run took
+	// down, and of what waits for it.
+	OldBoot *[]host.BootFile `json:"oldBoot,omitempty"`
 	// Boots are those in which the copy was worked on, by the kernel's boot id.
 	Boots []string `json:"boots,omitempty"`
 	// RestBegun says that copying after the stop was begun before.

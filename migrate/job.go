@@ -64,7 +64,7 @@ type Session struct {
 
 // Begin makes a new run. The caller has shown the plan and has the operator's word.
 func Begin(ctx context.Context, env Env, in Inputs) (*Session, error) {
-	s, err := hold(ctx, env, in, "")
+	s, err := hold(ctx, env, in, "", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -106,15 +106,14 @@ func Open(ctx context.Context, env Env, run string) (*Session, error) {
 	if in.Owner, err = podman.LookupOwner(ctx, env.Runner, in.Owner.Name); err != nil {
 		return nil, err
 	}
-	s, err := hold(ctx, env, in, run)
+	s, err := hold(ctx, env, in, run, func(s *Session) (err error) {
+		if s.journal, err = engine.Open(env.Dir.RunPath(run), engine.Options{Point: env.Point}); err != nil {
+			return err
+		}
+		return s.journal.LoadFacts(&s.facts)
+	})
 	if err != nil {
 		return nil, err
-	}
-	if s.journal, err = engine.Open(env.Dir.RunPath(run), engine.Options{Point: env.Point}); err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
-	if err := s.journal.LoadFacts(&s.facts); err != nil {
-		return nil, errors.Join(err, s.Close())
 	}
 	return s.bind()
 }
@@ -132,13 +131,18 @@ func DecodeInputs(st engine.State) (Inputs, error) {
 }
 
 // hold locks the store, in the state directory and in the graphroot. A new run has
-// no name yet.
-func hold(ctx context.Context, env Env, in Inputs, run string) (*Session, error) {
+// no name yet; of another, load reads between the two how far it is.
+func hold(ctx context.Context, env Env, in Inputs, run string, load func(*Session) error) (*Session, error) {
 	s := &Session{ID: run, Inputs: in, env: env}
 	s.cli = podman.CLI{Owner: in.Owner, Runner: env.Runner, Extra: in.ConfEnv}
 	var err error
 	if s.lock, err = env.Dir.Lock(in.StoreKey()); err != nil {
 		return nil, err
+	}
+	if load != nil {
+		if err := load(s); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
 	}
 	if s.worker, err = podman.StartWorker(ctx, in.Owner, env.Point, in.ConfEnv...); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -156,7 +160,10 @@ func hold(ctx context.Context, env Env, in Inputs, run string) (*Session, error)
 // lockStore has the worker lock the store's folder. A store that lies aside is
 // locked there: what is to be mounted in its place may be lost.
 func (s *Session) lockStore(ctx context.Context) error {
-	if s.relocating() && s.ID != "" {
+	if s.relocating() && s.Inputs.Store.Mount != nil && s.ID != "" && s.inForce(stepSwap) {
+		return s.lockOld(ctx)
+	}
+	if s.relocating() && s.Inputs.Store.Mount == nil && s.ID != "" {
 		if there, err := s.asideThere(); err != nil {
 			return err
 		} else if there {
@@ -337,7 +344,7 @@ const askDeadline = 10 * time.Minute
 
 // ask sends the worker a request and waits for its answer.
 func ask[R any](ctx context.Context, s *Session, op string, args any) (R, error) {
-	if !slices.Contains([]string{opRemove, opReclaim, opEmptyTarget, opEmptyCopy, opEmptyAside}, op) { // these walk the store
+	if !slices.Contains([]string{opRemove, opReclaim, opEmptyTarget, opEmptyCopy, opEmptyAside, opEmptyOld}, op) { // these walk the store
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, askDeadline)
 		defer cancel()

@@ -69,6 +69,8 @@ const (
 	opEmptyTarget = "empty-target"
 	opEmptyCopy   = "empty-copy"
 	opEmptyAside  = "empty-aside"
+	opEmptyOld    = "empty-old"
+	opMakeHome    = "make-home"
 	opProbe       = "probe-target"
 )
 

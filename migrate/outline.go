@@ -128,6 +128,9 @@ func Count[N int | int64 | uint64](n N, one, many string) string {
 
 // OldStore is where a finished run keeps the store that was, until its commit.
 func (in Inputs) OldStore(run string) string {
+	if in.Request.Relocate != nil && in.Store.Mount != nil {
+		return oldPlace(run)
+	}
 	if in.Request.Relocate != nil {
 		return asideOf(in.Store.GraphRoot, run)
 	}

@@ -54,7 +54,7 @@ type Relocation struct {
 
 // Target is where a store goes, as it was found before the run.
 type Target struct {
-	Kind   string       `json:"kind"`           // KindPath, KindDevice or KindRBD
+	Kind   string       `json:"kind"`           // KindPath, KindHome, KindDevice or KindRBD
 	Where  string       `json:"where"`          // the folder that the operator gave, or the device
 	On     string       `json:"on,omitempty"`   // the mount point that the folder lies on
 	FSType string       `json:"fsType"`         // as the kernel names it
@@ -85,6 +85,7 @@ type TargetImage struct {
 // The kinds of targets.
 const (
 	KindPath   = "path"
+	KindHome   = "home" // the folder that the graphroot lies in: no mount any more
 	KindDevice = "device"
 	KindRBD    = "rbd"
 )
@@ -119,6 +120,21 @@ func (s *Session) relocateSteps() []engine.Step {
 		image = append(image, engine.Step{Name: stepImage, Title: "make the image a device of this host", Holds: s.imageMapped, Do: s.mapImage, Undo: s.unmapImage})
 	}
 	stopped := append(slices.Clone(ready), stepStop)
+	swap := engine.Step{Name: stepSwap, Title: "move the old store aside", Needs: stopped,
+		Holds: s.asideAlone, Do: s.moveAside, Undo: s.moveBack}
+	commit := engine.Step{Name: stepCommit, Title: "remove the old store", Final: true, Needs: []string{stepMount},
+		Holds: s.asideGone, Do: s.removeAside}
+	if s.Inputs.Store.Mount != nil {
+		swap.Title = "take the old store's mount down"
+		swap.Holds, swap.Do, swap.Undo = s.oldAway, s.takeOldDown, s.putOldUp
+		commit.Holds, commit.Do = s.oldGone, s.removeOldMount
+	}
+	mount := engine.Step{Name: stepMount, Title: "mount the target in its place", Needs: stopped,
+		Holds: s.mounted, Do: s.mountTarget, Undo: s.unmountTarget}
+	if s.home() {
+		mount.Title = "move the copy to its place"
+		mount.Do, mount.Undo = s.moveHome, s.leaveHome
+	}
 	return append(image, []engine.Step{
 		{Name: stepTarget, Title: "prepare the target", Needs: mapped,
 			Holds: s.targetReady, Do: s.prepareTarget, Undo: s.releaseTarget},
@@ -130,27 +146,25 @@ func (s *Session) relocateSteps() []engine.Step {
 			Holds: s.stopped, Do: s.stop, Undo: s.putBack},
 		{Name: stepManifest, Title: "take the manifest of the stopped store", Needs: stopped,
 			Do: s.takeManifest},
-		{Name: stepSwap, Title: "move the old store aside", Needs: stopped,
-			Holds: s.asideAlone, Do: s.moveAside, Undo: s.moveBack},
+		swap,
 		{Name: stepCopyRest, Title: "copy what changed since", Needs: stopped,
 			Do: s.copyRest},
-		{Name: stepMount, Title: "mount the target in its place", Needs: stopped,
-			Holds: s.mounted, Do: s.mountTarget, Undo: s.unmountTarget},
+		mount,
 		{Name: stepVerify, Title: "verify against the manifest and run a container", Needs: []string{stepStop, stepMount},
 			Do: s.verifyMoved},
 		{Name: stepStart, Title: "start what ran before",
 			Holds: s.started, Do: s.startUnits},
-		{Name: stepCommit, Title: "remove the old store", Final: true, Needs: []string{stepMount},
-			Holds: s.asideGone, Do: s.removeAside},
+		commit,
 	}...)
 }
 
 // alone reports whether the store gets a filesystem for itself.
-func (s *Session) alone() bool { return s.Inputs.Target.Kind != KindPath }
+func (s *Session) alone() bool { return s.Inputs.Target.Kind != KindPath && !s.home() }
 
 // aside is where the old store lies until the commit: beside its mount point, so
-// that a rename takes it there and back.
-func (s *Session) aside() string { return asideOf(s.Inputs.Store.GraphRoot, s.ID) }
+// that a rename takes it there and back; or, where it has a mount of its own, at
+// the run's place for that.
+func (s *Session) aside() string { return s.Inputs.OldStore(s.ID) }
 
 func asideOf(graphRoot, run string) string {
 	return graphRoot + asideMark + run
@@ -161,6 +175,9 @@ const asideMark = ".storagectl-"
 // targetFolder is the folder of the target that becomes the graphroot, as it can
 // be reached until it does.
 func (s *Session) targetFolder() string {
+	if s.home() {
+		return s.Inputs.Store.GraphRoot + asideMark + s.ID + "-new"
+	}
 	if s.alone() {
 		return filepath.Join(privateMounts, s.ID)
 	}
@@ -171,7 +188,7 @@ func (s *Session) targetFolder() string {
 // Only root can change anything in it; the owner reaches what is the owner's.
 const privateMounts = "/run/storagectl/mounts"
 
-// TargetFolder is the folder or device that a relocation mounts in the store's
+// TargetFolder is the folder or device that a relocation puts in the store's
 // place, "" in another job.
 func (s *Session) TargetFolder() string {
 	if !s.relocating() {
@@ -179,6 +196,9 @@ func (s *Session) TargetFolder() string {
 	}
 	if s.alone() {
 		return s.Inputs.Target.Where
+	}
+	if s.home() {
+		return s.Inputs.Store.GraphRoot
 	}
 	return s.targetFolder()
 }

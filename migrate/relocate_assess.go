@@ -35,8 +35,15 @@ func (a *Assessment) relocation(ctx context.Context, s *Session) error {
 		return err
 	}
 	a.Need = need
+	if a.Look.Mountpoint {
+		if err := a.oldMount(ctx, s.env); err != nil || len(a.Refusals) > 0 {
+			return err
+		}
+	}
 	judge := a.target
 	switch r := a.Inputs.Request.Relocate; {
+	case a.Look.Mountpoint && filepath.Clean(r.Path) == filepath.Dir(a.Inputs.Store.GraphRoot):
+		judge = a.targetHome
 	case r.Device != "":
 		judge = func() error { return a.targetDevice(ctx, s.env.Runner) }
 	case r.RBD != "":
@@ -48,7 +55,8 @@ func (a *Assessment) relocation(ctx context.Context, s *Session) error {
 	if err := a.fstab(); err != nil {
 		return err
 	}
-	if _, err := os.Stat("/dev/autofs"); err != nil && host.HasSystemd() && a.Inputs.Request.Relocate.Mount == MountAuto {
+	home := a.Inputs.Target.Kind == KindHome
+	if _, err := os.Stat("/dev/autofs"); err != nil && !home && host.HasSystemd() && a.Inputs.Request.Relocate.Mount == MountAuto {
 		a.refuse("automount", "say --mount boot", "this host has no automounts: %v", err)
 	}
 	if free := a.Inputs.Target.Free; need > free-free/50 { // filesystems have needs of their own
@@ -76,7 +84,7 @@ func (a *Assessment) relocation(ctx context.Context, s *Session) error {
 	}
 	// systemd makes the unit of a line in fstab for where the path leads at boot,
 	// through links: who can change the path could have root mount over /etc.
-	if a.Inputs.Target.Units = who != "" && a.Inputs.Systemd; who != "" {
+	if a.Inputs.Target.Units = who != "" && a.Inputs.Systemd; who != "" && !home {
 		a.Notes = append(a.Notes, fmt.Sprintf("others than root can change %s, so units of systemd's mount the store and no line in %s; what remains is told in docs/guarantees.md", who, fstabPath))
 	}
 	a.plan(s)
@@ -91,10 +99,6 @@ func (a *Assessment) noLinger() {
 // movable refuses a store that cannot be moved as it is.
 func (a *Assessment) movable() error {
 	root, l := a.Inputs.Store.GraphRoot, a.Look
-	if l.Mountpoint {
-		a.refuse("graphroot-mount", "move the files by hand, or wait for a release that can move a store away from its mount",
-			"the graphroot %s is a mount point", root)
-	}
 	for _, m := range l.Mounts {
 		rel := strings.TrimPrefix(m, l.RealPath+"/")
 		switch {
@@ -208,11 +212,8 @@ func (a *Assessment) target() error {
 	switch {
 	case strings.HasPrefix(dir+"/", root+"/") || strings.HasPrefix(root+"/", filepath.Join(dir, a.folderName())+"/"):
 		a.refuse("target-inside", "give a folder outside the store", "%s and the store %s lie in each other", dir, root)
-	case sf.Flags&unix.ST_RDONLY != 0:
-		a.refuse("target-mount", "remount it for writing", "the filesystem of %s is mounted read-only", dir)
-	case sf.Flags&(unix.ST_NOSUID|unix.ST_NODEV|unix.ST_NOEXEC) != 0:
-		a.refuse("target-mount", "mount it without nosuid, nodev and noexec: containers need what these take away",
-			"the filesystem of %s is mounted %s", dir, m.Options)
+	default:
+		a.targetFlags(dir, m, sf)
 	}
 	folder := filepath.Join(dir, a.folderName())
 	if _, err := os.Lstat(folder); err == nil {
@@ -224,6 +225,18 @@ func (a *Assessment) target() error {
 		a.Notes = append(a.Notes, fmt.Sprintf("%s lies on the same filesystem as the store: there will be no more room than there was", dir))
 	}
 	return nil
+}
+
+// targetFlags refuses a filesystem that is mounted so that containers cannot be
+// on it.
+func (a *Assessment) targetFlags(dir string, m host.Mount, sf unix.Statfs_t) {
+	switch {
+	case sf.Flags&unix.ST_RDONLY != 0:
+		a.refuse("target-mount", "remount it for writing", "the filesystem of %s is mounted read-only", dir)
+	case sf.Flags&(unix.ST_NOSUID|unix.ST_NODEV|unix.ST_NOEXEC) != 0:
+		a.refuse("target-mount", "mount it without nosuid, nodev and noexec: containers need what these take away",
+			"the filesystem of %s is mounted %s", dir, m.Options)
+	}
 }
 
 func (a *Assessment) folderName() string { return folderOf(a.Inputs) }
@@ -243,7 +256,7 @@ func (a *Assessment) fstab() error {
 		return nil
 	}
 	i := slices.IndexFunc(lines, func(l host.FstabLine) bool { return l.Path == a.Inputs.Store.GraphRoot })
-	if i >= 0 {
+	if i >= 0 && a.Inputs.Store.Mount == nil { // the old mount's is parked
 		a.refuse("fstab", "remove the line if it is not wanted any more", "fstab has a line for %s already (line %d)", a.Inputs.Store.GraphRoot, lines[i].Line)
 	}
 	return nil
@@ -278,6 +291,19 @@ func (a *Assessment) relocateWhat(what map[string]string) {
 	what[stepManifest] = "images, layers, containers, pods, volumes, secrets, networks"
 	what[stepSwap] = fmt.Sprintf("%s becomes %s; an immutable mount point takes its place", in.Store.GraphRoot, asideOf(in.Store.GraphRoot, "RUN"))
 	what[stepCopyRest] = "what changed since, and its checksums"
+	if m := in.Store.Mount; m != nil {
+		by := "the line in " + fstabPath + " becomes a comment"
+		if !m.Fstab {
+			by = "its units are taken away"
+		}
+		what[stepSwap] = fmt.Sprintf("%s, on %s: %s; until the commit the old store is reached at %s", m.Source, in.Store.GraphRoot, by, oldPlace("RUN"))
+		what[stepCommit] = "what is podman's on " + m.Source + "; " + what[stepCommit]
+	}
+	if t.Kind == KindHome {
+		what[stepTarget] = fmt.Sprintf("a folder in %s, on the %s of %s with %s free; %s", t.Where, t.FSType, t.On, Bytes(t.Free), tried)
+		what[stepMount] = fmt.Sprintf("%s is a plain folder again, and no mount", in.Store.GraphRoot)
+		return
+	}
 	how := "mounted when it is first used"
 	if in.Request.Relocate.Mount == MountBoot || !in.Systemd {
 		how = "mounted at boot"

@@ -338,6 +338,12 @@ func copyHandlers() map[string]podman.Handler {
 		opEmptyAside: podman.Handle(func(_ context.Context, a pathArg, _ func(any)) (none, error) {
 			return none{}, emptyAside(a.Path)
 		}),
+		opEmptyOld: podman.Handle(func(_ context.Context, a pathArg, _ func(any)) ([]string, error) {
+			return emptyOld(a.Path)
+		}),
+		opMakeHome: podman.Handle(func(_ context.Context, a homeArgs, _ func(any)) (none, error) {
+			return none{}, faulty(makeHome(a))
+		}),
 		opProbe: podman.Handle(probeTarget),
 	}
 }

@@ -157,11 +157,8 @@ func (s *Session) mountDevice(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// The owner's worker has to get through to its own folder, and no further.
-	for _, d := range []string{filepath.Dir(privateMounts), privateMounts} {
-		if err := os.Chmod(d, 0o711); err != nil {
-			return fmt.Errorf("cannot open the way to the target: %w", err)
-		}
+	if err := openWay(); err != nil {
+		return err
 	}
 	dir, err := host.OpenDir(at)
 	if err != nil {
@@ -172,6 +169,16 @@ func (s *Session) mountDevice(ctx context.Context) error {
 	_, err = host.MountFS(host.FSMount{Source: dev.Path, Type: s.facts.Target.FSType, Flags: unix.MS_NOATIME}, dir)
 	s.point("before after-device-mount")
 	return err
+}
+
+// openWay lets the owner's worker through to its own folder, and no further.
+func openWay() error {
+	for _, d := range []string{filepath.Dir(privateMounts), privateMounts} {
+		if err := os.Chmod(d, 0o711); err != nil {
+			return fmt.Errorf("cannot open the way to a mount: %w", err)
+		}
+	}
+	return nil
 }
 
 // filesystem gives the device's filesystem: the empty one that is there, also of

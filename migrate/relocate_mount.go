@@ -20,6 +20,9 @@ const mountLimit = 2 * time.Minute
 // after a boot: the folder that a look at the graphroot ends in is the very one
 // that was copied to, and systemd is told of it.
 func (s *Session) mounted(ctx context.Context) (bool, error) {
+	if s.home() {
+		return s.homeIn()
+	}
 	if told, err := s.hasBoot(); err != nil || !told {
 		return false, err
 	}
@@ -191,6 +194,17 @@ func (s *Session) unmountTarget(ctx context.Context) error {
 	if err := s.endWorker(); err != nil { // its lock keeps the mount busy
 		return err
 	}
+	for _, d := range s.dropIns() { // first: systemd would stop with the mount what requires it, a Nomad client, too
+		if err := host.RemoveDropIn("", d); err != nil {
+			return errors.Join(err, s.renewWorker(ctx))
+		}
+		s.point("before after-no drop-in " + d.Unit)
+	}
+	if s.Inputs.Systemd {
+		if err := s.reloadSystemd(ctx); err != nil {
+			return errors.Join(err, s.renewWorker(ctx))
+		}
+	}
 	if err := s.takeDown(ctx); err != nil {
 		return errors.Join(err, s.renewWorker(ctx))
 	}
@@ -198,14 +212,8 @@ func (s *Session) unmountTarget(ctx context.Context) error {
 	if err := s.unsetBoot(ctx); err != nil {
 		return errors.Join(err, s.renewWorker(ctx))
 	}
-	for _, d := range s.dropIns() {
-		if err := host.RemoveDropIn("", d); err != nil {
-			return errors.Join(err, s.renewWorker(ctx))
-		}
-		s.point("before after-no drop-in " + d.Unit)
-	}
 	if s.Inputs.Systemd {
-		if err := s.onSystemBus(ctx, func(b *host.Bus) error { return b.Reload(ctx) }); err != nil {
+		if err := s.reloadSystemd(ctx); err != nil {
 			return errors.Join(err, s.renewWorker(ctx))
 		}
 	}

@@ -69,8 +69,12 @@ func (s *Session) point(name string) {
 	}
 }
 
-// asideThere reports whether the old store is beside its place.
+// asideThere reports whether the old store is beside its place, or where the run
+// reaches it.
 func (s *Session) asideThere() (bool, error) {
+	if s.Inputs.Store.Mount != nil {
+		return s.reached()
+	}
 	p, err := s.place()
 	if err != nil {
 		return false, err
@@ -90,8 +94,15 @@ func (s *Session) away(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	t, err := host.Mounts()
-	if err != nil || len(t.Stack(s.Inputs.Store.GraphRoot)) == 0 {
-		return err == nil, err
+	if err != nil {
+		return false, err
+	}
+	if s.home() {
+		in, err := s.homeIn()
+		return !in, err
+	}
+	if len(t.Stack(s.Inputs.Store.GraphRoot)) == 0 {
+		return true, nil
 	}
 	live, err := s.openLive(ctx)
 	if err != nil {
@@ -233,6 +244,10 @@ func (s *Session) mountPoint(p place) error {
 	if err := s.clearPlace(p); err != nil {
 		return err
 	}
+	return s.makePoint(p)
+}
+
+func (s *Session) makePoint(p place) error {
 	// It stays root's: nobody has to do anything in it.
 	if err := unix.Mkdirat(int(p.parent.Fd()), p.base, 0o755); err != nil {
 		return fmt.Errorf("cannot make the mount point: %w", err)

@@ -56,7 +56,7 @@ func (s *Session) ours(folder string) (bool, error) {
 
 // prepareTarget makes the target's folder, and has the owner's worker try it.
 func (s *Session) prepareTarget(ctx context.Context) error {
-	prepare := s.makeFolder
+	prepare := func() error { return s.makeFolder(ctx) }
 	if s.alone() {
 		prepare = func() error { return s.prepareDevice(ctx) }
 	}
@@ -85,7 +85,7 @@ func judgeTarget(r verify.TargetReport, driver, folder string) error {
 
 // makeFolder makes the store's folder on a filesystem that is mounted. It
 // appears whole, with the run's marker and the owner's, or not at all.
-func (s *Session) makeFolder() error {
+func (s *Session) makeFolder(ctx context.Context) error {
 	t, folder := s.Inputs.Target, s.targetFolder()
 	if ours, err := s.ours(folder); err != nil || ours {
 		return err
@@ -102,6 +102,14 @@ func (s *Session) makeFolder() error {
 	} else if m.Path != t.On || id != t.ID {
 		return &Refusal{ID: "target-gone", Text: fmt.Sprintf("%s does not lie on the filesystem any more that was mounted on %s", t.Where, t.On),
 			Hint: "mount the target's filesystem as it was, then try again"}
+	}
+	if s.home() && t.Units { // others can change it: it is not for root to make anything there
+		m, err := s.marker()
+		if err != nil {
+			return err
+		}
+		_, err = ask[none](ctx, s, opMakeHome, homeArgs{Half: runFolder(t.Where, s.ID), Folder: folder, Marker: m})
+		return err
 	}
 	half := runFolder("", s.ID)
 	at := int(where.Fd())
@@ -146,14 +154,23 @@ func targetTaken(folder string) *Refusal {
 		Hint: "see what it is; move it away, or give another --path"}
 }
 
-// mark writes the run's marker into an open folder.
-func (s *Session) mark(dir *os.File) error {
+// marker is what tells that a folder is the run's.
+func (s *Session) marker() (host.Marker, error) {
 	id, err := os.ReadFile("/etc/machine-id")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("cannot mark the target: %w", err)
+		return host.Marker{}, fmt.Errorf("cannot mark the target: %w", err)
 	}
-	return host.WriteMarker(dir, host.Marker{Run: s.ID, Host: strings.TrimSpace(string(id)), Owner: s.Inputs.Owner.Name,
-		Store: s.Inputs.Store.GraphRoot, Made: time.Now()})
+	return host.Marker{Run: s.ID, Host: strings.TrimSpace(string(id)), Owner: s.Inputs.Owner.Name,
+		Store: s.Inputs.Store.GraphRoot, Made: time.Now()}, nil
+}
+
+// mark writes the run's marker into an open folder.
+func (s *Session) mark(dir *os.File) error {
+	m, err := s.marker()
+	if err != nil {
+		return err
+	}
+	return host.WriteMarker(dir, m)
 }
 
 // syncFolder makes a folder's entries durable; it may be open as a path only.
@@ -175,9 +192,16 @@ func (s *Session) releaseTarget(ctx context.Context) error {
 		if err := s.dropPrivate(ctx); err != nil {
 			return err
 		}
-		return s.note("the copy in %s is kept: it was in use, and holds what was written since the cutover. Remove it when it is not wanted", s.TargetFolder())
+		where := s.TargetFolder()
+		if s.home() {
+			where = s.targetFolder()
+		}
+		return s.note("the copy in %s is kept: it was in use, and holds what was written since the cutover. Remove it when it is not wanted", where)
 	}
 	remove := s.removeCopy
+	if s.home() {
+		remove = s.removeHome
+	}
 	if s.alone() {
 		remove = s.releaseDevice
 	}

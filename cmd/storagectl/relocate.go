@@ -31,6 +31,9 @@ any other host has it. If the store is on that image already, and --size is larg
 image and filesystem grow; nothing is copied then. A line in
 /etc/fstab, or a unit where others can change the path, makes the mount when it is first used (--mount boot: at boot).
 
+A store that stands on a mount of its own is moved likewise, and the mount goes. With
+--path and the folder that the graphroot lies in it comes home: a plain folder again.
+
 Only root can mount, so relocate runs as root; --user names whose store it is,
 without it the rootful store. It shows the plan and asks, unless you say --yes.
 
@@ -45,6 +48,7 @@ so until the run is resumed or rolled back.
   storagectl relocate --path /srv/disk --user hashi --dry-run   show the plan, change nothing
   storagectl relocate --path /srv/disk --user hashi --yes       do it; the old store stays for a rollback
   storagectl relocate --path /srv/disk --yes --commit           the rootful store; remove the old one at the end
+  storagectl relocate --path /var/lib/containers --dry-run      the rootful store home again from its mount
   storagectl relocate --path /srv/disk --yes --rate 50M         copy 50 MB a second at most beside live work`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
@@ -61,7 +65,7 @@ so until the run is resumed or rolled back.
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&req.Relocate.Path, "path", "", "a folder of root's on the filesystem that the store is to go to")
+	f.StringVar(&req.Relocate.Path, "path", "", "a folder of root's on the filesystem that the store is to go to; or the folder that a mounted graphroot lies in")
 	f.StringVar(&req.Relocate.Device, "device", "", "a block device for the store alone: a path, or UUID=… of an empty filesystem")
 	f.StringVar(&req.Relocate.RBD, "rbd", "", "an image of Ceph for the store alone: POOL/IMAGE or POOL/NAMESPACE/IMAGE")
 	f.StringVar(&size, "size", "0", "how large an image is made where there is none, or is to become that has the store already (100G)")

@@ -47,8 +47,11 @@ func StoreDropIn(unit, run, path string) (d DropIn, ok bool) {
 		quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%").Replace(path)
 		text += `RequiresMountsFor="` + quoted + "\"\n"
 	}
-	return DropIn{Unit: unit, Name: "50-storagectl-" + run + ".conf", Text: []byte(text)}, true
+	return DropIn{Unit: unit, Name: dropInName(run), Text: []byte(text)}, true
 }
+
+// dropInName is the same for all units that a run adds to.
+func dropInName(run string) string { return "50-storagectl-" + run + ".conf" }
 
 func (d DropIn) path(root string) (dir, file string, err error) {
 	if root == "" {

@@ -1,0 +1,193 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/storagectl/storagectl/internal/engine"
+	"github.com/storagectl/storagectl/internal/host"
+)
+
+// oldMount judges the mount that the graphroot is: whether it can be taken down,
+// made again elsewhere, and put back as it was.
+func (a *Assessment) oldMount(ctx context.Context, env Env) error {
+	root := a.Inputs.Store.GraphRoot
+	refuse := func(hint, format string, args ...any) error {
+		a.refuse("graphroot-mount", hint, format, args...)
+		return nil
+	}
+	const byHand = "stop podman and move the store by hand"
+	if !host.HasSystemd() {
+		return refuse(byHand, "the graphroot %s is a mount, and without systemd none is taken down", root)
+	}
+	t, err := host.Mounts()
+	if err != nil {
+		return err
+	}
+	stack := t.Stack(root)
+	if len(stack) == 0 {
+		return refuse(byHand, "the graphroot %s is a mount that only %s sees", root, a.Inputs.Owner.Name)
+	}
+	top := stack[0]
+	if len(stack) > 2 || len(stack) == 2 && stack[1].Type != "autofs" {
+		return refuse("unmount what is not the store", "more than one mount lies on the graphroot %s", root)
+	}
+	// Those of a block device, which can be mounted elsewhere at any time.
+	if local := []string{"ext4", "xfs", "btrfs", "f2fs"}; !slices.Contains(local, top.Type) {
+		return refuse(byHand, "the graphroot %s is a mount of type %s, which this release does not take down (only %s)", root, top.Type, strings.Join(local, ", "))
+	}
+	text, err := readFstab()
+	if err != nil {
+		return err
+	}
+	m := &OldMount{}
+	m.BootMount, err = host.FindBootMount(text, root)
+	if errors.Is(err, host.ErrNoBootMount) {
+		return refuse("add to "+fstabPath+": "+bootLine(ctx, env.Runner, top, root)+"; then systemctl daemon-reload",
+			"the graphroot %s is a mount that no boot makes: a way back would not last", root)
+	}
+	if err != nil {
+		return refuse("put it into one line of "+fstabPath, "%v", err)
+	}
+	if st, err := engine.Read(env.Dir.RunPath(m.Run)); m.Run != "" && err == nil && st.Phase == engine.PhaseFinished {
+		a.refuse("uncommitted", fmt.Sprintf("storagectl commit %s, or storagectl rollback %s", m.Run, m.Run), "run %s, which mounted %s, is not committed", m.Run, root)
+		return nil
+	}
+	live, err := host.OpenDir(root)
+	if err != nil {
+		return err
+	}
+	defer live.Close()
+	if m.Folder, err = host.FolderID(live); err != nil {
+		return err
+	}
+	if why, err := m.differs(ctx, env.Runner, live, top); err != nil {
+		return err
+	} else if why != "" {
+		return refuse("mend "+fstabPath+" or the unit, or mount what they say", "what is mounted on %s is not what a boot mounts there: %s", root, why)
+	}
+	a.Inputs.Store.Mount = m
+	return a.beneath(m)
+}
+
+// differs tells why what a boot mounts is not what is mounted; "" where it is, or
+// where that shows only when it is mounted (a label, a file of a loop device): the
+// cutover looks then.
+func (m *OldMount) differs(ctx context.Context, run *host.Runner, live *os.File, top host.Mount) (string, error) {
+	if slices.Contains(m.Options, "rbind") {
+		return "it mounts what is below, too (rbind)", nil
+	}
+	if slices.Contains(m.Options, "bind") {
+		who, err := host.Changeable(m.Source)
+		if err != nil {
+			return err.Error(), nil // a symbolic link on the way, or nothing there
+		}
+		if who != "" {
+			return fmt.Sprintf("others than root can change %s, and so what is mounted", who), nil
+		}
+		from, err := host.OpenDir(m.Source)
+		if err != nil {
+			return err.Error(), nil
+		}
+		defer from.Close()
+		var a, b unix.Stat_t
+		if err := errors.Join(unix.Fstat(int(from.Fd()), &a), unix.Fstat(int(live.Fd()), &b)); err != nil {
+			return "", fmt.Errorf("cannot look at %s: %w", m.Source, err)
+		}
+		if a.Dev != b.Dev || a.Ino != b.Ino {
+			return m.Source + " is another folder", nil
+		}
+		return "", nil
+	}
+	var dev host.BlockDevice
+	var err error
+	if uuid, ok := strings.CutPrefix(m.Source, "UUID="); ok {
+		dev, err = run.FindDevice(ctx, strings.Trim(uuid, `"`))
+	} else if strings.HasPrefix(m.Source, "/dev/") {
+		dev, err = host.LookDevice(m.Source)
+	} else {
+		return "", nil
+	}
+	if err != nil {
+		return err.Error(), nil // a boot would not find it either
+	}
+	if dev.Major != top.Major || dev.Minor != top.Minor {
+		return fmt.Sprintf("%s is %s, and %s is mounted", m.Source, dev.Path, top.Source), nil
+	}
+	return "", nil
+}
+
+// beneath looks at the mount point itself: what lies hidden there would be in the
+// way, and nobody knows any more what it is.
+func (a *Assessment) beneath(m *OldMount) error {
+	root := a.Inputs.Store.GraphRoot
+	dir, err := host.Underneath(root)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	names, err := entries(dir)
+	if err != nil {
+		return err
+	}
+	if len(names) > 0 {
+		a.Refusals = append(a.Refusals, *hiddenFiles(root))
+	}
+	on, err := host.Immutable(dir)
+	if errors.Is(err, errors.ErrUnsupported) {
+		err = nil
+	}
+	m.Open = !on
+	return err
+}
+
+// bootLine is the line of fstab that would make a mount at every boot.
+func bootLine(ctx context.Context, run *host.Runner, m host.Mount, path string) string {
+	source, kind, options := m.Source, m.Type, "nofail,noatime"
+	if m.Root != "/" {
+		source, kind, options = "FOLDER", "none", "bind,nofail"
+	} else if found, err := run.Signatures(ctx, m.Source); err == nil && len(found) == 1 && found[0].UUID != "" {
+		source = "UUID=" + found[0].UUID
+	}
+	return strings.Join([]string{source, path, kind, options, "0 0"}, " ")
+}
+
+// emptyOld removes from a store that a run reaches at its own place what podman and
+// storagectl have made, and names what is left. It runs in the worker.
+func emptyOld(path string) (left []string, err error) {
+	if filepath.Dir(filepath.Dir(path)) != privateMounts || !strings.HasSuffix(filepath.Dir(path), "-old") {
+		return nil, fmt.Errorf("cannot remove %s: it is not the old store of a run", path)
+	}
+	if err := uncover(path); err != nil {
+		return nil, err
+	}
+	if mounted, err := mountsBelow(path); err != nil {
+		return nil, err
+	} else if mounted = slices.DeleteFunc(mounted, func(m string) bool { return m == path }); len(mounted) > 0 {
+		return nil, fmt.Errorf("cannot remove %s: %s is mounted in it", path, strings.Join(mounted, ", "))
+	}
+	es, err := os.ReadDir(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot remove the old store: %w", err)
+	}
+	for _, e := range es {
+		name := e.Name()
+		switch {
+		case name == "lost+found":
+		case podmans(name), host.IsMarker(name), strings.HasPrefix(name, asideMark):
+			if err := os.RemoveAll(filepath.Join(path, name)); err != nil {
+				return nil, fmt.Errorf("cannot remove the old store: %w", err)
+			}
+		default:
+			left = append(left, name)
+		}
+	}
+	return left, syncDirs(path)
+}
