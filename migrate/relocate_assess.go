@@ -42,7 +42,7 @@ func (a *Assessment) relocation(ctx context.Context, s *Session) error {
 	}
 	judge := a.target
 	switch r := a.Inputs.Request.Relocate; {
-	case a.Look.Mountpoint && filepath.Clean(r.Path) == filepath.Dir(a.Inputs.Store.GraphRoot):
+	case a.homeward():
 		judge = a.targetHome
 	case r.Device != "":
 		judge = func() error { return a.targetDevice(ctx, s.env.Runner) }

@@ -153,6 +153,12 @@ func (s *Session) leaveHome(ctx context.Context) error {
 	return s.makePoint(p)
 }
 
+// homeward reports whether what is asked for is the way home from a mount.
+func (a *Assessment) homeward() bool {
+	dir, err := filepath.Abs(a.Inputs.Request.Relocate.Path)
+	return err == nil && a.Look.Mountpoint && a.Inputs.Request.Relocate.Path != "" && dir == filepath.Dir(a.Inputs.Store.GraphRoot)
+}
+
 // targetHome judges the folder that the graphroot lies in, as the place to which
 // the store comes home from its mount.
 func (a *Assessment) targetHome() error {

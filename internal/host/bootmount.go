@@ -75,6 +75,7 @@ func bootMountOfUnit(text []byte) (BootMount, error) {
 	}
 	var m BootMount
 	for _, o := range options {
+		o.Value = strings.TrimSpace(strings.ReplaceAll(o.Value, "\\\n", " ")) // a line that goes on
 		value := strings.ReplaceAll(o.Value, "%%", "\x00")
 		if strings.Contains(value, "%") && o.Section == "Mount" {
 			return BootMount{}, fmt.Errorf("cannot read the unit of a mount: %s=%s has what only systemd can fill in", o.Name, o.Value)
