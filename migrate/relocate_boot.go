@@ -40,9 +40,11 @@ func (s *Session) bootMount() (host.FstabEntry, host.FstabHow) {
 	}
 	e.Source, e.Type = "UUID="+s.facts.Target.UUID, s.facts.Target.FSType
 	if s.Inputs.Target.Kind == KindRBD {
-		e.Source, how.Network, how.Requires = s.spec().Link(), true, []string{rbdMapUnit}
+		e.Source, how.Network = s.spec().Link(), true
 		if s.Inputs.Target.Image.Mapper == rbd.Fuse {
 			how.Requires = []string{rbd.UnitName(s.spec())}
+		} else { // it fails with any other image of the host; the device itself is required in any case
+			how.After = []string{rbdMapUnit}
 		}
 	}
 	return e, how
@@ -172,6 +174,7 @@ func (s *Session) dropIns() []host.DropIn {
 	if s.Inputs.Owner.Rootful() {
 		add("podman.service")
 		add("podman-restart.service")
+		add("podman-auto-update.service") // Debian has it look at each boot
 	} else {
 		add(fmt.Sprintf("user@%d.service", s.Inputs.Owner.UID))
 	}
@@ -184,7 +187,7 @@ func (s *Session) dropIns() []host.DropIn {
 			units = s.facts.Units.Own
 		}
 		for _, u := range units {
-			if u != "podman.service" && u != "podman-restart.service" && u != "nomad.service" {
+			if u != "podman.service" && u != "podman-restart.service" && u != "podman-auto-update.service" && u != "nomad.service" {
 				add(u)
 			}
 		}

@@ -160,7 +160,8 @@ func escapeFstab(s string) string {
 type FstabHow struct {
 	Boot     bool     // at boot instead of when it is first used
 	Network  bool     // needs the network (_netdev)
-	Requires []string // units, such as rbdmap.service
+	Requires []string // units
+	After    []string // units that may fail, such as rbdmap.service: of any image of the host
 	More     []string // the filesystem's own options
 }
 
@@ -181,6 +182,9 @@ func FstabOptions(how FstabHow) []string {
 	}
 	for _, u := range how.Requires {
 		o = append(o, "x-systemd.requires="+u)
+	}
+	for _, u := range how.After {
+		o = append(o, "x-systemd.after="+u)
 	}
 	return append(o, how.More...)
 }

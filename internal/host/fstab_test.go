@@ -23,10 +23,10 @@ const someFstab = "# /etc/fstab: static file system information.\n" +
 	"   # an indented comment\n"
 
 func store(path string) FstabEntry {
-	return FstabEntry{Source: "/dev/rbd/pool/img", Path: path, Type: "xfs", Options: FstabOptions(FstabHow{Network: true, Requires: []string{"rbdmap.service"}})}
+	return FstabEntry{Source: "/dev/rbd/pool/img", Path: path, Type: "xfs", Options: FstabOptions(FstabHow{Network: true, After: []string{"rbdmap.service"}})}
 }
 
-const storeLine = "# storagectl r1\n/dev/rbd/pool/img /srv/store xfs noauto,noatime,_netdev,x-systemd.automount,x-systemd.requires=rbdmap.service,x-storagectl.run=r1 0 0\n"
+const storeLine = "# storagectl r1\n/dev/rbd/pool/img /srv/store xfs noauto,noatime,_netdev,x-systemd.automount,x-systemd.after=rbdmap.service,x-storagectl.run=r1 0 0\n"
 
 func edit(t *testing.T, text, run string, want ...FstabEntry) string {
 	t.Helper()

@@ -143,9 +143,12 @@ func TestNodeMountUnitFiles(t *testing.T) {
 	if who, err := Changeable(at); err != nil || who != "/home/other/my x" {
 		t.Errorf("%q %v", who, err)
 	}
+	// As rbdmap.service does when any image of the host cannot be mapped.
+	must(t, os.WriteFile("/etc/systemd/system/lab-fails.service", []byte("[Service]\nType=oneshot\nExecStart=/bin/false\n"), 0o644))
+	_ = exec.Command("systemctl", "start", "lab-fails.service").Run()
 	e := FstabEntry{Source: "our tmpfs", Path: at, Type: "tmpfs"}
 	for _, boot := range []bool{false, true} {
-		units, err := MountUnitFiles(e, FstabHow{Boot: boot, Network: true, More: []string{"size=1m"}, Requires: []string{"dbus.service"}}, nodeRun)
+		units, err := MountUnitFiles(e, FstabHow{Boot: boot, Network: true, More: []string{"size=1m"}, Requires: []string{"dbus.service"}, After: []string{"lab-fails.service"}}, nodeRun)
 		must(t, err)
 		for _, u := range units {
 			must(t, WriteUnitFile("", u))

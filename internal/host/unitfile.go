@@ -65,6 +65,9 @@ func MountUnitFiles(e FstabEntry, how FstabHow, run string) ([]UnitFile, error) 
 	for _, u := range how.Requires {
 		m += "Requires=" + u + "\nAfter=" + u + "\n"
 	}
+	for _, u := range how.After {
+		m += "After=" + u + "\n"
+	}
 	m += "\n[Mount]\n"
 	for _, key := range []string{"What", "Where", "Type", "Options"} {
 		m += key + "=" + values[key] + "\n"

@@ -9,11 +9,11 @@ import (
 
 func TestMountUnitFiles(t *testing.T) {
 	e := FstabEntry{Source: "/run/storagectl/dev/rbd/p/i", Path: "/home/u/a b-100%/", Type: "xfs"}
-	units, err := MountUnitFiles(e, FstabHow{Network: true, Requires: []string{"rbdmap.service"}, More: []string{"nouuid"}}, "r1")
+	units, err := MountUnitFiles(e, FstabHow{Network: true, Requires: []string{"a.service"}, After: []string{"rbdmap.service"}, More: []string{"nouuid"}}, "r1")
 	if err != nil || len(units) != 2 {
 		t.Fatalf("%+v %v", units, err)
 	}
-	const mount = "# storagectl r1\n[Unit]\nRequires=rbdmap.service\nAfter=rbdmap.service\n\n[Mount]\nWhat=/run/storagectl/dev/rbd/p/i\n" +
+	const mount = "# storagectl r1\n[Unit]\nRequires=a.service\nAfter=a.service\nAfter=rbdmap.service\n\n[Mount]\nWhat=/run/storagectl/dev/rbd/p/i\n" +
 		"Where=/home/u/a b-100%%\nType=xfs\nOptions=noatime,_netdev,nouuid,x-storagectl.run=r1\n"
 	if u := units[0]; string(u.Text) != mount || u.Name != `home-u-a\x20b\x2d100\x25.mount` || u.WantedBy != "" {
 		t.Errorf("%s %s %q", u.Name, u.WantedBy, u.Text)
