@@ -293,9 +293,7 @@ func (a *Assessment) targetDevice(ctx context.Context, run *host.Runner) error {
 		a.refuse("device-busy", "give a device that can be written to", "%s is read-only", dev.Path)
 		return nil
 	}
-	// systemd waits for what udev tells of a device before it mounts it.
-	if _, err := os.Lstat("/run/udev/control"); err != nil && host.HasSystemd() {
-		a.refuse("udev", "start systemd-udevd, or mount the device yourself and give a folder on it with --path", "udev does not run here, without which systemd mounts no device: %v", err)
+	if !a.hasUdev() {
 		return nil
 	}
 	use, err := judgeDevice(ctx, run, dev, r.Format, "")
@@ -308,6 +306,17 @@ func (a *Assessment) targetDevice(ctx context.Context, run *host.Runner) error {
 		t.FSType = use.Type
 	}
 	return err
+}
+
+// hasUdev refuses a host where systemd would wait in vain for what udev tells of a
+// device before it mounts it.
+func (a *Assessment) hasUdev() bool {
+	_, err := os.Lstat("/run/udev/control")
+	if err == nil || !host.HasSystemd() {
+		return true
+	}
+	a.refuse("udev", "start systemd-udevd, or mount the device yourself and give a folder on it with --path", "udev does not run here, without which systemd mounts no device: %v", err)
+	return false
 }
 
 // judgeDevice decides what becomes of what is on a device: where nothing is, a

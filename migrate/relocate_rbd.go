@@ -236,7 +236,7 @@ func (s *Session) setRBDMap(ctx context.Context, on bool) error {
 		return nil
 	}
 	// Never restarted: its stop unmaps every image of the host.
-	_, err = s.env.Runner.Run(ctx, host.Cmd{Argv: []string{"systemctl", "enable", rbdMapUnit}, Timeout: time.Minute})
+	_, err = s.env.Runner.Run(ctx, host.Cmd{Argv: []string{"systemctl", "--no-reload", "enable", rbdMapUnit}, Timeout: time.Minute})
 	return err
 }
 
@@ -290,6 +290,9 @@ func (a *Assessment) targetImage(ctx context.Context, run *host.Runner, need uin
 		if img.Mapper == "" {
 			img.Mapper = h.DefaultMapper(ctx)
 		}
+		if img.Mapper == rbd.Krbd && !a.hasUdev() { // its name under /dev/rbd is udev's, too
+			return nil
+		}
 		report, err := ceph.Judge(ctx, h.Link, ceph.Query{Pool: spec.Pool, Namespace: spec.Namespace, DataPool: r.DataPool, Need: int64(need), TakeOver: r.TakeOver})
 		if err != nil {
 			return err
@@ -311,7 +314,13 @@ func (a *Assessment) targetImage(ctx context.Context, run *host.Runner, need uin
 			a.refuse("image-size", fmt.Sprintf("rbd resize --size %d %s, or leave --size out", r.Size, spec), "image %s is there, and smaller: %s", spec, Bytes(have.Size))
 		}
 		a.heldImage(img, have)
-		return nil
+		there, err := h.Mapped(ctx, spec)
+		for _, m := range there {
+			if m.Shared {
+				a.refuse("image-held", "rbd device unmap "+m.Device+"; the run maps it so that no other host can", "image %s is %s on this host already, without the exclusive lock", spec, m.Device)
+			}
+		}
+		return err
 	})
 	return a.takeRefusal(cephRefusal(err))
 }

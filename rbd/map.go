@@ -41,7 +41,7 @@ const (
 // profile rbd.
 //
 // An image that is mapped here already, by the same mapper and alone, is
-// returned as it is.
+// returned as it is; mapped by krbd without the exclusive lock it is an error.
 func (h *Host) Map(ctx context.Context, spec Spec, opts MapOptions) (Mapping, error) {
 	if opts.Mapper == "" {
 		opts.Mapper = h.DefaultMapper(ctx)
@@ -50,10 +50,13 @@ func (h *Host) Map(ctx context.Context, spec Spec, opts MapOptions) (Mapping, er
 	if err != nil {
 		return Mapping{}, err
 	}
-	if len(there) == 1 && there[0].Mapper == opts.Mapper && !there[0].Dead {
+	if len(there) == 1 && there[0].Mapper == opts.Mapper && !there[0].Dead && !there[0].Shared {
 		return there[0], nil
 	}
 	for _, m := range there {
+		if m.Shared {
+			return Mapping{}, fmt.Errorf("cannot map image %s for this host alone: it is %s already, without the exclusive lock", spec, m.Device)
+		}
 		if !m.Dead || m.Mapper != opts.Mapper {
 			return Mapping{}, fmt.Errorf("cannot map image %s: it is %s already, by mapper %s", spec, m.Device, m.Mapper)
 		}

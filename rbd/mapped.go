@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,6 +38,7 @@ type Mapping struct {
 	FSID   string `json:"fsid,omitempty"`   // of the cluster, where the mapper tells
 	Client int64  `json:"client,omitempty"` // its number in the cluster, where the mapper tells
 	Number string `json:"number,omitempty"` // of krbd
+	Shared bool   `json:"shared,omitempty"` // of krbd: it gives the exclusive lock to who asks for it, or does not tell
 
 	// Of mapper fuse:
 	PID   int    `json:"pid,omitempty"`
@@ -101,6 +103,9 @@ func (h *Host) krbd() ([]Mapping, error) {
 		m := Mapping{Mapper: Krbd, Number: e.Name(), Device: "/dev/rbd" + e.Name(), FSID: read("cluster_fsid"),
 			Spec: Spec{Pool: read("pool"), Namespace: read("pool_ns"), Image: read("name")}}
 		m.Client, _ = strconv.ParseInt(strings.TrimPrefix(read("client_id"), "client"), 10, 64)
+		// MON NAME-AND-OPTIONS POOL IMAGE SNAPSHOT
+		info := strings.Fields(read("config_info"))
+		m.Shared = len(info) < 2 || !slices.Contains(strings.Split(info[1], ","), "exclusive")
 		if snap := read("current_snap"); snap != "" && snap != "-" {
 			continue // a snapshot is read-only
 		}

@@ -14,8 +14,10 @@ func TestSysfs(t *testing.T) {
 	sys := t.TempDir()
 	for path, text := range map[string]string{
 		"0/pool": "rbd\n", "0/name": "img\n", "0/current_snap": "-\n", "0/client_id": "client4123\n", "0/cluster_fsid": "f\n", "0/pool_ns": "\n",
-		"1/pool": "rbd\n", "1/name": "img\n", "1/current_snap": "snap\n",
+		"0/config_info": "10.78.0.1:6789 name=store,key=client.store,exclusive rbd img -\n",
+		"1/pool":        "rbd\n", "1/name": "img\n", "1/current_snap": "snap\n",
 		"7/pool": "p\n", "7/pool_ns": "ns\n", "7/name": "x\n", "7/current_snap": "-\n", "7/client_id": "client9\n",
+		"8/pool": "exclusive\n", "8/name": "exclusive\n", "8/current_snap": "-\n", "8/config_info": "10.78.0.1:6789 name=exclusive,key=client.exclusive exclusive exclusive -\n",
 	} {
 		file := filepath.Join(sys, "bus/rbd/devices", path)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -28,7 +30,8 @@ func TestSysfs(t *testing.T) {
 	got, err := (&Host{Sys: sys}).krbd()
 	want := []Mapping{
 		{Spec: Spec{Pool: "rbd", Image: "img"}, Mapper: Krbd, Device: "/dev/rbd0", Number: "0", Client: 4123, FSID: "f"},
-		{Spec: Spec{Pool: "p", Namespace: "ns", Image: "x"}, Mapper: Krbd, Device: "/dev/rbd7", Number: "7", Client: 9},
+		{Spec: Spec{Pool: "p", Namespace: "ns", Image: "x"}, Mapper: Krbd, Device: "/dev/rbd7", Number: "7", Client: 9, Shared: true},
+		{Spec: Spec{Pool: "exclusive", Image: "exclusive"}, Mapper: Krbd, Device: "/dev/rbd8", Number: "8", Shared: true},
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
