@@ -58,10 +58,10 @@ test: deps build lint
 sweep: deps build
 	STORAGECTL_SWEEP=full go test -count=1 -timeout 10h -v -run 'TestSweep|TestNomadSweep|TestRelocateSweep|TestRelocateRBD' ./integration
 
-# What needs a kernel with Ceph's own clients: in User-Mode Linux, some minutes.
+# What needs a kernel with Ceph's own clients: in User-Mode Linux, a quarter of an hour.
 test-uml: deps build
 	dpkg -s user-mode-linux rbd-nbd >/dev/null 2>&1 || apt-get install -q -y --no-install-recommends user-mode-linux rbd-nbd
-	go test -count=1 -timeout 20m $(GOFLAGS),uml -run UML -v ./rbd ./ceph
+	go test -count=1 -timeout 50m -p 1 $(GOFLAGS),uml -run UML -v ./rbd ./ceph ./integration
 
 demo: deps build
 	go run ./integration/cmd/demo

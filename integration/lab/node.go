@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -45,6 +46,7 @@ type Options struct {
 	Udev    bool     // runs udev, so that /dev/disk/by-uuid is there and systemd knows of loop devices
 	Netns   string   // path of the network namespace it lives in; default: one of its own with nothing but lo
 	Keep    bool     // Clean spares it unless told to take all
+	UML     *Cable   // a machine with a kernel of its own, at the end of this cable, instead of a container
 }
 
 // A Node is one machine. Its disk outlives Kill and Poweroff, not Close.
@@ -138,6 +140,11 @@ func (n *Node) layout(ctx context.Context) error {
 			return err
 		}
 	}
+	if n.opts.UML != nil {
+		if err := n.layoutUML(); err != nil {
+			return err
+		}
+	}
 	seed := n.opts.Seed
 	if seed == "" {
 		seed = n.base.data
@@ -165,7 +172,11 @@ umount "$N/data"`)
 
 // Start boots the node on the disk it has.
 func (n *Node) Start(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
+	limit, program := 90*time.Second, n.nspawn
+	if n.opts.UML != nil {
+		limit, program = 10*time.Minute, n.uml
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	cgroup, err := makeCgroup(n.Name)
 	if err != nil {
@@ -182,23 +193,17 @@ func (n *Node) Start(ctx context.Context) error {
 		return fmt.Errorf("cannot open the console of node %s: %w", n.Name, err)
 	}
 	defer func() { _ = console.Close() }()
-	if n.opts.Udev {
-		if err := n.readyUdev(); err != nil {
-			return fmt.Errorf("cannot start node %s: %w", n.Name, err)
-		}
+	cmd, err := program(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot start node %s: %w", n.Name, err)
 	}
-
-	// Not bound to ctx: the node outlives this call, and the program that made it.
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), "unshare", append([]string{"-m", "--propagation", "private", "sh", "-euc", `
-mount -t overlay overlay -o "lowerdir=$BASE,upperdir=$N/upper,workdir=$N/work" "$N/root"
-if test -e "$N/disk"; then mount -o loop "$N/disk" "$N/data"; fi
-exec systemd-nspawn "$@"`, "sh"}, n.nspawnArgs()...)...)
-	cmd.Env = append(os.Environ(), "BASE="+n.base.root, "N="+n.dir,
-		"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1", "SYSTEMD_NSPAWN_USE_CGNS=1", "SYSTEMD_NSPAWN_API_VFS_WRITABLE=yes")
 	cmd.Stdout, cmd.Stderr = console, console
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(group.Fd())}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("cannot start systemd-nspawn: %w", err)
+		return fmt.Errorf("cannot start node %s: %w", n.Name, err)
+	}
+	if n.opts.UML != nil {
+		n.pid = cmd.Process.Pid
 	}
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
@@ -215,14 +220,16 @@ func (n *Node) wait(ctx context.Context, exited <-chan error) error {
 	alive := func(ok bool) (bool, error) {
 		select {
 		case err := <-exited:
-			return false, fmt.Errorf("systemd-nspawn ended: %w", err)
+			return false, fmt.Errorf("it ended: %w", err)
 		default:
 			return ok, nil
 		}
 	}
 	const often = 50 * time.Millisecond
 	if err := poll(ctx, often, func() (bool, error) {
-		n.pid = initPid(n.cgroup)
+		if n.opts.UML == nil {
+			n.pid = initPid(n.cgroup)
+		}
 		return alive(n.pid != 0)
 	}); err != nil {
 		return err
@@ -237,7 +244,7 @@ func (n *Node) wait(ctx context.Context, exited <-chan error) error {
 		return fmt.Errorf("systemd is %q: %w", state, err)
 	}
 	return poll(ctx, often, func() (bool, error) {
-		_, err := os.Lstat(n.HostPath("/run/user/2000/podman/podman.sock"))
+		_, err := n.Run(ctx, "root", "test", "-S", "/run/user/2000/podman/podman.sock")
 		return alive(err == nil)
 	})
 }
@@ -249,7 +256,8 @@ func (n *Node) Console() string { return filepath.Join(n.dir, "console") }
 func (n *Node) Pid() int { return n.pid }
 
 // HostPath is where the host sees an absolute path of the running node. A
-// symlink with an absolute target leads out of the node.
+// symlink with an absolute target leads out of the node. A machine of its own has
+// no such place.
 func (n *Node) HostPath(path string) string {
 	return fmt.Sprintf("/proc/%d/root%s", n.pid, filepath.Clean(path))
 }
@@ -264,20 +272,27 @@ func (n *Node) Cmd(ctx context.Context, user string, argv ...string) *exec.Cmd {
 	case "other":
 		home, runtime = "/home/other", "/run/user/2001"
 	}
-	// Into a cgroup of the node first: from outside of its cgroup namespace a
-	// process has no path that systemd or podman there could make sense of.
-	args := []string{"-c", `echo $$ >"$0/payload/init.scope/cgroup.procs" && exec nsenter "$@"`, n.cgroup,
-		"-t", fmt.Sprint(n.pid), "-m", "-u", "-i", "-n", "-p", "-C", "--",
-		"setpriv", "--reuid=" + user, "--regid=" + user, "--init-groups", "--pdeathsig=KILL",
+	login := []string{"setpriv", "--reuid=" + user, "--regid=" + user, "--init-groups", "--pdeathsig=KILL",
 		"env", "-i", "-C", home, "HOME=" + home, "USER=" + user, "LOGNAME=" + user,
 		"SHELL=/bin/bash", "LANG=C.UTF-8",
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	if user != "root" {
-		args = append(args, "XDG_RUNTIME_DIR="+runtime, "DBUS_SESSION_BUS_ADDRESS=unix:path="+runtime+"/bus")
+		login = append(login, "XDG_RUNTIME_DIR="+runtime, "DBUS_SESSION_BUS_ADDRESS=unix:path="+runtime+"/bus")
 	}
-	cmd := exec.CommandContext(ctx, "sh", append(args, argv...)...)
+	enter := n.enter()
+	if n.opts.UML != nil {
+		enter = n.enterUML()
+	}
+	cmd := exec.CommandContext(ctx, "sh", slices.Concat(enter, login, argv)...)
 	cmd.WaitDelay = 5 * time.Second // a daemon it left behind may hold its output open
 	return cmd
+}
+
+func (n *Node) enter() []string {
+	// Into a cgroup of the node first: from outside of its cgroup namespace a
+	// process has no path that systemd or podman there could make sense of.
+	return []string{"-c", `echo $$ >"$0/payload/init.scope/cgroup.procs" && exec nsenter "$@"`, n.cgroup,
+		"-t", fmt.Sprint(n.pid), "-m", "-u", "-i", "-n", "-p", "-C", "--"}
 }
 
 // Run runs a command in the node and returns what it wrote to stdout. The error
@@ -342,13 +357,13 @@ func (n *Node) Kill(ctx context.Context) error {
 
 // Poweroff shuts the node down in order and returns when it is off.
 func (n *Node) Poweroff(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	if n.pid == 0 {
 		return nil
 	}
 	// The command may die with the node that it stops; look at the node instead.
-	_, _ = n.Run(ctx, "root", "systemctl", "poweroff")
+	_, _ = n.Run(ctx, "root", "systemctl", "poweroff", "--no-block")
 	err := poll(ctx, 50*time.Millisecond, func() (bool, error) {
 		_, err := os.Stat(fmt.Sprintf("/proc/%d", n.pid))
 		return errors.Is(err, fs.ErrNotExist), nil

@@ -1,10 +1,29 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 )
+
+// nspawn prepares the program that is a node in a container. It is not bound to
+// ctx: the node outlives this call, and the program that made it.
+func (n *Node) nspawn(ctx context.Context) (*exec.Cmd, error) {
+	if n.opts.Udev {
+		if err := n.readyUdev(); err != nil {
+			return nil, err
+		}
+	}
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), "unshare", append([]string{"-m", "--propagation", "private", "sh", "-euc", `
+mount -t overlay overlay -o "lowerdir=$BASE,upperdir=$N/upper,workdir=$N/work" "$N/root"
+if test -e "$N/disk"; then mount -o loop "$N/disk" "$N/data"; fi
+exec systemd-nspawn "$@"`, "sh"}, n.nspawnArgs()...)...)
+	cmd.Env = append(os.Environ(), "BASE="+n.base.root, "N="+n.dir,
+		"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1", "SYSTEMD_NSPAWN_USE_CGNS=1", "SYSTEMD_NSPAWN_API_VFS_WRITABLE=yes")
+	return cmd, nil
+}
 
 func (n *Node) nspawnArgs() []string {
 	args := []string{

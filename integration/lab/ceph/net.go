@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/storagectl/storagectl/integration/lab"
 )
 
 // netPrefix begins the names of the network namespaces; the cluster's name
@@ -64,6 +66,21 @@ func (c *Cluster) Join(ctx context.Context) (path, addr string, err error) {
 		ip(ctx, "-n", name, "route", "add", "default", "via", hubAddr),
 	)
 	return filepath.Join("/run/netns", name), addr, err
+}
+
+// Cable is a cable to the cluster's network for a node that is a machine of its
+// own (lab.Options.UML). It is removed with the cluster.
+func (c *Cluster) Cable(ctx context.Context) (*lab.Cable, error) {
+	if !c.opts.Hub {
+		return nil, errors.New("cannot plug a machine into a cluster that has no network of its own")
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nodes++
+	k := &lab.Cable{Netns: c.netns, Tap: fmt.Sprint("tap", c.nodes), Addr: fmt.Sprint(nodeNet, first+c.nodes-1)}
+	return k, errors.Join(c.save(),
+		ip(ctx, "-n", c.netns, "tuntap", "add", k.Tap, "mode", "tap"),
+		ip(ctx, "-n", c.netns, "link", "set", k.Tap, "master", "br0", "up"))
 }
 
 // Netns is the name of the cluster's network namespace, "" for the host's.
