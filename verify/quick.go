@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
-	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"github.com/vbatts/tar-split/archive/tar"
 	"github.com/vbatts/tar-split/tar/asm"
 	tarstorage "github.com/vbatts/tar-split/tar/storage"
+	"golang.org/x/sys/unix"
 )
 
 // QuickReport is what a short look at the files of layers found.
@@ -72,11 +72,11 @@ func quickLayer(ctx context.Context, ref StoreRef, id string, r *QuickReport) er
 		return nil
 	}
 	defer z.Close()
-	root, err := os.OpenRoot(ref.tree(ref.GraphRoot, id)) // names in a list must not lead out of the layer
+	dir, err := unix.Open(ref.tree(ref.GraphRoot, id), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return gone(err)
 	}
-	defer func() { _ = root.Close() }() // it was only read
+	defer unix.Close(dir)
 	over := errors.New("over")
 	last := map[string]int64{} // a tar may have a name twice, and its last entry counts
 	err = asm.IterateHeaders(tarstorage.NewJSONUnpacker(z), func(h *tar.Header) error {
@@ -99,7 +99,7 @@ func quickLayer(ctx context.Context, ref StoreRef, id string, r *QuickReport) er
 			break
 		}
 		r.Files++
-		r.compare(ref, root, id, name, size)
+		r.compare(dir, id, name, size)
 	}
 	return nil
 }
@@ -113,29 +113,22 @@ func gone(err error) error {
 }
 
 // compare looks whether a file of the list is there as it says.
-func (r *QuickReport) compare(ref StoreRef, root *os.Root, id, name string, size int64) {
-	fi, err := root.Lstat(name)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		// A folder on the way may have become a symbolic link of the image's.
-		if ref.Driver == "vfs" || r.wayIsPlain(root, name) {
-			r.damaged(id, name, "is missing")
-		}
-	case err != nil: // through a link that leads out, as in an image: not to be judged
-	case !fi.Mode().IsRegular():
+func (r *QuickReport) compare(dir int, id, name string, size int64) {
+	fd, err := openIn(dir, name, unix.O_PATH)
+	if err != nil {
+		r.damaged(id, name, "cannot be found: "+reason(err))
+		return
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	switch err := unix.Fstat(fd, &st); {
+	case err != nil:
+		r.damaged(id, name, "cannot be looked at: "+reason(err))
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		r.damaged(id, name, "is no file any more")
-	case fi.Size() != size:
-		r.damaged(id, name, fmt.Sprintf("has %d bytes instead of %d", fi.Size(), size))
+	case st.Size != size:
+		r.damaged(id, name, fmt.Sprintf("has %d bytes instead of %d", st.Size, size))
 	}
-}
-
-func (r *QuickReport) wayIsPlain(root *os.Root, name string) bool {
-	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
-		if fi, err := root.Lstat(dir); err == nil && !fi.IsDir() {
-			return false
-		}
-	}
-	return true
 }
 
 func (r *QuickReport) damaged(id, name, what string) {

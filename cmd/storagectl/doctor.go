@@ -87,7 +87,7 @@ func (e *outcomeError) code() int {
 	return exitOK
 }
 
-// doctorMessage is the last message of doctor.
+// doctorMessage is the last message of doctor, and of verify.
 type doctorMessage struct {
 	User     string         `json:"user"`
 	Outcome  doctor.Outcome `json:"outcome"`
@@ -123,11 +123,8 @@ func (a *app) doctor(ctx context.Context, user string, only []string, fix, all b
 			results = doctor.Run(ctx, h, checks)
 		}
 	}
-	a.tellDoctor(h, results, all || len(only) > 0)
-	if e := (&outcomeError{doctor.Worst(results)}); e.code() != exitOK {
-		return told(e)
-	}
-	return nil
+	a.tellResults(h, results, all || len(only) > 0, "doctor")
+	return outcome(results)
 }
 
 func pick(checks []doctor.Check, only []string) ([]doctor.Check, error) {
@@ -169,7 +166,8 @@ func (a *app) doctorHost(ctx context.Context, user string) (*doctor.Host, error)
 	return h, nil
 }
 
-func (a *app) tellDoctor(h *doctor.Host, results []doctor.Result, all bool) {
+// tellResults writes the table, or its messages; kind is that of the last one.
+func (a *app) tellResults(h *doctor.Host, results []doctor.Result, all bool, kind string) {
 	m := doctorMessage{User: h.Owner.Name, Outcome: doctor.Worst(results), Checks: len(results)}
 	for _, r := range results {
 		switch r.Outcome {
@@ -187,7 +185,7 @@ func (a *app) tellDoctor(h *doctor.Host, results []doctor.Result, all bool) {
 		for _, r := range results {
 			a.out.result("check", r, "")
 		}
-		a.out.result("doctor", m, "")
+		a.out.result(kind, m, "")
 		return
 	}
 	width := 0

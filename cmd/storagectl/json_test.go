@@ -40,10 +40,12 @@ func TestJSONIsDocumented(t *testing.T) {
 		{"progress", migrate.Progress{}, part("**`progress`**", "**`note`**")},
 		{"result", resultMessage{}, part("## result", "## plan, already")},
 		{"plan", migrate.Assessment{}, part("## plan, already", "## status, run")},
-		{"status", statusMessage{}, part("## status, run", "## check, doctor")},
+		{"status", statusMessage{}, part("## status, run", "## check, doctor, verify")},
 		{"drained", held{}, part("## What each command ends with", "## While a run")},
-		{"check", doctor.Result{}, part("## check, doctor", "## nothing")},
-		{"doctor", doctorMessage{}, part("## check, doctor", "## nothing")},
+		{"check", doctor.Result{}, part("## check, doctor, verify", "## nothing")},
+		{"doctor", doctorMessage{}, part("## check, doctor, verify", "## nothing")},
+		{"differences", differencesMessage{}, part("## check, doctor, verify", "## nothing")},
+		{"manifest", manifestMessage{}, part("## check, doctor, verify", "## nothing")},
 		{"cluster", drain.Slot{}, part("## What each command ends with", "## While a run")},
 	} {
 		t.Run(c.name, func(t *testing.T) {

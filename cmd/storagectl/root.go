@@ -76,7 +76,7 @@ stderr.
 	f.BoolVar(&a.yes, "yes", false, "do not ask; migrate and relocate need it where there is no terminal")
 	f.StringVar(&a.stateDir, "state-dir", "", "where runs are kept (default /var/lib/storagectl; for users ~/.local/state/storagectl)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(newMigrate(a), newRelocate(a), newResume(a), newRollback(a), newCommit(a), newStatus(a), newHistory(a), newDrain(a), newUndrain(a), newDoctor(a), newWorker(a))
+	root.AddCommand(newMigrate(a), newRelocate(a), newResume(a), newRollback(a), newCommit(a), newStatus(a), newHistory(a), newDrain(a), newUndrain(a), newDoctor(a), newVerify(a), newWorker(a))
 	for _, c := range root.Commands() {
 		if c.Args == nil {
 			c.Args = cobra.NoArgs

@@ -38,6 +38,10 @@ const (
 	opEnvFile    = "doctor-environment"
 	opMounts     = "doctor-mount"
 
+	opVolumes  = "verify-volumes"
+	opManifest = "verify-manifest"
+	opData     = "verify-data"
+
 	opFileIs   = "doctor-file-is"
 	opFilePut  = "doctor-file-put"
 	opFuseOnly = "doctor-fuse-only"
@@ -76,7 +80,16 @@ func Handlers(uid int) map[string]podman.Handler {
 		opEnvFile: podman.Handle(func(_ context.Context, pattern string, _ func(any)) ([]envSeen, error) {
 			return seeEnvironment(pattern)
 		}),
-		opMounts:   podman.Handle(func(_ context.Context, path string, _ func(any)) (none, error) { return none{}, tryMount(path) }),
+		opMounts: podman.Handle(func(_ context.Context, path string, _ func(any)) (none, error) { return none{}, tryMount(path) }),
+		opVolumes: podman.Handle(func(_ context.Context, paths []string, _ func(any)) ([]string, error) {
+			return seeVolumes(paths), nil
+		}),
+		opManifest: podman.Handle(func(ctx context.Context, r verify.StoreRef, _ func(any)) (verify.StorePart, error) {
+			return verify.StoreManifest(ctx, r)
+		}),
+		opData: podman.Handle(func(ctx context.Context, a dataArgs, p func(any)) (verify.ReadReport, error) {
+			return verify.ReadData(ctx, a.Store, a.Options, func(q verify.ReadProgress) { p(q) })
+		}),
 		opFileIs:   podman.Handle(func(_ context.Context, path string, _ func(any)) (fileIs, error) { return readSmall(path) }),
 		opFilePut:  podman.Handle(func(_ context.Context, a filePut, _ func(any)) (none, error) { return none{}, a.put() }),
 		opFuseOnly: podman.Handle(func(_ context.Context, graphRoot string, _ func(any)) (string, error) { return madeByFuse(graphRoot) }),
