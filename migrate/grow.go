@@ -185,18 +185,21 @@ func (s *Session) letGo(ctx context.Context) error {
 
 func (s *Session) unmapAll(ctx context.Context) error {
 	t := s.Inputs.Target.Image
-	return withCeph(ctx, s.env.Runner, t.Cluster, func(h *rbd.Host) error {
-		all, err := h.Mapped(ctx, t.Spec)
-		if err != nil {
+	return withCeph(ctx, s.env.Runner, t.Cluster, func(h *rbd.Host) error { return unmapHere(ctx, h, t.Spec) })
+}
+
+// unmapHere takes an image from this host, however often it is mapped.
+func unmapHere(ctx context.Context, h *rbd.Host, spec rbd.Spec) error {
+	all, err := h.Mapped(ctx, spec)
+	if err != nil {
+		return err
+	}
+	for _, m := range all {
+		if err := h.Unmap(ctx, m); err != nil {
 			return err
 		}
-		for _, m := range all {
-			if err := h.Unmap(ctx, m); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // takenBack observes that the store is in its place, on the image.

@@ -194,26 +194,11 @@ func (a *Assessment) target() error {
 			"%s can be changed by others than root: whoever can do so could have root mount something else", bad)
 		return nil
 	}
-	m, err := host.MountOf(f)
-	if err != nil {
+	if err := a.targetOn(KindPath, f); err != nil {
 		return err
 	}
-	var sf unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &sf); err != nil {
-		return fmt.Errorf("cannot look at %s: %w", dir, err)
-	}
-	id, err := filesystemID(f)
-	if err != nil {
-		return err
-	}
-	t := &Target{Kind: KindPath, Where: dir, On: m.Path, FSType: m.Type, ID: id, Free: sf.Bavail * uint64(sf.Bsize)}
-	a.Inputs.Target = t
-	root := a.Look.RealPath
-	switch {
-	case strings.HasPrefix(dir+"/", root+"/") || strings.HasPrefix(root+"/", filepath.Join(dir, a.folderName())+"/"):
+	if root := a.Look.RealPath; strings.HasPrefix(dir+"/", root+"/") || strings.HasPrefix(root+"/", filepath.Join(dir, a.folderName())+"/") {
 		a.refuse("target-inside", "give a folder outside the store", "%s and the store %s lie in each other", dir, root)
-	default:
-		a.targetFlags(dir, m, sf)
 	}
 	folder := filepath.Join(dir, a.folderName())
 	if _, err := os.Lstat(folder); err == nil {
@@ -221,22 +206,36 @@ func (a *Assessment) target() error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot look at %s: %w", folder, err)
 	}
-	if a.Look.MountedOn == m.Path {
+	if a.Look.MountedOn == a.Inputs.Target.On {
 		a.Notes = append(a.Notes, fmt.Sprintf("%s lies on the same filesystem as the store: there will be no more room than there was", dir))
 	}
 	return nil
 }
 
-// targetFlags refuses a filesystem that is mounted so that containers cannot be
-// on it.
-func (a *Assessment) targetFlags(dir string, m host.Mount, sf unix.Statfs_t) {
+// targetOn notes the target's filesystem, which is mounted, and refuses one that is
+// mounted so that containers cannot be on it.
+func (a *Assessment) targetOn(kind string, dir *os.File) error {
+	m, err := host.MountOf(dir)
+	if err != nil {
+		return err
+	}
+	var sf unix.Statfs_t
+	if err := unix.Fstatfs(int(dir.Fd()), &sf); err != nil {
+		return fmt.Errorf("cannot look at %s: %w", dir.Name(), err)
+	}
+	id, err := filesystemID(dir)
+	if err != nil {
+		return err
+	}
+	a.Inputs.Target = &Target{Kind: kind, Where: dir.Name(), On: m.Path, FSType: m.Type, ID: id, Free: sf.Bavail * uint64(sf.Bsize)}
 	switch {
 	case sf.Flags&unix.ST_RDONLY != 0:
-		a.refuse("target-mount", "remount it for writing", "the filesystem of %s is mounted read-only", dir)
+		a.refuse("target-mount", "remount it for writing", "the filesystem of %s is mounted read-only", dir.Name())
 	case sf.Flags&(unix.ST_NOSUID|unix.ST_NODEV|unix.ST_NOEXEC) != 0:
 		a.refuse("target-mount", "mount it without nosuid, nodev and noexec: containers need what these take away",
-			"the filesystem of %s is mounted %s", dir, m.Options)
+			"the filesystem of %s is mounted %s", dir.Name(), m.Options)
 	}
+	return nil
 }
 
 func (a *Assessment) folderName() string { return folderOf(a.Inputs) }

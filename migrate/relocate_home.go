@@ -168,19 +168,5 @@ func (a *Assessment) targetHome() error {
 		return err
 	}
 	defer f.Close()
-	m, err := host.MountOf(f)
-	if err != nil {
-		return err
-	}
-	var sf unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &sf); err != nil {
-		return fmt.Errorf("cannot look at %s: %w", dir, err)
-	}
-	id, err := filesystemID(f)
-	if err != nil {
-		return err
-	}
-	a.Inputs.Target = &Target{Kind: KindHome, Where: dir, On: m.Path, FSType: m.Type, ID: id, Free: sf.Bavail * uint64(sf.Bsize)}
-	a.targetFlags(dir, m, sf)
-	return nil
+	return a.targetOn(KindHome, f)
 }

@@ -126,23 +126,7 @@ func (s *Session) asideAlone(context.Context) (bool, error) {
 	if err != nil || len(t.Stack(s.Inputs.Store.GraphRoot)) > 0 {
 		return err == nil, err
 	}
-	dir, err := host.OpenDir(s.Inputs.Store.GraphRoot)
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	defer dir.Close()
-	on, err := host.Immutable(dir)
-	if errors.Is(err, errors.ErrUnsupported) {
-		on, err = true, nil
-	}
-	if err != nil || !on {
-		return false, err
-	}
-	names, err := entries(dir)
-	return len(names) == 0, err
+	return s.closedPoint()
 }
 
 func entries(dir *os.File) ([]string, error) {

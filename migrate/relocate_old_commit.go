@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/storagectl/storagectl/internal/engine"
@@ -132,10 +131,7 @@ func (s *Session) unmapEarlier(ctx context.Context, img *TargetImage) error {
 		return err
 	}
 	if !bytes.Equal(before, after) {
-		if err := renameio.WriteFile(rbd.RBDMap, after, 0o644, renameio.WithExistingPermissions()); err != nil {
-			return fmt.Errorf("cannot write rbdmap: %w", err)
-		}
-		if err := syncDirs(filepath.Dir(rbd.RBDMap)); err != nil {
+		if err := host.ReplaceFile(rbd.RBDMap, before, after); err != nil {
 			return err
 		}
 	}
@@ -143,16 +139,5 @@ func (s *Session) unmapEarlier(ctx context.Context, img *TargetImage) error {
 		return err
 	}
 	s.point("before after-image-forgotten")
-	return withCeph(ctx, s.env.Runner, img.Cluster, func(h *rbd.Host) error {
-		all, err := h.Mapped(ctx, img.Spec)
-		if err != nil {
-			return err
-		}
-		for _, m := range all {
-			if err := h.Unmap(ctx, m); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return withCeph(ctx, s.env.Runner, img.Cluster, func(h *rbd.Host) error { return unmapHere(ctx, h, img.Spec) })
 }

@@ -174,22 +174,15 @@ func (s *Session) unmapImage(ctx context.Context) error {
 		}
 	}
 	err := withCeph(ctx, s.env.Runner, t.Cluster, func(h *rbd.Host) error {
-		all, err := h.Mapped(ctx, t.Spec)
-		if err != nil {
-			return err
-		}
-		if !s.facts.Mapped {
-			all = nil // of others
-		}
-		for _, m := range all {
-			if err := h.Unmap(ctx, m); err != nil {
+		if s.facts.Mapped { // else they are of others
+			if err := unmapHere(ctx, h, t.Spec); err != nil {
 				return err
 			}
 		}
 		if s.journal.State().Steps[stepMount].Mark != engine.MarkNone || !t.Create {
 			return nil
 		}
-		_, err = h.Look(ctx, t.Spec)
+		_, err := h.Look(ctx, t.Spec)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
