@@ -29,8 +29,11 @@ type Options struct {
 	// nothing runs.
 	Containers bool `json:"containers,omitempty"`
 	// KeepDamaged carries damage found in the source over as it is.
-	KeepDamaged bool           `json:"keep_damaged,omitempty"`
-	Progress    func(Progress) `json:"-"`
+	KeepDamaged bool `json:"keep_damaged,omitempty"`
+	// Elsewhere tells Survey that the stage will lie on another filesystem, which
+	// need not be there yet: it reckons with copies, and does not look for room.
+	Elsewhere bool           `json:"elsewhere,omitempty"`
+	Progress  func(Progress) `json:"-"`
 }
 
 // Progress is told a few times a second at most, never concurrently.

@@ -34,7 +34,8 @@
 //	list.go, unpack.go  from a list      walk.go  from two trees
 //	whiteout.go  hiding, and keeping hard-link groups whole
 //	copyfile.go  where linking cannot be
-//	compare.go, facts.go  Compare, the proof by a mounted overlay
+//	compare.go, pair.go, facts.go  Compare, the proof by a mounted overlay
+//	apart.go     a stage on another filesystem
 //
 // # Interruption and power cuts
 //
@@ -46,7 +47,9 @@
 //
 // # What is shared
 //
-// After Sync a file of an image layer has one more name. It is never written
-// through either: podman writes only to containers' writable layers, which vfs
+// After Sync a file of an image layer has one more name, where the stage is on the
+// filesystem of the source; else it is a copy, which counts only when it was read
+// back (apart.go). Such a file is never written
+// through: podman writes only to containers' writable layers, which vfs
 // makes by copying and Sync copies too. Linking changes ctime and link count.
 package convert

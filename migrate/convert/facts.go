@@ -91,6 +91,9 @@ func (c *comparison) content(path, name string, a, b int, x, y *unix.Stat_t) err
 }
 
 func (c *comparison) sameBytes(path, name string, a, b int) error {
+	if !c.oneDev {
+		fromDisk(b, name)
+	}
 	same, err := sameContent(a, b, name, name)
 	if err != nil {
 		return &pathError{"read", path, err}

@@ -27,6 +27,9 @@ type receipt struct {
 	Boot     string   `json:"boot"`
 	Counts   Counts   `json:"counts"`
 	Damage   []Damage `json:"damage,omitempty"`
+	// Proven says that what was copied to another filesystem was read back, and
+	// is what the source has.
+	Proven bool `json:"proven,omitempty"`
 }
 
 func bootID() (string, error) {

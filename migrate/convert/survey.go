@@ -92,6 +92,10 @@ func (e *Estimate) needs(layers int, imageData int64) {
 
 // how finds out whether files can be linked into the stage.
 func (e *Estimate) how(o *Options) error {
+	if o.Elsewhere {
+		e.Method, e.MethodReason = Copy, "the new store is made on another filesystem"
+		return nil
+	}
 	source := filepath.Join(o.Source.GraphRoot, "vfs")
 	stage := o.Stage
 	for !exists(stage) {
