@@ -13,7 +13,7 @@ import (
 )
 
 // TestRelocateSweep kills a relocation at its points, as TestSweep does a
-// migration; a whole sweep does the way home, too.
+// migration; a whole sweep does the way home and a conversion on the way, too.
 func TestRelocateSweep(t *testing.T) {
 	mode := os.Getenv("STORAGECTL_SWEEP")
 	full := mode == "full" || mode == "half"
@@ -25,17 +25,23 @@ func TestRelocateSweep(t *testing.T) {
 			}
 		}
 	})
+	const homeAgain, convertedToo = "home again", "relocated to overlay"
 	type cell struct{ user, move string }
 	cells := []cell{{lab.Owner, "relocated"}}
 	if mode != "" {
-		cells = append(cells, cell{lab.Owner, "home again"}, cell{"root", "home again"}, cell{"root", "relocated"})
+		cells = append(cells, cell{"root", "relocated"})
+		for _, user := range []string{lab.Owner, "root"} {
+			cells = append(cells, cell{user, homeAgain}, cell{user, convertedToo})
+		}
 	}
 	for _, c := range cells {
-		user := c.user
 		for i, way := range ways() {
-			t.Run(user+"/"+strings.ReplaceAll(c.move, " ", "-")+"/"+strings.ReplaceAll(way.name, " ", "-"), func(t *testing.T) {
+			t.Run(c.user+"/"+strings.ReplaceAll(c.move, " ", "-")+"/"+strings.ReplaceAll(way.name, " ", "-"), func(t *testing.T) {
 				t.Parallel()
-				s := &moveSweep{world: newWorld(t, "bookworm", user, images.Small), way: way, homeward: c.move == "home again"}
+				s := &moveSweep{world: newWorld(t, "bookworm", c.user, images.Small), way: way, homeward: c.move == homeAgain}
+				if c.move == convertedToo {
+					s.to = "overlay"
+				}
 				start := time.Now()
 				s.reset()
 				s.before = s.manifest()
@@ -51,7 +57,7 @@ func TestRelocateSweep(t *testing.T) {
 					if !t.Run(fmt.Sprintf("point-%d-of-%d", n, points), func(t *testing.T) {
 						w := *s.world
 						w.t = t
-						(&moveSweep{world: &w, way: way, homeward: s.homeward, before: s.before}).at(n)
+						(&moveSweep{world: &w, way: way, homeward: s.homeward, to: s.to, before: s.before}).at(n)
 					}) {
 						failed++
 					}
@@ -59,7 +65,7 @@ func TestRelocateSweep(t *testing.T) {
 						t.Fatal("enough failures to look at")
 					}
 				}
-				report.add(fmt.Sprintf("| bookworm | %s, %s | %s | %d | %d | %d | %.0f | %s |", user, c.move, way.name, points, tried, tried-failed,
+				report.add(fmt.Sprintf("| bookworm | %s, %s | %s | %d | %d | %d | %.0f | %s |", c.user, c.move, way.name, points, tried, tried-failed,
 					time.Since(start).Seconds(), start.UTC().Format(time.DateOnly)))
 			})
 		}
@@ -70,7 +76,8 @@ func TestRelocateSweep(t *testing.T) {
 type moveSweep struct {
 	*world
 	way
-	homeward bool // what is killed is the way home, from where a committed run has moved it
+	homeward bool   // what is killed is the way home, from where a committed run has moved it
+	to       string // the driver to convert to; "": none
 	before   inventory
 	boots    string // what a boot was told at the last reset
 }
@@ -85,14 +92,27 @@ func (s *moveSweep) args() []string {
 // there is the way to another folder.
 func (s *moveSweep) there() []string {
 	args := s.relocate()
-	args[2] = "/opt/there"
+	args[2] = s.target()
+	if s.to != "" {
+		args = append(args, "--to", s.to)
+	}
 	return args
+}
+
+func (s *moveSweep) target() string {
+	if s.to != "" {
+		return "/srv/disk"
+	}
+	return "/opt/there"
 }
 
 func (s *moveSweep) reset() {
 	s.t.Helper()
 	if err := s.node.Reset(s.ctx); err != nil {
 		s.t.Fatal(err)
+	}
+	if s.to != "" { // a filesystem of its own: else files are linked
+		s.disk("xfs", "1G")
 	}
 	s.script("root", "mkdir -p /opt/there")
 	s.podman("ps")
@@ -144,7 +164,10 @@ func (s *moveSweep) moved() {
 		return
 	}
 	s.same("the store", s.before, s.manifest())
-	if out := s.script("root", "stat -c %i "+s.graphroot()+" /opt/there/storage-"+s.user); len(strings.Fields(out)) != 2 || strings.Fields(out)[0] != strings.Fields(out)[1] {
+	if d := s.driver(); s.to != "" && d != s.to {
+		s.t.Errorf("podman is on %s", d)
+	}
+	if out := s.script("root", "stat -c %i "+s.graphroot()+" "+s.target()+"/storage-"+s.user); len(strings.Fields(out)) != 2 || strings.Fields(out)[0] != strings.Fields(out)[1] {
 		s.t.Errorf("the store is not on the target: %s", out)
 	}
 }
@@ -154,6 +177,9 @@ func (s *moveSweep) moved() {
 func (s *moveSweep) asItWas() {
 	s.t.Helper()
 	s.same("the store", s.before, s.manifest())
+	if d := s.driver(); s.to != "" && d != "vfs" {
+		s.t.Errorf("podman is on %s", d)
+	}
 	if now := s.booted(); now != s.boots {
 		s.t.Errorf("a boot is told otherwise than before:\n%s\n--- before\n%s", now, s.boots)
 	}

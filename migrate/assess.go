@@ -32,6 +32,7 @@ type Assessment struct {
 	Notes    []string         `json:"notes,omitempty"`
 	Refusals []Refusal        `json:"refusals,omitempty"`
 	Need     uint64           `json:"need,omitempty"` // relocate: bytes that the store has
+	Room     uint64           `json:"room,omitempty"` // relocate to another driver: bytes that it will need, as far as can be told
 	Already  bool             `json:"already"`        // the store is on the wanted driver: nothing to do
 }
 
@@ -76,7 +77,7 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 	if ok, err := a.podman(ctx, cli); err != nil || !ok {
 		return a, err
 	}
-	if req.Relocate != nil { // the driver stays
+	if req.Relocate != nil && req.To == "" { // the driver stays
 		req.To = a.Inputs.Store.Driver
 		a.Inputs.Request.To = req.To
 	}
@@ -88,6 +89,10 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 	a.Inputs.Store.MountedOn = a.Look.MountedOn
 	if err := a.growth(ctx, env.Runner); err != nil || len(a.Refusals) > 0 {
 		return a, err
+	}
+	if a.Inputs.Growing() && req.To != a.Inputs.Store.Driver {
+		a.refuse("driver", "make it larger without --to; storagectl migrate --to "+req.To+" converts it where it is", "the store is on that image already, and is only made larger")
+		return a, nil
 	}
 	if !a.Inputs.Growing() { // what lies in the store does not matter to one that grows
 		a.leftovers(known)
@@ -121,16 +126,18 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 		a.plan(s)
 		return a, nil
 	}
-	if req.Relocate != nil {
+	if same := a.Info.Store.GraphDriverName == req.To; same && req.Relocate != nil {
 		return a, a.relocation(ctx, s)
-	}
-	if a.Already = a.Info.Store.GraphDriverName == req.To; a.Already {
+	} else if a.Already = same; a.Already {
 		return a, nil
 	}
 	if a.Info.Store.GraphDriverName != "vfs" {
 		a.refuse("driver", "re-create the store, or wait for a release that converts from it",
 			"the store is on the driver %q; only vfs can be converted to overlay", a.Info.Store.GraphDriverName)
 		return a, nil
+	}
+	if req.Relocate != nil {
+		return a, a.relocation(ctx, s)
 	}
 	if req.Images == Discard {
 		if err := a.resetting(ctx, s); err != nil {
@@ -320,7 +327,9 @@ func (a *Assessment) content(ctx context.Context, s *Session) error {
 		return nil
 	}
 	s.Inputs = a.Inputs
-	e, err := ask[convert.Estimate](ctx, s, opSurvey, s.convertOptions(true))
+	o := convert.Options{Source: s.convertSource(), Stage: runFolder(a.Inputs.Store.GraphRoot, s.ID), Containers: true,
+		KeepDamaged: a.Inputs.Request.KeepDamaged, Elsewhere: a.Inputs.Converting()}
+	e, err := ask[convert.Estimate](ctx, s, opSurvey, o)
 	if faultKind(err) == faultNoNative {
 		a.refuse("no-native-overlay", "overlay needs a kernel and a local filesystem that have it", "%v", err)
 		return nil
@@ -338,6 +347,14 @@ func (a *Assessment) content(ctx context.Context, s *Session) error {
 		a.refuse("damaged", "repair or remove the damaged images, or carry them over as they are with --keep-damaged",
 			"the store is damaged in %s: %s", Count(len(e.Damage), "place", "places"), strings.Join(lines, "; "))
 	}
+	for _, i := range e.ImageStores {
+		if i.Images > 0 {
+			a.Notes = append(a.Notes, fmt.Sprintf("the additional image store %s and its %s stay where they are: podman on overlay sees only what overlay images it holds", i.Path, Count(i.Images, "vfs image", "vfs images")))
+		}
+	}
+	if o.Elsewhere { // judged with the target
+		return nil
+	}
 	if e.BytesNeeded > e.BytesFree {
 		a.refuse("no-room", "free some space on the filesystem of "+a.Inputs.Store.GraphRoot,
 			"staging needs %s, and %s are free", Bytes(e.BytesNeeded), Bytes(e.BytesFree))
@@ -345,11 +362,6 @@ func (a *Assessment) content(ctx context.Context, s *Session) error {
 	if e.InodesFree > 0 && e.InodesNeeded > e.InodesFree {
 		a.refuse("no-room", "remove some files on the filesystem of "+a.Inputs.Store.GraphRoot,
 			"staging needs %s, and %d are free", Count(e.InodesNeeded, "inode", "inodes"), e.InodesFree)
-	}
-	for _, i := range e.ImageStores {
-		if i.Images > 0 {
-			a.Notes = append(a.Notes, fmt.Sprintf("the additional image store %s and its %s stay where they are: podman on overlay sees only what overlay images it holds", i.Path, Count(i.Images, "vfs image", "vfs images")))
-		}
 	}
 	return nil
 }

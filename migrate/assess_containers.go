@@ -16,7 +16,7 @@ import (
 // with the old driver's name, as "podman generate systemd" without --new writes
 // it: they would not start again.
 func (a *Assessment) pidFiles(ctx context.Context, s *Session) error {
-	if a.Inputs.Request.Containers != Keep || a.Inputs.Request.Relocate != nil || len(a.Units.all()) == 0 {
+	if a.Inputs.Request.Containers != Keep || a.Inputs.Request.To == a.Inputs.Store.Driver || len(a.Units.all()) == 0 {
 		return nil
 	}
 	paths, err := ask[map[string]string](ctx, s, opUnitPIDs, a.Units.Own)

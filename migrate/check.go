@@ -183,7 +183,7 @@ func (s *Session) checkSample(ctx context.Context) error {
 	}
 	there := imageIDs(manifest.Store)
 	before.Entries = slices.DeleteFunc(before.Entries, func(e verify.SampleEntry) bool { return !slices.Contains(there, e.Image) })
-	args := sampleArgs{Store: s.storeRef(s.Inputs.Request.To), Scratch: s.folder(), Again: &before}
+	args := sampleArgs{Store: s.storeRef(s.Inputs.Request.To), Scratch: runFolder(s.Inputs.Store.GraphRoot, s.ID), Again: &before}
 	if err := s.worker.Call(ctx, opSample, args, &after, nil); err != nil {
 		return fmt.Errorf("%w: %w", ErrVerification, err)
 	}

@@ -84,6 +84,20 @@ func (in Inputs) Job() string {
 	return JobMigrate
 }
 
+// Converting reports whether a relocation also brings the store to another driver.
+func (in Inputs) Converting() bool {
+	return in.Request.Relocate != nil && in.Request.To != in.Store.Driver
+}
+
+// converted are the entries of a graphroot that a relocation converts, and those
+// that it makes of them.
+func (in Inputs) converted() []string {
+	if !in.Converting() {
+		return nil
+	}
+	return append(storeParts(in.Store.Driver), storeParts(in.Request.To)...)
+}
+
 // StoreKey names the lock of the store.
 func (in Inputs) StoreKey() string {
 	return fmt.Sprintf("%d-%x", in.Owner.UID, sha256.Sum256([]byte(in.Store.GraphRoot)))[:32]

@@ -368,25 +368,39 @@ func (s *Session) note(format string, args ...any) error {
 	return s.journal.Note("", text)
 }
 
-// folder is the run's folder inside the store.
-func (s *Session) folder() string { return runFolder(s.Inputs.Store.GraphRoot, s.ID) }
+// folder is the run's folder, beside what the run makes: in the store, or on the
+// target of a relocation.
+func (s *Session) folder() string {
+	if s.relocating() {
+		return runFolder(s.targetFolder(), s.ID)
+	}
+	return runFolder(s.Inputs.Store.GraphRoot, s.ID)
+}
 
 func (s *Session) storeRef(driver string) verify.StoreRef {
 	st := s.Inputs.Store
 	return verify.StoreRef{GraphRoot: st.GraphRoot, RunRoot: st.RunRoot, Driver: driver, ImageStores: st.ImageStores}
 }
 
-func (s *Session) convertOptions(containers bool) convert.Options {
+func (s *Session) convertSource() convert.Store {
 	st := s.Inputs.Store
+	return convert.Store{GraphRoot: st.GraphRoot, RunRoot: st.RunRoot, Driver: st.Driver, Options: st.Options, ImageStores: st.ImageStores}
+}
+
+func (s *Session) convertOptions(containers bool) convert.Options {
 	return convert.Options{
-		Source: convert.Store{GraphRoot: st.GraphRoot, RunRoot: st.RunRoot, Driver: st.Driver, Options: st.Options, ImageStores: st.ImageStores},
+		Source: s.convertSource(),
 		Stage:  s.folder(), Containers: containers, KeepDamaged: s.Inputs.Request.KeepDamaged,
 	}
 }
 
 func (s *Session) swap() swap {
 	major, _, _ := strings.Cut(s.Inputs.Podman, ".")
-	return swap{GraphRoot: s.Inputs.Store.GraphRoot, Folder: s.folder(), From: s.Inputs.Store.Driver, To: s.Inputs.Request.To,
+	root := s.Inputs.Store.GraphRoot
+	if s.relocating() {
+		root = s.targetFolder()
+	}
+	return swap{GraphRoot: root, Folder: s.folder(), From: s.Inputs.Store.Driver, To: s.Inputs.Request.To,
 		Native: s.Inputs.Request.To == "overlay" && major != "3"}
 }
 

@@ -18,7 +18,7 @@ import (
 // stage builds the new store while podman works on. Images that come and go
 // meanwhile are caught up with once podman is stopped.
 func (s *Session) stage(ctx context.Context) error {
-	r, err := s.sync(ctx, stepStage, false)
+	r, err := s.sync(ctx, stepStage, s.convertOptions(false))
 	if err != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func (s *Session) prove(ctx context.Context) error {
 	// One that came since it was staged has its turn once podman is stopped.
 	ids := slices.DeleteFunc(imageIDs(part), func(id string) bool { return !slices.Contains(staged, id) })
 	if len(ids) > 0 {
-		if err := s.compare(ctx, stepProve, false, ids); err != nil {
+		if err := s.compare(ctx, stepProve, s.compareArgs(false, ids)); err != nil {
 			return err
 		}
 	}
@@ -82,9 +82,12 @@ func (s *Session) stagedImages(ctx context.Context) ([]string, error) {
 	return imageIDs(part), err
 }
 
-func (s *Session) sync(ctx context.Context, step string, containers bool) (convert.Report, error) {
+func (s *Session) sync(ctx context.Context, step string, o convert.Options) (convert.Report, error) {
 	var r convert.Report
-	err := s.worker.Call(ctx, opSync, s.convertOptions(containers), &r, s.progressOf(step))
+	err := s.worker.Call(ctx, opSync, o, &r, s.progressOf(step))
+	if faultKind(err) == faultNoRoom && s.relocating() {
+		return r, noRoomThere(err)
+	}
 	if faultKind(err) == faultNoRoom {
 		free := "what is free is not known"
 		if l, err := ask[storeLook](ctx, s, opLook, pathArg{s.Inputs.Store.GraphRoot}); err == nil {
@@ -104,11 +107,14 @@ func (s *Session) sync(ctx context.Context, step string, containers bool) (conve
 	return r, err
 }
 
+func (s *Session) compareArgs(containers bool, images []string) compareArgs {
+	return compareArgs{Options: s.convertOptions(containers), Images: images}
+}
+
 // compare proves that the staged images show the files of the old ones; without
 // images, that the staged containers do.
-func (s *Session) compare(ctx context.Context, step string, containers bool, images []string) error {
+func (s *Session) compare(ctx context.Context, step string, args compareArgs) error {
 	var proof convert.Proof
-	args := compareArgs{Options: s.convertOptions(containers), Images: images}
 	if err := s.worker.Call(ctx, opCompare, args, &proof, s.progressOf(step)); err != nil {
 		return err
 	}
@@ -148,7 +154,7 @@ func (s *Session) stageRest(ctx context.Context) error {
 	if err := s.refuseContainers(ctx); err != nil {
 		return err
 	}
-	if _, err := s.sync(ctx, stepStageRest, true); err != nil {
+	if _, err := s.sync(ctx, stepStageRest, s.convertOptions(true)); err != nil {
 		return err
 	}
 	part, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(s.Inputs.Store.Driver))
@@ -157,12 +163,12 @@ func (s *Session) stageRest(ctx context.Context) error {
 	}
 	rest := slices.DeleteFunc(imageIDs(part), func(id string) bool { return slices.Contains(s.facts.Checked, id) })
 	if len(rest) > 0 {
-		if err := s.compare(ctx, stepStageRest, true, rest); err != nil {
+		if err := s.compare(ctx, stepStageRest, s.compareArgs(true, rest)); err != nil {
 			return err
 		}
 	}
 	if len(part.Containers) > 0 {
-		if err := s.compare(ctx, stepStageRest, true, nil); err != nil {
+		if err := s.compare(ctx, stepStageRest, s.compareArgs(true, nil)); err != nil {
 			return err
 		}
 	}

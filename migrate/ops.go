@@ -41,6 +41,8 @@ const (
 	opSwapOut    = "swap-out"
 	opSwapDo     = "swap-do"
 	opSwapUndo   = "swap-undo"
+	opPlaced     = "placed"
+	opPlace      = "place"
 	opDropEmpty  = "drop-empty"
 	opResetLook  = "reset-look"
 	opLoginsOut  = "logins-out"
@@ -59,6 +61,7 @@ const (
 	opRunRestore = "run-restore"
 	opRunForget  = "run-forget"
 	opReclaim    = "reclaim"
+	opWeigh      = "weigh"
 	opRemove     = "remove"
 	opGone       = "gone"
 	opMounts     = "mounts"
@@ -170,7 +173,7 @@ func Handlers(uid int) map[string]podman.Handler {
 		}),
 		opCompare: podman.Handle(func(ctx context.Context, a compareArgs, p func(any)) (convert.Proof, error) {
 			a.Progress = func(c convert.Progress) { p(c) }
-			proof, err := convert.Compare(ctx, a.Options, a.Images, convert.CompareOptions{ContainersOnly: len(a.Images) == 0})
+			proof, err := convert.Compare(ctx, a.Options, a.Images, convert.CompareOptions{ContainersOnly: len(a.Images) == 0, Known: a.Known})
 			return proof, faulty(err)
 		}),
 		opChanged: podman.Handle(func(ctx context.Context, o convert.Options, _ func(any)) ([]string, error) {
@@ -181,6 +184,9 @@ func Handlers(uid int) map[string]podman.Handler {
 			return verify.StoreManifest(ctx, a)
 		}),
 		opSample: podman.Handle(func(ctx context.Context, a sampleArgs, _ func(any)) (verify.Sample, error) {
+			if err := os.MkdirAll(a.Scratch, 0o700); err != nil {
+				return verify.Sample{}, fmt.Errorf("cannot make room for a sample of files: %w", err)
+			}
 			if a.Again != nil {
 				return a.Again.Again(ctx, a.Store, a.Scratch)
 			}
@@ -196,6 +202,14 @@ func Handlers(uid int) map[string]podman.Handler {
 		opSwapUndo: podman.Handle(func(_ context.Context, s swap, _ func(any)) (string, error) {
 			strays, err := s.undo()
 			return strays, faulty(err)
+		}),
+		opPlaced: podman.Handle(func(_ context.Context, s swap, _ func(any)) (bool, error) { return s.placed() }),
+		opPlace: podman.Handle(func(_ context.Context, s swap, _ func(any)) (string, error) {
+			var strays string
+			if err := s.arrive(&strays); err != nil {
+				return strays, faulty(err)
+			}
+			return strays, s.sync()
 		}),
 		opDropEmpty: podman.Handle(func(_ context.Context, a dropArgs, _ func(any)) (none, error) {
 			return none{}, dropEmpty(a.GraphRoot, a.Driver)
@@ -268,7 +282,8 @@ type stagedAnswer struct {
 
 type compareArgs struct {
 	convert.Options
-	Images []string `json:"images"` // none: the containers
+	Images []string `json:"images"`          // none: the containers
+	Known  []string `json:"known,omitempty"` // of these, those that were compared before
 }
 
 type sampleArgs struct {

@@ -135,9 +135,11 @@ func (s *Session) relocateSteps() []engine.Step {
 		mount.Title = "move the copy to its place"
 		mount.Do, mount.Undo = s.moveHome, s.leaveHome
 	}
-	return append(image, []engine.Step{
+	c := s.conversion(ready, stopped)
+	return slices.Concat(image, []engine.Step{
 		{Name: stepTarget, Title: "prepare the target", Needs: mapped,
 			Holds: s.targetReady, Do: s.prepareTarget, Undo: s.releaseTarget},
+	}, c.live, []engine.Step{
 		{Name: stepCopy, Title: "copy the store beside the live one", Pausable: true, Needs: ready,
 			Do: s.copyLive},
 		{Name: stepReadBack, Title: "read the copy back", Pausable: true, Needs: ready,
@@ -149,13 +151,15 @@ func (s *Session) relocateSteps() []engine.Step {
 		swap,
 		{Name: stepCopyRest, Title: "copy what changed since", Needs: stopped,
 			Do: s.copyRest},
+	}, c.rest, []engine.Step{
 		mount,
+	}, c.mounted, []engine.Step{
 		{Name: stepVerify, Title: "verify against the manifest and run a container", Needs: []string{stepStop, stepMount},
 			Do: s.verifyMoved},
 		{Name: stepStart, Title: "start what ran before",
 			Holds: s.started, Do: s.startUnits},
 		commit,
-	}...)
+	})
 }
 
 // alone reports whether the store gets a filesystem for itself.

@@ -36,9 +36,17 @@ func (a *Assessment) relocation(ctx context.Context, s *Session) error {
 	}
 	a.Need = need
 	if a.Look.Mountpoint {
+		if a.Inputs.Converting() {
+			a.refuse("graphroot-mount", "storagectl migrate --to "+a.Inputs.Request.To+" first; or move it without --to",
+				"the graphroot %s is a mount, and a store is not converted on its way from there", a.Inputs.Store.GraphRoot)
+			return nil
+		}
 		if err := a.oldMount(ctx, s.env); err != nil || len(a.Refusals) > 0 {
 			return err
 		}
+	}
+	if need, err = a.room(ctx, s, need); err != nil || len(a.Refusals) > 0 {
+		return err
 	}
 	judge := a.target
 	switch r := a.Inputs.Request.Relocate; {
@@ -61,7 +69,7 @@ func (a *Assessment) relocation(ctx context.Context, s *Session) error {
 	}
 	if free := a.Inputs.Target.Free; need > free-free/50 { // filesystems have needs of their own
 		a.refuse("no-room", "give a larger target, or remove what is not needed from the store",
-			"the store has %s, and on the target %s are free", Bytes(need), Bytes(free))
+			"the store needs %s, and on the target %s are free", Bytes(need), Bytes(free))
 	}
 	if err := a.units(ctx, s); err != nil {
 		return err
@@ -94,6 +102,23 @@ func (a *Assessment) relocation(ctx context.Context, s *Session) error {
 func (a *Assessment) noLinger() {
 	name := a.Inputs.Owner.Name
 	a.refuse("no-linger", "loginctl enable-linger "+name, "%s has no systemd running: what uses the store could not be ordered after its mount", name)
+}
+
+// room is what the store will need on the target: what it has, or, where it is
+// brought to another driver, about what that makes of it and what is copied.
+func (a *Assessment) room(ctx context.Context, s *Session, has uint64) (uint64, error) {
+	if !a.Inputs.Converting() {
+		return has, nil
+	}
+	if err := a.conf(ctx, s); err != nil || len(a.Refusals) > 0 {
+		return 0, err
+	}
+	if err := a.content(ctx, s); err != nil || len(a.Refusals) > 0 {
+		return 0, err
+	}
+	rest, err := ask[int64](ctx, s, opWeigh, copyArgs{From: a.Inputs.Store.GraphRoot, Converted: a.Inputs.converted()})
+	a.Room = uint64(max(a.Estimate.BytesNeeded+rest, 0))
+	return a.Room, err
 }
 
 // movable refuses a store that cannot be moved as it is.
@@ -266,7 +291,7 @@ func (a *Assessment) relocateWhat(what map[string]string) {
 	in := a.Inputs
 	t := in.Target
 	folder := filepath.Join(t.Where, folderOf(in))
-	tried := fmt.Sprintf("the store's owner tries what %s needs there", in.Store.Driver)
+	tried := fmt.Sprintf("the store's owner tries what %s needs there", in.Request.To)
 	what[stepTarget] = fmt.Sprintf("%s, on the %s of %s with %s free; %s", folder, t.FSType, t.On, Bytes(t.Free), tried)
 	if t.Kind == KindRBD {
 		what[stepTakeOver] = fmt.Sprintf("%s: on the cluster's blocklist, and the lock broken", holders(t.Image.Holders))
@@ -286,6 +311,9 @@ func (a *Assessment) relocateWhat(what map[string]string) {
 		}
 	}
 	what[stepCopy] = fmt.Sprintf("%s of %s, while podman works", Bytes(a.Need), in.Store.GraphRoot)
+	if in.Converting() {
+		a.convertWhat(what)
+	}
 	what[stepReadBack] = "every file, against the checksums that were taken when it was read"
 	what[stepManifest] = "images, layers, containers, pods, volumes, secrets, networks"
 	what[stepSwap] = fmt.Sprintf("%s becomes %s; an immutable mount point takes its place", in.Store.GraphRoot, asideOf(in.Store.GraphRoot, "RUN"))

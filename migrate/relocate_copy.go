@@ -27,6 +27,9 @@ type copyArgs struct {
 	Last bool   `json:"last,omitempty"` // read back only what the last copy wrote
 	// Strict makes a change under the copy's hands an error: nobody uses the store.
 	Strict bool `json:"strict,omitempty"`
+	// Converted are entries of the store that the conversion makes on the target:
+	// they are not copied, and those that are there are left alone.
+	Converted []string `json:"converted,omitempty"`
 }
 
 // indexFolder is where a run keeps the copy's index: on the target, which has
@@ -35,10 +38,10 @@ func (a copyArgs) indexFolder() string { return runFolder(a.To, a.Run) }
 
 func (a copyArgs) index() string { return filepath.Join(a.indexFolder(), "index") }
 
-// leftBehind reports whether an entry of a graphroot is not copied: it belongs to a
-// run or to a filesystem, not to podman.
-func leftBehind(rel string) bool {
-	return strings.HasPrefix(rel, asideMark) && !strings.Contains(rel, "/") || host.IsMarker(rel) || rel == "lost+found"
+// leftBehind reports whether an entry of a graphroot is not copied: it is converted,
+// or it belongs to a run or to a filesystem, not to podman.
+func (a copyArgs) leftBehind(rel string) bool {
+	return slices.Contains(a.Converted, rel) || strings.HasPrefix(rel, asideMark) && !strings.Contains(rel, "/") || host.IsMarker(rel) || rel == "lost+found"
 }
 
 // copyTree copies a store. It runs in the worker.
@@ -57,10 +60,10 @@ func copyTree(ctx context.Context, a copyArgs, progress func(any)) (treecopy.Rep
 	if err := os.MkdirAll(a.indexFolder(), 0o700); err != nil {
 		return none, fmt.Errorf("cannot keep the copy's index: %w", err)
 	}
-	o := treecopy.Options{Index: a.index(), Skip: leftBehind, Strict: a.Strict,
+	o := treecopy.Options{Index: a.index(), Skip: a.leftBehind, Strict: a.Strict,
 		BytesPerSecond: a.Rate, IdleIO: a.Idle, Progress: func(p treecopy.Progress) { progress(p) }}
 	if !a.Strict { // later passes know it
-		if o.Expect, err = treecopy.Scan(ctx, src, leftBehind, 0); err != nil {
+		if o.Expect, err = treecopy.Scan(ctx, src, a.leftBehind, 0); err != nil {
 			return none, faulty(err)
 		}
 	}
@@ -75,7 +78,7 @@ func readBack(ctx context.Context, a copyArgs, progress func(any)) (treecopy.Ver
 		return treecopy.VerifyReport{}, err
 	}
 	defer dst.Close()
-	r, err := treecopy.Verify(ctx, dst, treecopy.VerifyOptions{Index: a.index(), Skip: leftBehind, LastOnly: a.Last,
+	r, err := treecopy.Verify(ctx, dst, treecopy.VerifyOptions{Index: a.index(), Skip: a.leftBehind, LastOnly: a.Last,
 		Progress: func(p treecopy.Progress) { progress(p) }})
 	if errors.Is(err, treecopy.ErrDiffers) {
 		return r, nil // the report tells
@@ -128,38 +131,71 @@ func uncover(store string) error {
 	return nil
 }
 
-// emptyTarget removes what a run copied, if the folder bears the run's marker.
-func emptyTarget(a copyArgs, keepMarker bool) error {
-	dir, err := openFolder(a.To)
-	if err != nil {
+// emptyTarget removes what a run made, if the folder bears the run's marker.
+func emptyTarget(a copyArgs) error {
+	dir, err := ownTarget(a)
+	if err != nil || dir == nil { // it was never begun, or is empty again
 		return err
 	}
 	defer dir.Close()
-	m, err := host.ReadMarker(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // it was never begun, or is empty again
-	}
-	if err != nil {
+	if err := removeEntries(a.To); err != nil {
 		return err
 	}
-	if m.Run != a.Run {
-		return fmt.Errorf("cannot remove the copy in %s: it is of run %q, not %s", a.To, m.Run, a.Run)
+	return host.RemoveMarker(dir) // last: until then a retry knows it
+}
+
+// emptyCopy removes what a run copied, the copy's index first. What it converted
+// stays: that has a word of its own for what a power cut leaves.
+func emptyCopy(a copyArgs) error {
+	dir, err := ownTarget(a)
+	if err != nil || dir == nil {
+		return err
 	}
-	es, err := os.ReadDir(a.To)
+	defer dir.Close()
+	if len(a.Converted) == 0 {
+		return removeEntries(a.To)
+	}
+	if err := os.Remove(a.index()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot remove the copy's index: %w", err)
+	}
+	return removeEntries(a.To, filepath.Base(a.indexFolder()))
+}
+
+// ownTarget opens a target that bears the run's marker. Nil: it bears none;
+// another's is an error.
+func ownTarget(a copyArgs) (*os.File, error) {
+	dir, err := openFolder(a.To)
 	if err != nil {
-		return fmt.Errorf("cannot remove the copy in %s: %w", a.To, err)
+		return nil, err
+	}
+	m, err := host.ReadMarker(dir)
+	if err == nil && m.Run == a.Run {
+		return dir, nil
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, dir.Close()
+	}
+	if err == nil {
+		err = fmt.Errorf("cannot remove the copy in %s: it is of run %q, not %s", a.To, m.Run, a.Run)
+	}
+	return nil, errors.Join(err, dir.Close())
+}
+
+// removeEntries removes all that is in a target, but for its marker and some.
+func removeEntries(dir string, but ...string) error {
+	es, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("cannot remove the copy in %s: %w", dir, err)
 	}
 	for _, e := range es {
-		if n := e.Name(); !host.IsMarker(n) && n != "lost+found" {
-			if err := os.RemoveAll(filepath.Join(a.To, n)); err != nil {
-				return fmt.Errorf("cannot remove the copy in %s: %w", a.To, err)
-			}
+		if n := e.Name(); host.IsMarker(n) || n == "lost+found" || slices.Contains(but, n) {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return fmt.Errorf("cannot remove the copy in %s: %w", dir, err)
 		}
 	}
-	if keepMarker {
-		return nil
-	}
-	return host.RemoveMarker(dir) // last: until then a retry knows it
+	return nil
 }
 
 // emptyAside removes what is in a store that was moved aside.
@@ -194,7 +230,7 @@ func emptyAside(path string) error {
 // The rest is the job's side.
 
 func (s *Session) copyArgs() copyArgs {
-	return copyArgs{From: s.Inputs.Store.GraphRoot, To: s.targetFolder(), Run: s.ID}
+	return copyArgs{From: s.Inputs.Store.GraphRoot, To: s.targetFolder(), Run: s.ID, Converted: s.Inputs.converted()}
 }
 
 // copyLive copies the store while podman works on it. What changes meanwhile is
@@ -289,13 +325,17 @@ func (s *Session) copy(ctx context.Context, step string, args copyArgs) (CopyFac
 	var r treecopy.Report
 	err := s.worker.Call(ctx, opCopy, args, &r, s.copyProgress(step))
 	if faultKind(err) == faultNoRoom {
-		return CopyFact{}, &Refusal{ID: "no-room", Text: fmt.Sprintf("the store finds no room on the target: %v", err),
-			Hint: "make the target larger, or free some space in the store"}
+		return CopyFact{}, noRoomThere(err)
 	}
 	if err != nil && ctx.Err() == nil && s.Inputs.Target.Kind == KindRBD {
 		err = s.clusterSays(ctx, err)
 	}
 	return CopyFact{Files: r.Copied, Bytes: r.CopiedBytes, Seconds: r.Seconds}, err
+}
+
+func noRoomThere(err error) *Refusal {
+	return &Refusal{ID: "no-room", Text: fmt.Sprintf("the store finds no room on the target: %v", err),
+		Hint: "make the target larger, or free some space in the store"}
 }
 
 func (s *Session) compareCopy(ctx context.Context, step string, args copyArgs) error {
@@ -330,10 +370,10 @@ func copyHandlers() map[string]podman.Handler {
 		opCopy:     podman.Handle(copyTree),
 		opReadBack: podman.Handle(readBack),
 		opEmptyTarget: podman.Handle(func(_ context.Context, a copyArgs, _ func(any)) (none, error) {
-			return none{}, emptyTarget(a, false)
+			return none{}, emptyTarget(a)
 		}),
 		opEmptyCopy: podman.Handle(func(_ context.Context, a copyArgs, _ func(any)) (none, error) {
-			return none{}, emptyTarget(a, true)
+			return none{}, emptyCopy(a)
 		}),
 		opEmptyAside: podman.Handle(func(_ context.Context, a pathArg, _ func(any)) (none, error) {
 			return none{}, emptyAside(a.Path)
@@ -345,5 +385,6 @@ func copyHandlers() map[string]podman.Handler {
 			return none{}, faulty(makeHome(a))
 		}),
 		opProbe: podman.Handle(probeTarget),
+		opWeigh: podman.Handle(weighRest),
 	}
 }

@@ -250,12 +250,20 @@ func (s *Session) verifyMoved(ctx context.Context) error {
 	if err := s.dropPrivate(ctx); err != nil { // of a run that was killed before it did
 		return err
 	}
-	part, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(s.Inputs.Store.Driver))
+	part, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(s.Inputs.Request.To))
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrVerification, err)
 	}
 	if err := s.compareManifest(ctx, part); err != nil {
 		return err
+	}
+	if s.Inputs.Converting() {
+		if err := s.checkSample(ctx); err != nil {
+			return err
+		}
+		if _, err := ask[none](ctx, s, opRemove, pathArg{runFolder(s.Inputs.Store.GraphRoot, s.ID)}); err != nil {
+			return err
+		}
 	}
 	return s.smoke(ctx)
 }
@@ -277,5 +285,10 @@ func (s *Session) mayCommitMoved(ctx context.Context) error {
 	if !in {
 		return fail("the target is not mounted on %s, or would not be after a boot", s.Inputs.Store.GraphRoot)
 	}
-	return s.knownLayers(ctx, s.Inputs.Store.Driver, s.aside())
+	if named, err := s.repointed(ctx); err != nil {
+		return err
+	} else if !named {
+		return fail("podman's database does not name %s", s.Inputs.Request.To)
+	}
+	return s.knownLayers(ctx, s.Inputs.Request.To, s.aside())
 }

@@ -67,7 +67,7 @@ func (s *Session) prepareTarget(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return judgeTarget(r, s.Inputs.Store.Driver, s.targetFolder())
+	return judgeTarget(r, s.Inputs.Request.To, s.targetFolder())
 }
 
 // judgeTarget refuses a target that cannot hold a store of this driver.

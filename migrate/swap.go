@@ -36,12 +36,8 @@ func (s swap) live(name string) string {
 // in reports whether the cutover stands: all of To is live and in new/ no more,
 // nothing of From is live, and its layers, at least, are in old/.
 func (s swap) in() (bool, error) {
-	for _, n := range storeParts(s.To) {
-		live, err1 := exists(s.live(n))
-		staged, err2 := exists(s.new(n))
-		if err := errors.Join(err1, err2); err != nil || !live || staged {
-			return false, err
-		}
+	if placed, err := s.placed(); err != nil || !placed {
+		return false, err
 	}
 	for _, n := range storeParts(s.From) {
 		if live, err := exists(s.live(n)); err != nil || live {
@@ -49,6 +45,18 @@ func (s swap) in() (bool, error) {
 		}
 	}
 	return exists(s.old(s.From + "-layers"))
+}
+
+// placed reports whether all of To is live and in new/ no more.
+func (s swap) placed() (bool, error) {
+	for _, n := range storeParts(s.To) {
+		live, err1 := exists(s.live(n))
+		staged, err2 := exists(s.new(n))
+		if err := errors.Join(err1, err2); err != nil || !live || staged {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // newLive reports whether the new store is in use, whatever strays lie beside it.
@@ -81,15 +89,23 @@ func (s swap) do() (strays string, err error) {
 			return strays, err
 		}
 	}
-	if err := s.sayNative(); err != nil {
+	if err := s.arrive(&strays); err != nil {
 		return strays, err
 	}
+	return strays, s.sync()
+}
+
+// arrive moves the parts of To in.
+func (s swap) arrive(strays *string) error {
+	if err := s.sayNative(); err != nil {
+		return err
+	}
 	for _, n := range storeParts(s.To) {
-		if err := s.shift(n, s.new(n), s.live(n), &strays); err != nil {
-			return strays, err
+		if err := s.shift(n, s.new(n), s.live(n), strays); err != nil {
+			return err
 		}
 	}
-	return strays, s.sync()
+	return nil
 }
 
 func (s swap) sayNative() error {

@@ -234,11 +234,11 @@ func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) 
 		if m.Reclaimable, err = s.Reclaimable(ctx); err != nil {
 			return err
 		}
-		fmt.Fprintf(&b, "The store of %s is on %s: every image, container, volume, secret and network compared and found.\n", in.Owner.Name, place(m))
+		fmt.Fprintf(&b, "The store of %s is on %s: every image, container, volume, secret and network compared and found.\n", in.Owner.Name, place(m, in.Converting()))
 		b.WriteString(downText(verified, started, time.Since(st.Started()), time.Since(began)))
 		fmt.Fprintf(&b, "The old store is kept. \"storagectl commit %s\" removes it and frees %s; \"storagectl rollback %s\" returns to it.\n", s.ID, migrate.Bytes(m.Reclaimable), s.ID)
 	case st.Phase == engine.PhaseCommitted:
-		fmt.Fprintf(&b, "The store of %s is on %s, and the old one is removed.\n", in.Owner.Name, place(m))
+		fmt.Fprintf(&b, "The store of %s is on %s, and the old one is removed.\n", in.Owner.Name, place(m, in.Converting()))
 		if verified > 0 && !began.After(st.Started()) {
 			fmt.Fprintf(&b, "Podman was down for %s (until verified; %s until its units ran again).\n", seconds(verified), seconds(started))
 		}
@@ -262,8 +262,11 @@ func growText(b *strings.Builder, m resultMessage, down time.Duration) {
 	}
 }
 
-// place is where a run brought the store: on a driver, or in a folder.
-func place(m resultMessage) string {
+// place is where a run brought the store: on a driver, or in a folder, or both.
+func place(m resultMessage, converted bool) string {
+	if converted {
+		return m.Driver + ", on " + oneLine(m.Target)
+	}
 	if m.Target != "" {
 		return oneLine(m.Target)
 	}
@@ -285,6 +288,8 @@ func planText(p *migrate.Assessment) string {
 	in, e := p.Inputs, p.Estimate
 	if in.Growing() {
 		fmt.Fprintf(&b, "Make the image %s larger, which the store of %s (podman %s, on %s) is on\n\n", oneLine(in.Target.Where), in.Owner.Name, in.Podman, in.Store.Driver)
+	} else if in.Converting() {
+		fmt.Fprintf(&b, "Move the store of %s (podman %s) to %s, from %s to %s\n\n", in.Owner.Name, in.Podman, oneLine(in.Target.Where), in.Store.Driver, in.Request.To)
 	} else if in.Target != nil {
 		fmt.Fprintf(&b, "Move the store of %s (podman %s, on %s) to %s\n\n", in.Owner.Name, in.Podman, in.Store.Driver, oneLine(in.Target.Where))
 	} else {

@@ -28,7 +28,10 @@ store gets a block device for itself: a filesystem is made where nothing is, an 
 one is used, and one that holds files is never touched. With --rbd that device is an
 image of Ceph, made if --size is given, and mapped here alone: it is refused while
 any other host has it. If the store is on that image already, and --size is larger,
-image and filesystem grow; nothing is copied then. A line in
+image and filesystem grow; nothing is copied then.
+
+With --to overlay a store on vfs is converted on its way, and needs only the room that
+overlay needs. A line in
 /etc/fstab, or a unit where others can change the path, makes the mount when it is first used (--mount boot: at boot).
 
 A store that stands on a mount of its own is moved likewise, and the mount goes. With
@@ -45,6 +48,7 @@ so until the run is resumed or rolled back.
 		Example: `  storagectl relocate --rbd pool/img --size 100G --user hashi --dry-run   onto an image of Ceph
   storagectl relocate --rbd pool/img --size 200G --user hashi   make the image larger that the store is on
   storagectl relocate --device /dev/sdb --user hashi --dry-run    a disk for the store alone
+  storagectl relocate --device /dev/sdb --to overlay --user hashi --yes   from vfs to overlay on the way
   storagectl relocate --path /srv/disk --user hashi --dry-run   show the plan, change nothing
   storagectl relocate --path /srv/disk --user hashi --yes       do it; the old store stays for a rollback
   storagectl relocate --path /srv/disk --yes --commit           the rootful store; remove the old one at the end
@@ -77,6 +81,8 @@ so until the run is resumed or rolled back.
 	f.StringVar(&req.Relocate.Cluster.Keyring, "ceph-keyring", "", "the user's keyring (default: where ceph.conf says)")
 	f.StringVar(&req.Relocate.FS, "fs", "xfs", "the filesystem to make on the device: xfs or ext4")
 	f.BoolVar(&req.Relocate.Format, "format", false, "make the filesystem anew where one is that holds no files")
+	f.StringVar(&req.To, "to", "", "the driver to convert to on the way: overlay (default: the store's own)")
+	f.BoolVar(&req.KeepDamaged, "keep-damaged", false, "with --to: carry damaged images over as they are")
 	f.StringVar(&req.User, "user", "", "the user whose store it is (default: the rootful store)")
 	f.StringVar(&req.Containers, "containers", migrate.Keep, "keep them (what ran is stopped, and started again), or refuse to go on while there are any")
 	f.StringVar(&req.Relocate.Mount, "mount", migrate.MountAuto, "automount (when it is first used) or boot")
@@ -98,6 +104,10 @@ func checkRelocation(r migrate.Request) error {
 	switch {
 	case targets != 1:
 		return usagef("cannot relocate without one target: say --path DIR, --device DEVICE or --rbd POOL/IMAGE")
+	case r.To != "" && r.To != "overlay":
+		return usagef("cannot convert to %q: overlay is the only driver to convert to", r.To)
+	case r.KeepDamaged && r.To == "":
+		return usagef("cannot use --keep-damaged without --to: what is only copied is copied as it is")
 	case r.Relocate.Mapper != "" && r.Relocate.Mapper != "krbd" && r.Relocate.Mapper != "fuse":
 		return usagef("cannot use --mapper %q: it is krbd or fuse", r.Relocate.Mapper)
 	case r.Relocate.FS != "xfs" && r.Relocate.FS != "ext4":
