@@ -18,7 +18,11 @@ import (
 // stage builds the new store while podman works on. Images that come and go
 // meanwhile are caught up with once podman is stopped.
 func (s *Session) stage(ctx context.Context) error {
-	r, err := s.sync(ctx, stepStage, s.convertOptions(false))
+	o := s.convertOptions(false)
+	if s.relocating() { // here it may be much that is copied
+		o.BytesPerSecond, o.IdleIO = s.Inputs.Request.Relocate.Rate, true
+	}
+	r, err := s.sync(ctx, stepStage, o)
 	if err != nil {
 		return err
 	}

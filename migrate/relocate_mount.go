@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -187,6 +188,9 @@ func (s *Session) unmountTarget(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, mountLimit)
 	defer cancel()
 	if s.Inputs.Owner.Rootful() {
+		if err := s.unmountMerged(); err != nil {
+			return err
+		}
 		if err := s.detachHome(); err != nil {
 			return err
 		}
@@ -222,6 +226,26 @@ func (s *Session) unmountTarget(ctx context.Context) error {
 		err = fmt.Errorf("cannot unmount %s: %s is still mounted there", root, m[0].Source)
 	}
 	return errors.Join(err, s.renewWorker(ctx))
+}
+
+// unmountMerged takes away what "podman mount" left mounted of a rootful store's
+// containers and images: none runs, and podman would not know of these mounts when
+// its run state is that of before. One that somebody is in stays, and is refused.
+func (s *Session) unmountMerged() error {
+	t, err := host.Mounts()
+	if err != nil {
+		return err
+	}
+	home := filepath.Join(s.Inputs.Store.GraphRoot, "overlay")
+	for _, m := range t.Below(home) {
+		if filepath.Base(m.Path) != "merged" || filepath.Dir(filepath.Dir(m.Path)) != home {
+			continue
+		}
+		if err := unix.Unmount(m.Path, unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("cannot unmount %s: %w", m.Path, err)
+		}
+	}
+	return nil
 }
 
 // takeDown stops the units of the mount and unmounts what is left.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // A copy on another filesystem is read back from its disk, once for each layer,
@@ -79,6 +80,19 @@ func TestApart(t *testing.T) {
 			t.Errorf("differences %q, want %q among them", got, w)
 		}
 	}
+}
+
+// A rate holds for what is copied.
+func TestApartRate(t *testing.T) {
+	f := newFixture(t)
+	f.image(f.layer("", file("f", strings.Repeat("x", 1<<20))), "localhost/large:1")
+	f.opts.Stage, f.opts.BytesPerSecond, f.opts.IdleIO = filepath.Join(mount(t, "tmpfs", 64), "s"), 1<<20, true
+	began := time.Now()
+	f.sync()
+	if took := time.Since(began); took < 800*time.Millisecond {
+		t.Errorf("1 MiB at 1 MiB/s took %s", took)
+	}
+	f.prove()
 }
 
 // backing is the file that a loop mount is on.

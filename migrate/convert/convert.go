@@ -32,8 +32,12 @@ type Options struct {
 	KeepDamaged bool `json:"keep_damaged,omitempty"`
 	// Elsewhere tells Survey that the stage will lie on another filesystem, which
 	// need not be there yet: it reckons with copies, and does not look for room.
-	Elsewhere bool           `json:"elsewhere,omitempty"`
-	Progress  func(Progress) `json:"-"`
+	Elsewhere bool `json:"elsewhere,omitempty"`
+	// BytesPerSecond limits the copying of file data by Sync; 0 means no limit.
+	BytesPerSecond int64 `json:"bytes_per_second,omitempty"`
+	// IdleIO has Sync's input and output wait for everybody else's.
+	IdleIO   bool           `json:"idle_io,omitempty"`
+	Progress func(Progress) `json:"-"`
 }
 
 // Progress is told a few times a second at most, never concurrently.

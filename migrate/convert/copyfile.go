@@ -9,6 +9,8 @@ import (
 
 	"github.com/containers/storage/pkg/archive"
 	"golang.org/x/sys/unix"
+
+	"github.com/storagectl/storagectl/internal/host"
 )
 
 // overlayAttr is the name of an attribute that overlay keeps for itself:
@@ -18,6 +20,7 @@ func overlayAttr(name string) string { return archive.GetOverlayXattrName(name) 
 // copier copies one entry with its metadata. Holes stay holes.
 type copier struct {
 	ctx    context.Context
+	pace   *host.Pace
 	clone  bool // try a reflink first; false after the filesystem refused
 	cloned bool // the data is shared
 	bytes  int64
@@ -132,7 +135,7 @@ func (c *copier) segment(src, dst int, off, end int64) error {
 		var err error
 		if buf == nil {
 			in, out := off, off
-			n, err = unix.CopyFileRange(src, &in, dst, &out, int(min(end-off, 16<<20)), 0)
+			n, err = unix.CopyFileRange(src, &in, dst, &out, int(min(end-off, 1<<20)), 0)
 			if errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) {
 				buf = make([]byte, 256<<10)
 				continue
@@ -156,6 +159,9 @@ func (c *copier) segment(src, dst int, off, end int64) error {
 		}
 		off += int64(n)
 		c.bytes += int64(n)
+		if err := c.pace.Take(c.ctx, int64(n)); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/storagectl/storagectl/internal/host"
 )
 
 // filler puts entries of one layer's whole tree (the source, a vfs folder)
@@ -38,6 +40,7 @@ type filler struct {
 	damage  []Damage
 	layerID string
 	seen    *atomic.Int64 // entries, for progress
+	pace    *host.Pace
 	tick    int
 }
 
@@ -75,7 +78,7 @@ func newFiller(ctx context.Context, src, dst, id string, method Method) (*filler
 	f := &filler{
 		ctx: ctx, dstRoot: dst, method: method, linkOK: method == Link, layerID: id,
 		groups: map[uint64]*group{}, copies: map[uint64]string{},
-		hidden: overlayAttr(""), fresh: true, seen: new(atomic.Int64),
+		hidden: overlayAttr(""), fresh: true, seen: new(atomic.Int64), pace: &host.Pace{},
 	}
 	root := level{isNew: true}
 	var err error

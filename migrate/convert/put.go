@@ -88,7 +88,7 @@ func (f *filler) link(at int, from string, l *level, name string) (bool, error) 
 }
 
 func (f *filler) copyFile(l *level, name string, st *unix.Stat_t) (bool, error) {
-	c := copier{ctx: f.ctx, clone: f.method != Copy}
+	c := copier{ctx: f.ctx, pace: f.pace, clone: f.method != Copy}
 	err := c.copy(l.src, l.dst, name, st)
 	if errors.Is(err, unix.EEXIST) {
 		return false, nil

@@ -16,6 +16,8 @@ import (
 	"github.com/containers/storage/pkg/archive"
 	"github.com/containers/storage/pkg/idtools"
 	"golang.org/x/sys/unix"
+
+	"github.com/storagectl/storagectl/internal/host"
 )
 
 // receipt is written beside the staged store when a layer is whole. It counts
@@ -65,6 +67,7 @@ type stager struct {
 	seen   atomic.Int64
 	copied atomic.Int64
 	done   atomic.Int64
+	pace   host.Pace
 }
 
 // layerDiffer hands one layer's fill to the driver, which gives it an empty
@@ -174,7 +177,7 @@ func linkOrCopy(ctx context.Context, from, to, name string) error {
 	if err := unix.Fstatat(src, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
-	c := copier{ctx: ctx, clone: true}
+	c := copier{ctx: ctx, pace: &host.Pace{}, clone: true}
 	return c.copy(src, dst, name, &st)
 }
 
@@ -264,7 +267,7 @@ func (s *stager) fillOnce(ctx context.Context, l, parent *layer, dest string, by
 	if err != nil {
 		return nil, err
 	}
-	f.seen = &s.seen
+	f.seen, f.pace = &s.seen, &s.pace
 	below := -1
 	if parent != nil {
 		if below, err = openDir(unix.AT_FDCWD, parent.dir()); err != nil {

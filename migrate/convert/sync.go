@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/storagectl/storagectl/internal/host"
 )
 
 // Sync brings <Stage>/new to hold what the source holds now. It may be killed
@@ -76,6 +78,7 @@ func syncStage(ctx context.Context, o *Options) (r Report, err error) {
 			return r, &DamageError{damage}
 		}
 		s := &stager{o: o, snap: snap, driver: driver, boot: boot}
+		s.pace.PerSecond = o.BytesPerSecond
 		gone, err := s.sync(ctx, &r)
 		if err != nil || !gone {
 			return r, err
@@ -290,6 +293,9 @@ func (s *stager) fillAll(ctx context.Context, todo []*layer) filled {
 	)
 	for range min(workers, len(queue)) {
 		wg.Go(func() {
+			if s.o.IdleIO {
+				host.IdleIO()
+			}
 			for l := range jobs {
 				if ctx.Err() != nil {
 					return

@@ -27,7 +27,7 @@ type source interface {
 
 func (c *copier) read(w *worker, n int64) error {
 	c.meter.copied.Add(n)
-	return c.pace.take(w.ctx, n)
+	return c.pace.Take(w.ctx, n)
 }
 
 // sparse: the file has fewer blocks than its size asks for.

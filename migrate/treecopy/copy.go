@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/storagectl/storagectl/internal/host"
 )
 
 // How much is risked between two checkpoints.
@@ -28,7 +30,7 @@ type copier struct {
 	pass     uint32
 	began    stamp // what changed in the source at or after it is not settled
 	clone    atomic.Bool
-	pace     pace
+	pace     host.Pace
 	meter    *meter
 	queue    queue
 	large    largeFiles
@@ -78,7 +80,7 @@ func Copy(ctx context.Context, src, dst *os.File, o Options) (Report, error) {
 		o.Skip = func(string) bool { return false }
 	}
 	c := &copier{o: o, src: int(src.Fd()), dst: int(dst.Fd())}
-	c.pace.perSecond = o.BytesPerSecond
+	c.pace.PerSecond = o.BytesPerSecond
 	if err := c.prepare(); err != nil {
 		return Report{}, err
 	}
@@ -226,7 +228,7 @@ func (c *copier) work(ctx context.Context) error {
 	for range c.o.Workers {
 		workers.Go(func() {
 			if c.o.IdleIO {
-				idle()
+				host.IdleIO()
 			}
 			w := newWorker(ctx, c.ix.mac)
 			for {

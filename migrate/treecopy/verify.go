@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/storagectl/storagectl/internal/host"
 )
 
 // VerifyOptions of Verify; as in Options.
@@ -81,7 +83,7 @@ func Verify(ctx context.Context, dst *os.File, o VerifyOptions) (VerifyReport, e
 		o: o, dst: int(dst.Fd()), ix: x, meter: startMeter(total, o.Progress),
 		read1: map[uint64]bool{}, bad: map[uint64]bool{}, drop: map[string]bool{},
 	}
-	v.pace.perSecond = o.BytesPerSecond
+	v.pace.PerSecond = o.BytesPerSecond
 	v.meter.enter("verify")
 	err = v.run(ctx)
 	v.meter.end()
@@ -101,7 +103,7 @@ type verifier struct {
 	o     VerifyOptions
 	dst   int
 	ix    *index
-	pace  pace
+	pace  host.Pace
 	meter *meter
 	queue queue
 
@@ -114,7 +116,7 @@ type verifier struct {
 
 func (v *verifier) read(w *worker, n int64) error {
 	v.meter.copied.Add(n)
-	return v.pace.take(w.ctx, n)
+	return v.pace.Take(w.ctx, n)
 }
 
 // run feeds the workers with the folders in the order in which they were written,
@@ -135,7 +137,7 @@ func (v *verifier) run(ctx context.Context) error {
 	for range v.o.Workers {
 		all.Go(func() {
 			if v.o.IdleIO {
-				idle()
+				host.IdleIO()
 			}
 			w := newWorker(ctx, v.ix.mac)
 			for {

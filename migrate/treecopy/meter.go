@@ -1,46 +1,10 @@
 package treecopy
 
 import (
-	"context"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
-
-// pace lets no more bytes pass than allowed per second, over any second or so.
-type pace struct {
-	perSecond int64
-	mu        sync.Mutex
-	next      time.Time // when what was let pass so far is paid for
-}
-
-func (p *pace) take(ctx context.Context, n int64) error {
-	if p.perSecond <= 0 {
-		return ctx.Err()
-	}
-	p.mu.Lock()
-	now := time.Now()
-	if floor := now.Add(-100 * time.Millisecond); p.next.Before(floor) {
-		p.next = floor
-	}
-	p.next = p.next.Add(time.Duration(float64(n) / float64(p.perSecond) * float64(time.Second)))
-	wait := p.next.Sub(now)
-	p.mu.Unlock()
-	if wait <= 0 {
-		return ctx.Err()
-	}
-	t := time.NewTimer(wait)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
-}
 
 // meter counts, and tells how far it is from time to time.
 type meter struct {
@@ -94,13 +58,4 @@ func (m *meter) enter(phase string) {
 func (m *meter) end() {
 	close(m.stop)
 	m.stopped.Wait()
-}
-
-// idle puts the calling goroutine's thread into the idle class of I/O. The thread
-// ends with the goroutine.
-func idle() {
-	const whoProcess, classIdle = 1, 3 << 13 // linux/ioprio.h
-	runtime.LockOSThread()
-	// A scheduler without classes ignores it; so do we.
-	_, _, _ = unix.Syscall(unix.SYS_IOPRIO_SET, whoProcess, 0, classIdle)
 }
