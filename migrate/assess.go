@@ -321,51 +321,6 @@ func (a *Assessment) units(ctx context.Context, s *Session) error {
 	return a.pidFiles(ctx, s)
 }
 
-// content judges what is in the store, and whether it can be staged.
-func (a *Assessment) content(ctx context.Context, s *Session) error {
-	if a.Inputs.Request.Images == Discard || a.Conf.ImageStore != "" {
-		return nil
-	}
-	s.Inputs = a.Inputs
-	o := convert.Options{Source: s.convertSource(), Stage: runFolder(a.Inputs.Store.GraphRoot, s.ID), Containers: true,
-		KeepDamaged: a.Inputs.Request.KeepDamaged, Elsewhere: a.Inputs.Converting()}
-	e, err := ask[convert.Estimate](ctx, s, opSurvey, o)
-	if faultKind(err) == faultNoNative {
-		a.refuse("no-native-overlay", "overlay needs a kernel and a local filesystem that have it", "%v", err)
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	a.Estimate = e
-	a.mapped()
-	if len(e.Damage) > 0 && !a.Inputs.Request.KeepDamaged {
-		var lines []string
-		for _, d := range e.Damage[:min(5, len(e.Damage))] {
-			lines = append(lines, d.String())
-		}
-		a.refuse("damaged", "repair or remove the damaged images, or carry them over as they are with --keep-damaged",
-			"the store is damaged in %s: %s", Count(len(e.Damage), "place", "places"), strings.Join(lines, "; "))
-	}
-	for _, i := range e.ImageStores {
-		if i.Images > 0 {
-			a.Notes = append(a.Notes, fmt.Sprintf("the additional image store %s and its %s stay where they are: podman on overlay sees only what overlay images it holds", i.Path, Count(i.Images, "vfs image", "vfs images")))
-		}
-	}
-	if o.Elsewhere { // judged with the target
-		return nil
-	}
-	if e.BytesNeeded > e.BytesFree {
-		a.refuse("no-room", "free some space on the filesystem of "+a.Inputs.Store.GraphRoot,
-			"staging needs %s, and %s are free", Bytes(e.BytesNeeded), Bytes(e.BytesFree))
-	}
-	if e.InodesFree > 0 && e.InodesNeeded > e.InodesFree {
-		a.refuse("no-room", "remove some files on the filesystem of "+a.Inputs.Store.GraphRoot,
-			"staging needs %s, and %d are free", Count(e.InodesNeeded, "inode", "inodes"), e.InodesFree)
-	}
-	return nil
-}
-
 // conf finds out which storage.conf decides, and what podman goes by now.
 func (a *Assessment) conf(ctx context.Context, s *Session) error {
 	s.Inputs = a.Inputs

@@ -17,7 +17,6 @@ import (
 	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/internal/host"
 	"github.com/storagectl/storagectl/internal/podman"
-	"github.com/storagectl/storagectl/migrate/convert"
 	"github.com/storagectl/storagectl/verify"
 )
 
@@ -380,18 +379,6 @@ func (s *Session) folder() string {
 func (s *Session) storeRef(driver string) verify.StoreRef {
 	st := s.Inputs.Store
 	return verify.StoreRef{GraphRoot: st.GraphRoot, RunRoot: st.RunRoot, Driver: driver, ImageStores: st.ImageStores}
-}
-
-func (s *Session) convertSource() convert.Store {
-	st := s.Inputs.Store
-	return convert.Store{GraphRoot: st.GraphRoot, RunRoot: st.RunRoot, Driver: st.Driver, Options: st.Options, ImageStores: st.ImageStores}
-}
-
-func (s *Session) convertOptions(containers bool) convert.Options {
-	return convert.Options{
-		Source: s.convertSource(),
-		Stage:  s.folder(), Containers: containers, KeepDamaged: s.Inputs.Request.KeepDamaged,
-	}
 }
 
 func (s *Session) swap() swap {

@@ -111,6 +111,18 @@ func (s *Session) sync(ctx context.Context, step string, o convert.Options) (con
 	return r, err
 }
 
+func (s *Session) convertSource() convert.Store {
+	st := s.Inputs.Store
+	return convert.Store{GraphRoot: st.GraphRoot, RunRoot: st.RunRoot, Driver: st.Driver, Options: st.Options, ImageStores: st.ImageStores}
+}
+
+func (s *Session) convertOptions(containers bool) convert.Options {
+	return convert.Options{
+		Source: s.convertSource(),
+		Stage:  s.folder(), Containers: containers, KeepDamaged: s.Inputs.Request.KeepDamaged,
+	}
+}
+
 func (s *Session) compareArgs(containers bool, images []string) compareArgs {
 	return compareArgs{Options: s.convertOptions(containers), Images: images}
 }
