@@ -163,6 +163,8 @@ type FstabHow struct {
 	Requires []string // units
 	After    []string // units that may fail, such as rbdmap.service: of any image of the host
 	More     []string // the filesystem's own options
+	// Environment, NAME=VALUE, is of the program that mounts. Only a unit can have it.
+	Environment string
 }
 
 // FstabOptions renders options. The default is an automount: boot does not wait

@@ -61,6 +61,23 @@ func ReadMarker(dir *os.File) (Marker, error) {
 // the folder; it is on the disk when it returns. What somebody else put under its
 // name is replaced, never written to.
 func WriteMarker(dir *os.File, m Marker) error {
+	return putMarker(dir, m, func(at int) error { return unix.Renameat(at, markerNew, at, MarkerName) })
+}
+
+// ClaimMarker is [WriteMarker] where several may want the same folder: it never
+// replaces a marker, and then the error is [os.ErrExist]. What was written can still
+// be another's who came at the same moment, so [ReadMarker] tells whose it is.
+func ClaimMarker(dir *os.File, m Marker) error {
+	return putMarker(dir, m, func(at int) error {
+		err := unix.Linkat(at, markerNew, at, MarkerName, 0)
+		if err2 := unix.Unlinkat(at, markerNew, 0); err == nil {
+			err = err2
+		}
+		return err
+	})
+}
+
+func putMarker(dir *os.File, m Marker, put func(at int) error) error {
 	b, err := json.MarshalIndent(m, "", "\t")
 	if err != nil {
 		return fmt.Errorf("cannot write the marker in %s: %w", dir.Name(), err)
@@ -79,7 +96,7 @@ func WriteMarker(dir *os.File, m Marker) error {
 		if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 			return err
 		}
-		if err := unix.Renameat(at, markerNew, at, MarkerName); err != nil {
+		if err := put(at); err != nil {
 			return err
 		}
 		d, err := Readable(dir)

@@ -72,3 +72,18 @@ func TestGlanceOld(t *testing.T) {
 		t.Errorf("left behind: %q %v", left, err)
 	}
 }
+
+func TestClaimMarker(t *testing.T) {
+	path := t.TempDir()
+	dir := openDir(t, path)
+	must(t, ClaimMarker(dir, Marker{Run: "r1"}))
+	if err := ClaimMarker(dir, Marker{Run: "r2"}); !errors.Is(err, os.ErrExist) {
+		t.Errorf("%v", err)
+	}
+	if got, err := ReadMarker(dir); err != nil || got.Run != "r1" {
+		t.Errorf("%+v %v", got, err)
+	}
+	if es, err := os.ReadDir(path); err != nil || len(es) != 1 {
+		t.Errorf("%v %v", es, err)
+	}
+}

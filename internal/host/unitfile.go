@@ -72,6 +72,12 @@ func MountUnitFiles(e FstabEntry, how FstabHow, run string) ([]UnitFile, error) 
 	for _, key := range []string{"What", "Where", "Type", "Options"} {
 		m += key + "=" + values[key] + "\n"
 	}
+	if env := how.Environment; env != "" {
+		if strings.ContainsFunc(env, unicode.IsControl) || strings.ContainsAny(env, `"\$`) {
+			return nil, fmt.Errorf("cannot say in a unit: Environment=%q", env)
+		}
+		m += `Environment="` + strings.ReplaceAll(env, "%", "%%") + "\"\n"
+	}
 	mount := UnitFile{Name: MountUnitName(e.Path), Text: []byte(m)}
 	if how.Boot {
 		mount.WantedBy = wantedBy

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -21,6 +22,13 @@ func TestMountUnitFiles(t *testing.T) {
 	const auto = "# storagectl r1\n[Unit]\n\n[Automount]\nWhere=/home/u/a b-100%%\n"
 	if u := units[1]; string(u.Text) != auto || u.Name != `home-u-a\x20b\x2d100\x25.automount` || u.WantedBy != "local-fs.target" {
 		t.Errorf("%s %s %q", u.Name, u.WantedBy, u.Text)
+	}
+	units, err = MountUnitFiles(e, FstabHow{Environment: "A=--b 5% c"}, "r1")
+	if err != nil || !strings.HasSuffix(string(units[0].Text), "\nEnvironment=\"A=--b 5%% c\"\n") {
+		t.Errorf("%q %v", units, err)
+	}
+	if units, err := MountUnitFiles(e, FstabHow{Environment: "A=\"b"}, "r1"); err == nil {
+		t.Errorf("%+v", units)
 	}
 	units, err = MountUnitFiles(e, FstabHow{Network: true, Boot: true}, "r1")
 	if err != nil || len(units) != 1 || units[0].WantedBy != "remote-fs.target" {
