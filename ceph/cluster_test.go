@@ -218,19 +218,73 @@ func TestFiles(t *testing.T) {
 	if err := errors.Join(Unmount(t.Context(), run, dir), Unmount(t.Context(), run, dir)); err != nil {
 		t.Fatal(err)
 	}
-	// The line for fstab.
-	source, fstype, options := src.FuseLine()
-	if out, err := exec.CommandContext(t.Context(), "mount", "-t", fstype, "-o", strings.Join(options, ","), source, dir).CombinedOutput(); err != nil {
+	// As a unit of systemd's does.
+	source, fstype, options, environment, err := src.FuseUnit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	options = append(options, "noatime", "_netdev", "nofail", "x-storagectl.run=0001")
+	cmd = exec.CommandContext(t.Context(), "mount", source, dir, "-t", fstype, "-o", strings.Join(options, ","))
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", environment}
+	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}
 	if fi, err := os.Stat(dir); err != nil || fi.Sys().(*syscall.Stat_t).Uid != 2000 {
 		t.Errorf("mounted by its line: %v %v", fi, err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "findmnt", "-no", "FSTYPE,OPTIONS", dir).Output(); err != nil || !strings.HasPrefix(string(out), Fuse.FSType()+" ") || strings.Contains(string(out), "nosuid") || strings.Contains(string(out), "nodev") || !strings.Contains(string(out), "noatime") {
+		t.Errorf("mounted by its line as %s: %v", out, err)
 	}
 	if err := Unmount(t.Context(), run, dir); err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(RemovePlace(t.Context(), link, p), RemovePlace(t.Context(), link, p)); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestPart: who may use one folder of a filesystem alone can put a place into it;
+// who may not even that is told so, and so is one without the right to write data.
+func TestPart(t *testing.T) {
+	top := Place{"cephfs", "/part"}
+	if _, _, err := MakePlace(t.Context(), cluster.Link(t, cluster.Admin()), top, Owner{Mode: 0o755}); err != nil {
+		t.Fatal(err)
+	}
+	user := func(name string, caps ...string) *cephlink.Client {
+		return cluster.Link(t, cephlink.Cluster{Conf: cluster.Conf, User: name, Keyring: cluster.User(t, name, caps...)})
+	}
+	data := []string{"osd", "allow rw tag cephfs data=cephfs"}
+	part := user("part", append([]string{"mon", "allow r fsname=cephfs", "mds", "allow rw fsname=cephfs path=/part"}, data...)...)
+	r, err := Judge(t.Context(), part, Query{FS: "cephfs", Need: 1 << 20})
+	if err != nil || len(r.Fatal()) > 0 || len(r.Pools) != 1 || r.Pools[0].Name != "cephfs_data" || !r.Pools[0].CanWrite {
+		t.Errorf("%+v, %v", r, err)
+	}
+	p := Place{"cephfs", "/part/storage-x"}
+	if l, err := LookPlace(t.Context(), part, p); err != nil || l.There || l.Free < 1<<20 {
+		t.Errorf("before: %+v, %v", l, err)
+	}
+	if made, _, err := MakePlace(t.Context(), part, p, Owner{UID: 2000, GID: 2000, Mode: 0o700}); err != nil || !made {
+		t.Errorf("made %v, %v", made, err)
+	}
+	if l, err := LookPlace(t.Context(), part, p); err != nil || !l.There || l.Entries {
+		t.Errorf("made: %+v, %v", l, err)
+	}
+	if l, err := LookPlace(t.Context(), part, Place{"cephfs", "/elsewhere/x"}); cephlink.IDOf(err) != cephlink.NoRight {
+		t.Errorf("elsewhere: %+v, %v", l, err)
+	}
+	if err := RemovePlace(t.Context(), part, p); err != nil {
+		t.Error(err)
+	}
+	none := user("none", "mon", "allow r")
+	if _, err := LookPlace(t.Context(), none, p); cephlink.IDOf(err) != cephlink.NoRight {
+		t.Errorf("without caps: %v", err)
+	}
+	blind := user("blind", "mon", "allow r", "mds", "allow rw")
+	if r, err := Judge(t.Context(), blind, Query{FS: "cephfs"}); err != nil || !slices.Contains(ids(r.Fatal()), "no-right") {
+		t.Errorf("without the right to data: %+v, %v", r, err)
+	}
+	if r, err := Judge(t.Context(), part, Query{FS: "cephfs", Need: 1 << 60}); err != nil || !slices.Contains(ids(r.Fatal()), "pool-too-small") {
+		t.Errorf("too much: %+v, %v", r, err)
 	}
 }
 

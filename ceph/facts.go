@@ -94,6 +94,30 @@ func (f Facts) read(cmd string, out any) (asked bool, err error) {
 	return true, nil
 }
 
+// FilesPool is the pool that the data of a CephFS goes to where no folder says
+// otherwise, "" where that is not known.
+func (f Facts) FilesPool(fs string) string {
+	var a fsAnswer
+	var d dumpAnswer
+	if fs == "" {
+		return ""
+	}
+	if ok, err := f.read("fs dump", &a); !ok || err != nil {
+		return ""
+	}
+	if ok, err := f.read("osd dump", &d); !ok || err != nil {
+		return ""
+	}
+	for _, m := range a.Filesystems {
+		for _, p := range d.PoolsList {
+			if m.MDSMap.Name == fs && len(m.MDSMap.DataPools) > 0 && p.ID == m.MDSMap.DataPools[0] {
+				return p.Name
+			}
+		}
+	}
+	return ""
+}
+
 // release is the oldest version in the answer to "versions", which counts
 // daemons by their version's text.
 func (f Facts) release() string {

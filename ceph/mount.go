@@ -7,7 +7,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -24,6 +26,45 @@ const (
 	Kernel Mounter = "kernel" // mount.ceph and the kernel's client
 	Fuse   Mounter = "fuse"   // ceph-fuse
 )
+
+// FSType is the type that the kernel shows of its mounts.
+func (m Mounter) FSType() string {
+	if m == Kernel {
+		return "ceph"
+	}
+	return "fuse.ceph-fuse"
+}
+
+// Client is what people call it.
+func (m Mounter) Client() string {
+	if m == Kernel {
+		return "the kernel's client"
+	}
+	return "ceph-fuse"
+}
+
+// Packages are Debian's that have its programs.
+func (m Mounter) Packages() string {
+	if m == Kernel {
+		return "ceph-common"
+	}
+	return "ceph-fuse fuse3"
+}
+
+// Missing is a program that it needs and that is not here, "" if there is none.
+func (m Mounter) Missing() string {
+	tools := []string{"ceph-fuse", "mount.fuse"}
+	if m == Kernel {
+		tools = []string{"mount.ceph"}
+	}
+	for _, tool := range tools {
+		there := func(dir string) bool { _, err := os.Stat(filepath.Join(dir, tool)); return err == nil }
+		if !slices.ContainsFunc([]string{"/usr/bin", "/usr/sbin", "/bin", "/sbin", "/usr/local/bin", "/usr/local/sbin"}, there) {
+			return tool
+		}
+	}
+	return ""
+}
 
 const toolTime = time.Minute
 
@@ -116,19 +157,28 @@ func (s Source) Line(syntax Syntax) (source, fstype string, options []string, er
 	return strings.Join(s.Mons, ",") + ":" + s.Place.Path, "ceph", options, nil
 }
 
-// FuseLine returns source, type and options by which mount.fuse.ceph, and so
-// fstab, mounts a place. Permissions are checked by the kernel, since ceph-fuse
-// would compare the ids of a user namespace's root with those of the files.
-func (s Source) FuseLine() (source, fstype string, options []string) {
-	options = []string{"ceph.id=" + s.Cluster.ID(), "ceph.client_fs=" + s.Place.FS, "ceph.client_mountpoint=" + s.Place.Path,
-		"ceph.conf=" + s.Cluster.ConfPath(), "ceph.client_permissions=false", "ceph.fuse_default_permissions=true"}
-	if s.Cluster.Keyring != "" {
-		options = append(options, "ceph.keyring="+s.Cluster.Keyring)
+// FuseUnit returns source, type and options by which mount(8) and mount.fuse mount a
+// place, and what has to stand in their environment: a unit of systemd's has that, a
+// line in fstab has not. (mount.fuse.ceph, which is meant for lines, cannot be told
+// dev and suid: mount(8) keeps from it what is its own default.) The error is one
+// where a setting would not come through.
+func (s Source) FuseUnit() (source, fstype string, options []string, environment string, err error) {
+	args := s.fuseArgs()
+	for _, a := range args {
+		if strings.Trim(a, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:/=_-") != "" {
+			return "", "", nil, "", fmt.Errorf("cannot mount %s: %q cannot be in an environment", s.Place, a)
+		}
 	}
-	if s.Cluster.KeyFile != "" {
-		options = append(options, "ceph.keyfile="+s.Cluster.KeyFile)
-	}
-	return "none", "fuse.ceph", options
+	return "ceph-fuse", "fuse", []string{"dev", "suid"}, "CEPH_ARGS=" + strings.Join(args, " "), nil
+}
+
+// fuseArgs are ceph-fuse's. Permissions are checked by the kernel, since ceph-fuse
+// would compare the ids of a user namespace's root with those of the files. Without
+// access control lists it says that it does not know them instead of that there are
+// none, and then nothing can be opened through fuse-overlayfs that is not root's.
+func (s Source) fuseArgs() []string {
+	return append(s.Cluster.Args(), "--client_fs="+s.Place.FS, "--client_mountpoint="+s.Place.Path, "--client_permissions=false",
+		"--fuse_default_permissions=true", "--client_acl_type=posix_acl", "--client_mount_timeout=30", "--admin_socket=", "--log_file=")
 }
 
 // Mount mounts a place at dir, a folder that is there and to which only root can
@@ -140,7 +190,6 @@ func Mount(ctx context.Context, run *host.Runner, s Source, dir string, by Mount
 		return fmt.Errorf("cannot mount %s: %s is a mount point already, of type %s", s.Place, dir, is)
 	}
 	var argv []string
-	want := "ceph"
 	switch by {
 	case Kernel:
 		syntax, err := SyntaxOf(ctx, run)
@@ -151,12 +200,9 @@ func Mount(ctx context.Context, run *host.Runner, s Source, dir string, by Mount
 		if err != nil {
 			return err
 		}
-		argv = []string{"mount", "-t", fstype, "-o", strings.Join(options, ","), source, dir}
+		argv = []string{"mount", "-t", fstype, "-o", strings.Join(append(options, "noatime"), ","), source, dir}
 	case Fuse:
-		want = "fuse.ceph-fuse"
-		argv = append([]string{"ceph-fuse"}, s.Cluster.Args()...)
-		argv = append(argv, "--client_fs="+s.Place.FS, "-r", s.Place.Path, "--client_permissions=false",
-			"--fuse_default_permissions=true", "--client_mount_timeout=30", "--admin_socket=", "--log_file=", dir, "-o", "dev,suid")
+		argv = append(append([]string{"ceph-fuse"}, s.fuseArgs()...), dir, "-o", "dev,suid,noatime")
 	default:
 		return fmt.Errorf("cannot mount %s: there is no mounter %q", s.Place, by)
 	}
@@ -171,23 +217,67 @@ func Mount(ctx context.Context, run *host.Runner, s Source, dir string, by Mount
 		return err
 	case lerr != nil:
 		return lerr
-	case is != want:
+	case is != by.FSType():
 		return fmt.Errorf("cannot mount %s: %s says it did, and %s is of type %q", s.Place, argv[0], dir, is)
 	}
 	return nil
 }
 
-// Unmount unmounts dir, when all that was written there is in the cluster. One
-// that is not a mount point is no error; one in use is (EBUSY of umount).
+// Unmount unmounts dir, and returns when all that was written there is in the
+// cluster: a ceph-fuse writes it out when the mount is gone already, and then ends.
+// One that is not a mount point is no error; one in use is (EBUSY of umount).
 func Unmount(ctx context.Context, run *host.Runner, dir string) error {
-	if is, err := mountedAt(dir); err != nil || is == "" {
+	is, err := mountedAt(dir)
+	if err != nil {
 		return err
 	}
-	_, err := run.Run(ctx, host.Cmd{Argv: []string{"umount", "--no-canonicalize", "--", dir}, Env: toolEnv(), Timeout: 2 * toolTime})
+	if is != "" {
+		_, err = run.Run(ctx, host.Cmd{Argv: []string{"umount", "--no-canonicalize", "--", dir}, Env: toolEnv(), Timeout: 2 * toolTime})
+	}
+	if err == nil {
+		err = fuseEnded(ctx, dir)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot unmount %s: %w", dir, err)
 	}
 	return nil
+}
+
+// fuseEnded waits until no ceph-fuse of root's is there that was to mount at dir.
+func fuseEnded(ctx context.Context, dir string) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*toolTime)
+	defer cancel()
+	for {
+		pid, err := fuseOf(dir)
+		if err != nil || pid == "" {
+			return err
+		}
+		select { // nothing tells of the end of a process that is not a child
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("ceph-fuse (process %s) has not ended: what was written there need not be in the cluster", pid)
+		}
+	}
+}
+
+// fuseOf is the process id of the ceph-fuse of a folder, "" if there is none.
+func fuseOf(dir string) (string, error) {
+	es, err := os.ReadDir("/proc")
+	if err != nil {
+		return "", fmt.Errorf("cannot look at the processes: %w", err)
+	}
+	for _, e := range es {
+		cmd, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline")) // it may have ended
+		argv := strings.Split(string(cmd), "\x00")
+		fi, err := e.Info()
+		if err != nil || filepath.Base(argv[0]) != "ceph-fuse" || !slices.Contains(argv, dir) {
+			continue
+		}
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok && st.Uid == 0 { // anybody can call a process so
+			return e.Name(), nil
+		}
+	}
+	return "", nil
 }
 
 // mountedAt is the type of the topmost mount at dir, "" where there is none.

@@ -26,6 +26,23 @@ func ParsePlace(s string) (Place, error) {
 
 func (p Place) String() string { return p.FS + ":" + p.Path }
 
+// PlaceLook is what is known of a folder of a CephFS.
+type PlaceLook struct {
+	There   bool   `json:"there"`
+	Entries bool   `json:"entries"` // it holds something
+	Free    uint64 `json:"free"`    // bytes, by the pool and by quotas
+}
+
+// LookPlace looks at a folder of a CephFS, which need not be there. It changes
+// nothing.
+func LookPlace(ctx context.Context, link *cephlink.Client, p Place) (PlaceLook, error) {
+	var l PlaceLook
+	if err := link.Call(ctx, "ceph.lookplace", p, &l); err != nil {
+		return PlaceLook{}, fmt.Errorf("cannot look at %s: %w", p, err)
+	}
+	return l, nil
+}
+
 // Owner is whom a place is made for.
 type Owner struct {
 	UID  int    `json:"uid"`

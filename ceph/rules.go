@@ -117,7 +117,7 @@ func (j *judging) pools() error {
 // names are the pools that data or metadata would go to.
 func (j *judging) names() []string {
 	var w []string
-	for _, n := range []string{j.q.Pool, j.q.DataPool} {
+	for _, n := range []string{j.q.Pool, j.q.DataPool, j.f.FilesPool(j.q.FS)} {
 		if n != "" && !slices.Contains(w, n) {
 			w = append(w, n)
 		}
@@ -229,7 +229,11 @@ func (j *judging) rights() error {
 		switch {
 		case n == 0, errors.Is(num, syscall.ENOENT): // the pool is missing, which was said
 		case errors.Is(num, syscall.EPERM), errors.Is(num, syscall.EACCES):
-			j.fatal("no-right", fmt.Sprintf("ceph auth caps … mon 'profile rbd' osd 'profile rbd pool=%s'", name), "the user may not write to pool %s", name)
+			hint := fmt.Sprintf("ceph auth caps … mon 'profile rbd' osd 'profile rbd pool=%s'", name)
+			if j.q.FS != "" {
+				hint = "ceph fs authorize " + j.q.FS + " client.… PATH rw"
+			}
+			j.fatal("no-right", hint, "the user may not write to pool %s", name)
 		case errors.Is(num, syscall.ETIMEDOUT):
 			j.fatal("pool-stuck", "ceph -s; ceph pg dump_stuck", "pool %s does not answer", name)
 		default:

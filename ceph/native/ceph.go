@@ -42,6 +42,7 @@ func Handlers(s *link.Session) map[string]cephlink.Handler {
 		}) (placed, error) {
 			return makePlace(s, q.Place, q.Owner)
 		}),
+		"ceph.lookplace": cephlink.Handle(func(p ceph.Place) (ceph.PlaceLook, error) { return lookPlace(s, p) }),
 		"ceph.unplace":   cephlink.Handle(func(p ceph.Place) (struct{}, error) { return struct{}{}, removePlace(s, p) }),
 		"ceph.subvolume": cephlink.Handle(func(v ceph.Subvolume) (string, error) { return subvolume(s, v) }),
 	}
@@ -75,7 +76,7 @@ func facts(conn *rados.Conn, q ceph.Query) (ceph.Facts, error) {
 		}
 		f.Answers[c["prefix"]] = a
 	}
-	for _, pool := range []string{q.Pool, q.DataPool} {
+	for _, pool := range []string{q.Pool, q.DataPool, f.FilesPool(q.FS)} {
 		if pool != "" {
 			f.Writable[pool] = cephlink.Errno(writable(conn, pool, q.Namespace))
 		}

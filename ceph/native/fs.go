@@ -20,70 +20,124 @@ import (
 
 type placed struct{ Made, Entries bool }
 
-// withFS mounts a filesystem inside of this process.
-func withFS(s *link.Session, name string, do func(*cephfs.MountInfo) error) (err error) {
-	conn, err := s.Conn()
+// withFS mounts a filesystem inside of this process, and tells what a place's path
+// is there: who may use only a part of it cannot mount its root.
+func withFS(s *link.Session, p ceph.Place, do func(m *cephfs.MountInfo, path string) error) (err error) {
+	m, path := (*cephfs.MountInfo)(nil), p.Path
+	m, err = mountFS(s, p.FS, "/")
+	if top := filepath.Dir(path); top != "/" && (isErrno(err, syscall.EPERM) || isErrno(err, syscall.EACCES)) {
+		m, err = mountFS(s, p.FS, top)
+		path = "/" + filepath.Base(path)
+	}
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, m.Unmount(), m.Release()) }()
+	return do(m, path)
+}
+
+func mountFS(s *link.Session, name, top string) (_ *cephfs.MountInfo, err error) {
+	conn, err := s.Conn()
+	if err != nil {
+		return nil, err
+	}
 	m, err := cephfs.CreateFromRados(conn)
 	if err != nil {
-		return told("prepare a mount", err)
+		return nil, told("prepare a mount", err)
 	}
-	defer func() { err = errors.Join(err, m.Release()) }()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.Release())
+		}
+	}()
 	if err := m.SetConfigOption("client_mount_timeout", "30"); err != nil {
-		return told("prepare a mount", err)
+		return nil, told("prepare a mount", err)
 	}
 	// The path's owner is to be set by who is root here.
 	if err := errors.Join(m.SetConfigOption("client_permissions", "false"), m.Init()); err != nil {
-		return told("prepare a mount", err)
+		return nil, told("prepare a mount", err)
 	}
 	if err := m.SelectFilesystem(name); err != nil {
-		return told("choose the filesystem "+name, err)
+		return nil, told("choose the filesystem "+name, err)
 	}
-	if err := m.Mount(); err != nil {
-		if errors.Is(syscall.Errno(cephlink.Errno(err)), syscall.ENOENT) {
-			return &cephlink.Fault{ID: "no-fs", Errno: int(syscall.ENOENT), Text: fmt.Sprintf("there is no filesystem %q", name), Hint: "ceph fs ls"}
-		}
-		return told("mount the filesystem "+name, err)
+	err = m.MountWithRoot(top)
+	if isErrno(err, syscall.ENOENT) && top == "/" {
+		return nil, &cephlink.Fault{ID: "no-fs", Errno: int(syscall.ENOENT), Text: fmt.Sprintf("there is no filesystem %q", name), Hint: "ceph fs ls"}
 	}
-	defer func() { err = errors.Join(err, m.Unmount()) }()
-	return do(m)
+	if err != nil {
+		return nil, told(fmt.Sprintf("mount %s:%s", name, top), err)
+	}
+	return m, nil
 }
 
 func isErrno(err error, num syscall.Errno) bool {
 	return errors.Is(syscall.Errno(cephlink.Errno(err)), num)
 }
 
+// lookPlace looks at a folder, or at the nearest one above it that is there.
+func lookPlace(s *link.Session, p ceph.Place) (ceph.PlaceLook, error) {
+	var out ceph.PlaceLook
+	err := withFS(s, p, func(m *cephfs.MountInfo, path string) error {
+		near := path
+		for ; ; near = filepath.Dir(near) {
+			st, err := m.Statx(near, cephfs.StatxBasicStats, cephfs.AtSymlinkNofollow)
+			if isErrno(err, syscall.ENOENT) && near != "/" {
+				continue
+			}
+			if err == nil && st.Mode&syscall.S_IFMT != syscall.S_IFDIR {
+				return notFolder(near)
+			}
+			if err != nil {
+				return told("look at "+near, err)
+			}
+			break
+		}
+		fs, err := m.StatFS(near)
+		if err != nil {
+			return told("ask for the room in "+near, err)
+		}
+		out.Free = fs.Bavail * uint64(fs.Frsize)
+		if out.There = near == path; out.There {
+			out.Entries, err = hasEntries(m, path)
+		}
+		return err
+	})
+	return out, err
+}
+
+func notFolder(path string) error {
+	return &cephlink.Fault{Errno: int(syscall.ENOTDIR), Text: path + " is there, and is not a folder"}
+}
+
 func makePlace(s *link.Session, p ceph.Place, owner ceph.Owner) (placed, error) {
 	var out placed
-	err := withFS(s, p.FS, func(m *cephfs.MountInfo) error {
-		st, err := m.Statx(p.Path, cephfs.StatxBasicStats, cephfs.AtSymlinkNofollow)
+	err := withFS(s, p, func(m *cephfs.MountInfo, path string) error {
+		st, err := m.Statx(path, cephfs.StatxBasicStats, cephfs.AtSymlinkNofollow)
 		switch {
 		case err == nil && st.Mode&syscall.S_IFMT != syscall.S_IFDIR:
-			return &cephlink.Fault{Errno: int(syscall.ENOTDIR), Text: p.Path + " is there, and is not a folder"}
+			return notFolder(path)
 		case err == nil:
-			out.Entries, err = hasEntries(m, p.Path)
+			out.Entries, err = hasEntries(m, path)
 			return err
 		case !isErrno(err, syscall.ENOENT):
-			return told("look at "+p.Path, err)
+			return told("look at "+path, err)
 		}
-		for _, dir := range parents(p.Path) {
+		for _, dir := range parents(path) {
 			if err := m.MakeDir(dir, 0o755); err != nil && !isErrno(err, syscall.EEXIST) {
 				return told("make "+dir, err)
 			}
 		}
 		// Made aside, and moved to its name when it is as it must be: whoever finds
 		// it there finds it whole.
-		tmp := filepath.Join(filepath.Dir(p.Path), ".storagectl-"+filepath.Base(p.Path))
+		tmp := filepath.Join(filepath.Dir(path), ".storagectl-"+filepath.Base(path))
 		if err := m.MakeDir(tmp, 0o700); err != nil && !isErrno(err, syscall.EEXIST) {
-			return told("make "+p.Path, err)
+			return told("make "+path, err)
 		}
 		if err := errors.Join(m.Chown(tmp, uint32(owner.UID), uint32(owner.GID)), m.Chmod(tmp, owner.Mode&uint32(fs.ModePerm))); err != nil {
-			return told("give "+p.Path+" to its owner", err)
+			return told("give "+path+" to its owner", err)
 		}
-		if err := errors.Join(m.Rename(tmp, p.Path), m.SyncFs()); err != nil {
-			return told("make "+p.Path, err)
+		if err := errors.Join(m.Rename(tmp, path), m.SyncFs()); err != nil {
+			return told("make "+path, err)
 		}
 		out.Made = true
 		return nil
@@ -112,11 +166,11 @@ func hasEntries(m *cephfs.MountInfo, path string) (bool, error) {
 }
 
 func removePlace(s *link.Session, p ceph.Place) error {
-	return withFS(s, p.FS, func(m *cephfs.MountInfo) error {
-		if err := m.RemoveDir(p.Path); err != nil && !isErrno(err, syscall.ENOENT) {
-			return told("remove "+p.Path, err)
+	return withFS(s, p, func(m *cephfs.MountInfo, path string) error {
+		if err := m.RemoveDir(path); err != nil && !isErrno(err, syscall.ENOENT) {
+			return told("remove "+path, err)
 		}
-		return told("remove "+p.Path, m.SyncFs())
+		return told("remove "+path, m.SyncFs())
 	})
 }
 
