@@ -58,6 +58,23 @@ func edit(src []byte, to string) ([]byte, []Change, error) {
 	if to == "" || strings.ContainsFunc(to, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') }) {
 		return nil, nil, fmt.Errorf("%w: no driver is called so", ErrInvalid)
 	}
+	return change(src, func(e *editor, s *scanned) error {
+		if err := e.setDriver(s, to); err != nil || to != "overlay" {
+			return err
+		}
+		for _, path := range []string{"storage.options.mount_program", programKey,
+			"storage.options.force_mask", "storage.options.overlay.force_mask"} {
+			if err := e.commentOut(s, path); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// change gives src as edits patches it, refused unless it is the same document but
+// for what edits says it changed.
+func change(src []byte, edits func(*editor, *scanned) error) ([]byte, []Change, error) {
 	doc := bytes.TrimPrefix(src, []byte(utf8BOM))
 	bom := len(src) - len(doc)
 	before, err := decode(doc)
@@ -72,16 +89,8 @@ func edit(src []byte, to string) ([]byte, []Change, error) {
 		return nil, nil, err
 	}
 	e := editor{doc: doc, want: before}
-	if err := e.setDriver(s, to); err != nil {
+	if err := edits(&e, s); err != nil {
 		return nil, nil, err
-	}
-	if to == "overlay" {
-		for _, path := range []string{"storage.options.mount_program", "storage.options.overlay.mount_program",
-			"storage.options.force_mask", "storage.options.overlay.force_mask"} {
-			if err := e.commentOut(s, path); err != nil {
-				return nil, nil, err
-			}
-		}
 	}
 	if len(e.patches) == 0 {
 		return src, nil, nil

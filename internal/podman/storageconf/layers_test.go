@@ -254,7 +254,7 @@ func TestRealPodman(t *testing.T) {
 		{"named", map[string]string{adminFile: driver("overlay"), "/etc/containers/n.conf": driver("vfs") + "graphroot = \"/g2\"\nrunroot = \"/r\"\n"}, map[string]string{"CONTAINERS_STORAGE_CONF": "/etc/containers/n.conf"}},
 		{"xdg", map[string]string{adminFile: driver("overlay"), "/etc/containers/containers/storage.conf": driver("vfs") + "graphroot = \"/g3\"\nrunroot = \"/r\"\n"}, map[string]string{"XDG_CONFIG_HOME": "/etc/containers"}},
 		{"other case", map[string]string{adminFile: "[STORAGE]\nDriver = \"vfs\"\nGraphRoot = \"/g4\"\nrunroot = \"/r\"\n"}, nil},
-		{"our new file", map[string]string{adminFile: string(rootful([]Setting{{Name: "runroot", Value: "/run/containers/storage"}, {Name: "graphroot", Value: "/var/lib/containers/storage"}}, "vfs"))}, nil},
+		{"our new file", map[string]string{adminFile: string(rootful([]Setting{{Name: "runroot", Value: "/run/containers/storage"}, {Name: "graphroot", Value: "/var/lib/containers/storage"}}, wanted{driver: "vfs"}))}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			o := Owner{Podman: version, Home: "/root", Env: c.env, Root: tree(t, c.files)}

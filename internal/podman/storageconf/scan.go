@@ -23,6 +23,7 @@ type item struct {
 type scanned struct {
 	items    []item
 	header   int      // offset of the end of [storage]'s name; -1: no such header
+	overlay  int      // likewise of [storage.options.overlay]
 	spelling []string // the storage table's name as written and as decoded
 	dotted   *item    // first root-level key that starts with "storage."
 }
@@ -58,7 +59,7 @@ func (s *scanned) storageName() string {
 // scan lists a document's settings with their places. The document must have
 // been decoded before: the parser alone accepts more than TOML does.
 func scan(doc []byte) (*scanned, error) {
-	s := &scanned{header: -1}
+	s := &scanned{header: -1, overlay: -1}
 	var p unstable.Parser
 	p.Reset(doc)
 	var table []string
@@ -77,6 +78,9 @@ func scan(doc []byte) (*scanned, error) {
 			// A table below an array table is below it too: only its first
 			// name matters here, and podman knows no array tables at all.
 			arrayTable = node.Kind == unstable.ArrayTable
+			if slices.EqualFunc(table, []string{"storage", "options", "overlay"}, strings.EqualFold) && !arrayTable {
+				s.overlay = int(last.Offset + last.Length)
+			}
 			if len(table) == 1 && strings.EqualFold(table[0], "storage") {
 				if arrayTable {
 					return nil, fmt.Errorf("%w: [[storage]] is a list of tables", ErrInvalid)

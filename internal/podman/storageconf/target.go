@@ -41,7 +41,7 @@ const dropInName = "zz-storagectl.conf"
 // settings are those of Effective: a new rootful file must name both roots,
 // without which podman before 5 does not start.
 func For(o Owner, layers []Layer, settings []Setting, to string) (Target, error) {
-	t, err := o.target(layers, settings, to)
+	t, err := o.target(layers, settings, wanted{driver: to})
 	if err != nil {
 		return Target{}, fmt.Errorf("cannot find the storage.conf to change: %w", err)
 	}
@@ -51,7 +51,51 @@ func For(o Owner, layers []Layer, settings []Setting, to string) (Target, error)
 	return t, nil
 }
 
-func (o Owner) target(layers []Layer, settings []Setting, to string) (Target, error) {
+// ForProgram finds the file of this owner that has to name the program that mounts
+// overlays in the kernel's place, and its new content, as [For] does for the driver,
+// which is overlay already.
+func ForProgram(o Owner, layers []Layer, settings []Setting, program string) (Target, error) {
+	t, err := o.target(layers, settings, wanted{driver: "overlay", program: program})
+	if err != nil {
+		return Target{}, fmt.Errorf("cannot find the storage.conf to change: %w", err)
+	}
+	return t, nil
+}
+
+// wanted is what a file has to say.
+type wanted struct {
+	driver  string
+	program string // of overlay; "": native
+}
+
+func (w wanted) edit(src []byte) ([]byte, []Change, error) {
+	if w.program != "" {
+		return EditProgram(src, w.program)
+	}
+	return Edit(src, w.driver)
+}
+
+// create gives a new file, with more lines of [storage.options.overlay].
+func (w wanted) create(storage, overlay string) []byte {
+	b := bytes.NewBuffer(Create(w.driver))
+	b.WriteString(storage)
+	if w.program != "" {
+		overlay = "mount_program = " + quoted(w.program) + "\n" + overlay
+	}
+	if overlay != "" {
+		b.WriteString("\n[storage.options.overlay]\n" + overlay)
+	}
+	return b.Bytes()
+}
+
+func (w wanted) created() []Change {
+	if w.program != "" {
+		return []Change{{Line: 1, Key: programKey, New: quoted(w.program), Why: whyProgram}}
+	}
+	return []Change{{Line: 1, Key: "storage.driver", New: `"` + w.driver + `"`, Why: "the store's driver changes"}}
+}
+
+func (o Owner) target(layers []Layer, settings []Setting, to wanted) (Target, error) {
 	r, err := parseRelease(o.Podman)
 	if err != nil {
 		return Target{}, err
@@ -73,26 +117,26 @@ func (o Owner) target(layers []Layer, settings []Setting, to string) (Target, er
 		return o.change(*used, to)
 	case o.Rootless:
 		content := o.minimal(layers, to)
-		return Target{Path: o.userFile(), Create: true, Content: content, FileMode: 0o644, DirMode: 0o700, Changes: created(to),
+		return Target{Path: o.userFile(), Create: true, Content: content, FileMode: 0o644, DirMode: 0o700, Changes: to.created(),
 			Why: "the owner has no storage.conf; the new one takes over what a rootless podman read from the system's"}, nil
 	case used != nil: // the distribution's
 		src, err := ReadFile(filepath.Join(o.Root, used.Path))
 		if err != nil {
 			return Target{}, err
 		}
-		content, changes, err := Edit(src, to)
+		content, changes, err := to.edit(src)
 		if err != nil {
 			return Target{}, err
 		}
 		return Target{Path: adminFile, Create: true, Content: content, FileMode: 0o644, DirMode: 0o755, Changes: changes,
 			Why: "a file in /etc replaces " + used.Path + " as a whole, so it starts as a copy of it"}, nil
 	}
-	return Target{Path: adminFile, Create: true, Content: rootful(settings, to), FileMode: 0o644, DirMode: 0o755, Changes: created(to),
+	return Target{Path: adminFile, Create: true, Content: rootful(settings, to), FileMode: 0o644, DirMode: 0o755, Changes: to.created(),
 		Why: "there is no storage.conf; a new one has to name both roots"}, nil
 }
 
 // targetOverlaid is target for podman 6.
-func (o Owner) targetOverlaid(layers []Layer, to string) (Target, error) {
+func (o Owner) targetOverlaid(layers []Layer, to wanted) (Target, error) {
 	own := func(l Layer) bool {
 		if o.Rootless {
 			return l.Kind == Override || l.Kind == EnvFile || l.Kind == User || l.Kind == DropIn && filepath.Dir(l.Path) == o.userFile()+".d"
@@ -113,7 +157,7 @@ func (o Owner) targetOverlaid(layers []Layer, to string) (Target, error) {
 		return o.change(*used, to)
 	}
 	dir := adminFile + ".d"
-	t := Target{Create: true, FileMode: 0o644, DirMode: 0o755, Changes: created(to), Why: "a drop-in file hides no other setting"}
+	t := Target{Create: true, FileMode: 0o644, DirMode: 0o755, Changes: to.created(), Why: "a drop-in file hides no other setting"}
 	if o.Rootless {
 		dir, t.DirMode = o.userFile()+".d", 0o700
 	}
@@ -126,18 +170,18 @@ func (o Owner) targetOverlaid(layers []Layer, to string) (Target, error) {
 			return o.change(l, to)
 		}
 	}
-	t.Content = Create(to)
+	t.Content = to.create("", "")
 	return t, nil
 }
 
 // change gives the edit of an existing file.
-func (o Owner) change(l Layer, to string) (Target, error) {
+func (o Owner) change(l Layer, to wanted) (Target, error) {
 	t := Target{Path: firstOf(l.Real, l.Path), FileMode: 0o644, DirMode: 0o755, Why: l.Why}
 	src, err := ReadFile(filepath.Join(o.Root, t.Path))
 	if err != nil {
 		return Target{}, err
 	}
-	content, changes, err := Edit(src, to)
+	content, changes, err := to.edit(src)
 	if err != nil {
 		return Target{}, fmt.Errorf("%s: %w", t.Path, err)
 	}
@@ -145,7 +189,7 @@ func (o Owner) change(l Layer, to string) (Target, error) {
 	if len(changes) > 0 {
 		t.Content = content
 	}
-	t.Warnings = awakened(l, to)
+	t.Warnings = awakened(l, to.driver)
 	return t, nil
 }
 
@@ -177,46 +221,42 @@ func Create(to string) []byte {
 
 const header = "# Made by storagectl; see containers-storage.conf(5).\n"
 
-func created(to string) []Change {
-	return []Change{{Line: 1, Key: "storage.driver", New: `"` + to + `"`, Why: "the store's driver changes"}}
-}
-
 // rootful is a new file for root.
-func rootful(settings []Setting, to string) []byte {
-	b := bytes.NewBuffer(Create(to))
+func rootful(settings []Setting, to wanted) []byte {
+	roots := ""
 	for _, name := range []string{"runroot", "graphroot"} {
 		for _, s := range settings {
 			if s.Name == name && s.Value != "" {
-				fmt.Fprintf(b, "%s = %s\n", name, quoted(s.Value))
+				roots += fmt.Sprintf("%s = %s\n", name, quoted(s.Value))
 			}
 		}
 	}
-	return b.Bytes()
+	return to.create(roots, "")
 }
 
 // minimal is a new file for a rootless owner of podman up to 5: it repeats what
 // podman read from the system's file as long as the owner had none
 // (getRootlessStorageOpts of containers/storage).
-func (o Owner) minimal(layers []Layer, to string) []byte {
-	b := bytes.NewBuffer(Create(to))
+func (o Owner) minimal(layers []Layer, to wanted) []byte {
+	var storage, overlay string
 	for _, l := range layers {
 		if !l.Used || l.Kind != Admin && l.Kind != Vendor {
 			continue
 		}
 		if l.RootlessStoragePath != "" {
-			fmt.Fprintf(b, "rootless_storage_path = %s\n", quoted(l.RootlessStoragePath))
+			storage += fmt.Sprintf("rootless_storage_path = %s\n", quoted(l.RootlessStoragePath))
 		}
 		if len(l.PullOptions) > 0 && slices.Contains(l.Reads, "pull_options") {
-			b.WriteString("\n[storage.options.pull_options]\n")
+			storage += "\n[storage.options.pull_options]\n"
 			for _, k := range sortedKeys(l.PullOptions) {
-				fmt.Fprintf(b, "%s = %s\n", quoted(k), quoted(l.PullOptions[k]))
+				storage += fmt.Sprintf("%s = %s\n", quoted(k), quoted(l.PullOptions[k]))
 			}
 		}
-		if l.IgnoreChownErrors != "" && to == "overlay" {
-			fmt.Fprintf(b, "\n[storage.options.overlay]\nignore_chown_errors = %s\n", quoted(l.IgnoreChownErrors))
+		if l.IgnoreChownErrors != "" && to.driver == "overlay" {
+			overlay += fmt.Sprintf("ignore_chown_errors = %s\n", quoted(l.IgnoreChownErrors))
 		}
 	}
-	return b.Bytes()
+	return to.create(storage, overlay)
 }
 
 // quoted gives s as a TOML basic string.
