@@ -19,6 +19,7 @@ type Need string
 const (
 	NeedStore   Need = "store"   // a container store of any driver
 	NeedOverlay Need = "overlay" // the kernel's overlay
+	NeedProgram Need = "program" // overlay by a program in the kernel's place
 	NeedNone    Need = ""        // nobody; it is told, since an image may use it
 )
 
@@ -45,6 +46,10 @@ type TargetReport struct {
 // Native reports whether the kernel's overlay works there, and names what it
 // misses.
 func (r TargetReport) Native() (bool, []string) { return r.lacks(NeedStore, NeedOverlay) }
+
+// ByProgram reports whether overlay works there by a program ([ProbeProgram]), and
+// names what it misses.
+func (r TargetReport) ByProgram() (bool, []string) { return r.lacks(NeedStore, NeedProgram) }
 
 // Store reports whether a store of whatever driver can be there, and names what
 // it misses.
@@ -95,13 +100,9 @@ func ProbeTarget(ctx context.Context, target *os.File) (TargetReport, error) {
 		Path: target.Name(), Type: m.Type, Size: fs.Blocks * uint64(fs.Bsize), Free: fs.Bavail * uint64(fs.Bsize),
 		Inodes: fs.Files, InodesFree: fs.Ffree,
 	}
-	p := probe{}
-	if p.userNS, p.other, err = ownMap(); err != nil {
-		return fail(err)
-	}
-	r.UserNS = p.userNS
 	r.Features = append(r.Features, mountFlags(fs.Flags)...)
-	p.dir, err = os.MkdirTemp(fmt.Sprintf("/proc/self/fd/%d", target.Fd()), ".storagectl-probe-")
+	p, err := newProbe(target)
+	r.UserNS = p.userNS
 	if err != nil {
 		if errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
 			r.Features = append(r.Features, Feature{Name: "can be written to", Need: NeedStore, Saw: reason(err)})
@@ -116,17 +117,29 @@ func ProbeTarget(ctx context.Context, target *os.File) (TargetReport, error) {
 		err := f.try()
 		r.Features = append(r.Features, Feature{Name: f.name, Need: f.need, OK: err == nil, Saw: reason(err)})
 	}
-	err = os.RemoveAll(p.dir)
+	if err := errors.Join(p.remove(), ctx.Err()); err != nil {
+		return fail(err)
+	}
+	return r, nil
+}
+
+func newProbe(target *os.File) (p probe, err error) {
+	if p.userNS, p.other, err = ownMap(); err != nil {
+		return p, err
+	}
+	p.dir, err = os.MkdirTemp(fmt.Sprintf("/proc/self/fd/%d", target.Fd()), ".storagectl-probe-")
+	return p, err
+}
+
+func (p probe) remove() error {
+	err := os.RemoveAll(p.dir)
 	if _, err2 := os.Lstat(p.dir); err == nil && !errors.Is(err2, os.ErrNotExist) {
 		err = but(err2, "it is there still") // fuse-overlayfs says that it has removed what it has not
 	}
 	if err != nil {
-		return fail(fmt.Errorf("cannot take away what was tried: %w", err))
+		return fmt.Errorf("cannot take away what was tried: %w", err)
 	}
-	if err := ctx.Err(); err != nil {
-		return fail(err)
-	}
-	return r, nil
+	return nil
 }
 
 type trial struct {

@@ -156,6 +156,24 @@ func TestProbeTargetFindsWhatIsMissing(t *testing.T) {
 	})
 }
 
+func TestProbeProgram(t *testing.T) {
+	dir := t.TempDir()
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if got, err := ProbeProgram(t.Context(), f, "/usr/bin/fuse-overlayfs"); err != nil || !got.OK || got.Need != NeedProgram {
+		t.Errorf("%+v %v", got, err)
+	}
+	if got, err := ProbeProgram(t.Context(), f, "/bin/false"); err != nil || got.OK {
+		t.Errorf("%+v %v", got, err)
+	}
+	if names := namesIn(t, dir); len(names) != 0 {
+		t.Errorf("left behind: %q", names)
+	}
+}
+
 func TestProbeTargetGivesUp(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -186,7 +204,7 @@ func TestProbeTargetAsOwner(t *testing.T) {
 		ids := func() []syscall.SysProcIDMap {
 			return []syscall.SysProcIDMap{{ContainerID: 0, HostID: 2000, Size: 1}, {ContainerID: 1, HostID: 100000, Size: 65536}}
 		}
-		cmd := exec.Command("/proc/self/exe", "-test.run=^(TestProbeTarget|TestProbeTargetInRoots)$", "-test.v")
+		cmd := exec.Command("/proc/self/exe", "-test.run=^(TestProbeTarget|TestProbeProgram|TestProbeTargetInRoots)$", "-test.v")
 		cmd.Env = append(os.Environ(), inside+"="+asOwner, "TMPDIR="+mine, "STORAGECTL_TEST_ROOTS="+tmp)
 		cmd.SysProcAttr = &syscall.SysProcAttr{
 			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
