@@ -52,6 +52,7 @@ type confArgs struct {
 	Owner    storageconf.Owner `json:"owner"`
 	Database libpoddb.Facts    `json:"database"`
 	To       string            `json:"to"`
+	Program  string            `json:"program,omitempty"` // mounts overlays; "": To is what is to be set
 }
 
 func planConf(_ context.Context, a confArgs, _ func(any)) (confAnswer, error) {
@@ -61,6 +62,9 @@ func planConf(_ context.Context, a confArgs, _ func(any)) (confAnswer, error) {
 	}
 	settings := storageconf.Effective(a.Owner, layers, a.Database)
 	t, err := storageconf.For(a.Owner, layers, settings, a.To)
+	if a.Program != "" {
+		t, err = storageconf.ForProgram(a.Owner, layers, settings, a.Program)
+	}
 	if err != nil {
 		return confAnswer{}, err
 	}
@@ -128,7 +132,11 @@ func (s *Session) confPlan(ctx context.Context, db libpoddb.Facts) (ConfPlan, er
 		k, v, _ := strings.Cut(kv, "=")
 		env[k] = v
 	}
-	a, err := ask[confAnswer](ctx, s, opConfPlan, confArgs{To: in.Request.To, Database: db, Owner: storageconf.Owner{
+	says, program := in.Request.To, ""
+	if in.Target != nil && in.Target.SetProgram {
+		says, program = in.Target.Program, in.Target.Program
+	}
+	a, err := ask[confAnswer](ctx, s, opConfPlan, confArgs{To: in.Request.To, Program: program, Database: db, Owner: storageconf.Owner{
 		Podman: in.Podman, Rootless: !in.Owner.Rootful(), UID: int(in.Owner.UID), Home: in.Owner.Home, Env: env,
 	}})
 	if err != nil {
@@ -138,7 +146,7 @@ func (s *Session) confPlan(ctx context.Context, db libpoddb.Facts) (ConfPlan, er
 	p.After, p.Dangling, p.ImageStore = a.Content, a.Dangling, a.ImageStore
 	switch {
 	case p.After == nil:
-		p.What = fmt.Sprintf("%s says %s already", p.Path, in.Request.To)
+		p.What = fmt.Sprintf("%s says %s already", p.Path, says)
 	case p.Create:
 		p.What = fmt.Sprintf("%s is made: %s", p.Path, p.Why)
 	default:
@@ -158,14 +166,14 @@ func orNothing(s string) string {
 	return s
 }
 
-// configured observes that the file that decides names the new driver.
+// configured observes that the file that decides names the new driver, or what
+// mounts overlays.
 func (s *Session) configured(ctx context.Context) (bool, error) {
 	p, err := s.confPlan(ctx, libpoddb.Facts{})
 	return err == nil && p.After == nil, err
 }
 
-// configure writes the new driver into storage.conf and changes nothing else
-// in it.
+// configure writes that into storage.conf and changes nothing else in it.
 func (s *Session) configure(ctx context.Context) error {
 	p, err := s.confPlan(ctx, libpoddb.Facts{GraphRoot: s.Inputs.Store.GraphRoot, RunRoot: s.Inputs.Store.RunRoot, Path: s.Inputs.Store.Database})
 	if err != nil || p.After == nil {
@@ -220,7 +228,7 @@ func (s *Session) unconfigure(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := s.note("%s was edited since the run wrote it: only its driver is put back", was.Path); err != nil {
+		if err := s.note("%s was edited since the run wrote it: only what the run had set goes back", was.Path); err != nil {
 			return err
 		}
 		_, err = ask[none](ctx, s, opConfWrite, confWrite{Path: was.Path, Content: content, Mode: now.Mode})

@@ -144,6 +144,8 @@ type Facts struct {
 	Mapped bool `json:"mapped,omitempty"`
 	// Grown is what growing did.
 	Grown *GrowFact `json:"grown,omitempty"`
+	// Tried says that the target can do what the store needs.
+	Tried bool `json:"tried,omitempty"`
 	// Fstab is /etc/fstab as it was, and as the run wrote it.
 	Fstab *FstabFact `json:"fstab,omitempty"`
 	// OldBoot are the units' files that told a boot of the mount which the run took

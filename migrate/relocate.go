@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/storagectl/storagectl/ceph"
 	"github.com/storagectl/storagectl/internal/cephlink"
 	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/rbd"
@@ -46,10 +47,14 @@ type Relocation struct {
 	Mapper   string           `json:"mapper,omitempty"`   // krbd, nbd or fuse; "": krbd where the kernel has it
 	Cluster  cephlink.Cluster `json:"cluster,omitzero"`
 	TakeOver bool             `json:"takeOver,omitempty"` // shut out who holds the image and is dead
-	FS       string           `json:"fs,omitempty"`       // the filesystem to make: xfs or ext4
-	Format   bool             `json:"format,omitempty"`   // make it anew where one is that holds no files
-	Mount    string           `json:"mount"`              // MountAuto or MountBoot
-	Rate     int64            `json:"rate,omitempty"`     // bytes a second of the copy beside the live store; 0: no limit
+	// CephFS is FS:/PATH, in which the store gets a folder of its own.
+	CephFS  string `json:"cephfs,omitempty"`
+	Mounter string `json:"mounter,omitempty"` // kernel or fuse; "": the kernel's where it has one
+	FS      string `json:"fs,omitempty"`      // the filesystem to make: xfs or ext4
+	Format  bool   `json:"format,omitempty"`  // make it anew where one is that holds no files
+	Driver  string `json:"driver,omitempty"`  // DriverVFS, DriverFuse; "": as the store is
+	Mount   string `json:"mount"`             // MountAuto or MountBoot
+	Rate    int64  `json:"rate,omitempty"`    // bytes a second of the copy beside the live store; 0: no limit
 }
 
 // Target is where a store goes, as it was found before the run.
@@ -62,6 +67,11 @@ type Target struct {
 	Free   uint64       `json:"free"`           // bytes
 	Make   bool         `json:"make,omitempty"` // a filesystem is made on the device, as far as can be told
 	Image  *TargetImage `json:"image,omitempty"`
+	Place  *TargetPlace `json:"place,omitempty"`
+	// Program mounts overlays there in the kernel's place, and SetProgram says that
+	// storage.conf is to be told so.
+	Program    string `json:"program,omitempty"`
+	SetProgram bool   `json:"setProgram,omitempty"`
 	// Units says that units of systemd's mount it after a boot, and not fstab:
 	// others than root can change the path of the graphroot.
 	Units bool `json:"units,omitempty"`
@@ -82,12 +92,23 @@ type TargetImage struct {
 	Holders []rbd.Locker `json:"holders,omitempty"`
 }
 
+// TargetPlace is a folder of a CephFS as target.
+type TargetPlace struct {
+	Place   ceph.Place       `json:"place"` // the store's own folder
+	Cluster cephlink.Cluster `json:"cluster"`
+	Create  bool             `json:"create,omitempty"` // it is to be made
+	Mounter ceph.Mounter     `json:"mounter"`
+	FSID    string           `json:"fsid,omitempty"`
+	Syntax  ceph.Syntax      `json:"syntax,omitempty"` // of a kernel mount's source
+}
+
 // The kinds of targets.
 const (
 	KindPath   = "path"
 	KindHome   = "home" // the folder that the graphroot lies in: no mount any more
 	KindDevice = "device"
 	KindRBD    = "rbd"
+	KindCephFS = "cephfs"
 )
 
 // TargetFact is what a run learned of its target.
@@ -136,6 +157,11 @@ func (s *Session) relocateSteps() []engine.Step {
 		mount.Do, mount.Undo = s.moveHome, s.leaveHome
 	}
 	c := s.conversion(ready, stopped)
+	var conf []engine.Step // before the mount: no podman must meet the new place without it
+	if s.Inputs.Target.SetProgram {
+		conf = []engine.Step{{Name: stepConf, Title: "write storage.conf", Needs: stopped,
+			Holds: s.configured, Do: s.configure, Undo: s.unconfigure}}
+	}
 	return slices.Concat(image, []engine.Step{
 		{Name: stepTarget, Title: "prepare the target", Needs: mapped,
 			Holds: s.targetReady, Do: s.prepareTarget, Undo: s.releaseTarget},
@@ -151,7 +177,7 @@ func (s *Session) relocateSteps() []engine.Step {
 		swap,
 		{Name: stepCopyRest, Title: "copy what changed since", Needs: stopped,
 			Do: s.copyRest},
-	}, c.rest, []engine.Step{
+	}, c.rest, conf, []engine.Step{
 		mount,
 	}, c.mounted, []engine.Step{
 		{Name: stepVerify, Title: "verify against the manifest and run a container", Needs: []string{stepStop, stepMount},

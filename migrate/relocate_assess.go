@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/storagectl/storagectl/ceph"
 	"github.com/storagectl/storagectl/internal/host"
 	"github.com/storagectl/storagectl/internal/podman"
 )
@@ -54,11 +55,16 @@ func (a *Assessment) relocation(ctx context.Context, s *Session) error {
 		judge = a.targetHome
 	case r.Device != "":
 		judge = func() error { return a.targetDevice(ctx, s.env.Runner) }
+	case r.CephFS != "":
+		judge = func() error { return a.targetPlace(ctx, s.env.Runner, need) }
 	case r.RBD != "":
 		judge = func() error { return a.targetImage(ctx, s.env.Runner, need) }
 	}
 	if err := judge(); err != nil || len(a.Refusals) > 0 {
 		return err
+	}
+	if a.drive(); len(a.Refusals) > 0 {
+		return nil
 	}
 	if err := a.fstab(); err != nil {
 		return err
@@ -92,8 +98,18 @@ func (a *Assessment) relocation(ctx context.Context, s *Session) error {
 	}
 	// systemd makes the unit of a line in fstab for where the path leads at boot,
 	// through links: who can change the path could have root mount over /etc.
-	if a.Inputs.Target.Units = who != "" && a.Inputs.Systemd; who != "" && !home {
+	fuse := a.Inputs.Target.Kind == KindCephFS && a.Inputs.Target.Place.Mounter == ceph.Fuse
+	if fuse && !a.Inputs.Systemd {
+		a.refuse("no-systemd", "say --mounter kernel, where the kernel has the client", "without systemd nothing mounts by ceph-fuse after a boot as a store needs it")
+		return nil
+	}
+	if a.Inputs.Target.Units = fuse || who != "" && a.Inputs.Systemd; who != "" && !home {
 		a.Notes = append(a.Notes, fmt.Sprintf("others than root can change %s, so units of systemd's mount the store and no line in %s; what remains is told in docs/guarantees.md", who, fstabPath))
+	}
+	if a.Inputs.Target.SetProgram {
+		if err := a.conf(ctx, s); err != nil || len(a.Refusals) > 0 {
+			return err
+		}
 	}
 	a.plan(s)
 	return nil
@@ -305,6 +321,9 @@ func (a *Assessment) relocateWhat(what map[string]string) {
 		what[stepTarget] = fmt.Sprintf("the empty %s on %s (%s); %s", t.FSType, t.Where, Bytes(t.Free), tried)
 		if t.Kind == KindRBD && !t.Make {
 			what[stepTarget] = fmt.Sprintf("the empty filesystem on it, or %s is made where nothing is; %s", t.FSType, tried)
+		}
+		if t.Kind == KindCephFS {
+			what[stepTarget] = fmt.Sprintf("%s (%s free), mounted by %s; %s", t.Where, Bytes(t.Free), t.Place.Mounter.Client(), tried)
 		}
 		if t.Make {
 			what[stepTarget] = fmt.Sprintf("%s is made on %s (%s); %s", t.FSType, t.Where, Bytes(t.Free), tried)

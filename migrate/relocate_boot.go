@@ -31,12 +31,15 @@ func (s *Session) fstabLines() ([]host.FstabLine, error) {
 }
 
 // bootMount is how the target is mounted by a boot.
-func (s *Session) bootMount() (host.FstabEntry, host.FstabHow) {
+func (s *Session) bootMount() (host.FstabEntry, host.FstabHow, error) {
 	how := host.FstabHow{Boot: s.boots()}
 	e := host.FstabEntry{Source: s.targetFolder(), Path: s.Inputs.Store.GraphRoot, Type: "none"}
 	if !s.alone() {
 		how.More = []string{"bind"}
-		return e, how
+		return e, how, nil
+	}
+	if s.onCephFS() {
+		return s.bootPlace(e, how)
 	}
 	e.Source, e.Type = "UUID="+s.facts.Target.UUID, s.facts.Target.FSType
 	if s.Inputs.Target.Kind == KindRBD {
@@ -47,13 +50,16 @@ func (s *Session) bootMount() (host.FstabEntry, host.FstabHow) {
 			how.After = []string{rbdMapUnit}
 		}
 	}
-	return e, how
+	return e, how, nil
 }
 
 // bootUnits are the units that mount the target, where fstab must not: others than
 // root can change the path.
 func (s *Session) bootUnits() ([]host.UnitFile, error) {
-	e, how := s.bootMount()
+	e, how, err := s.bootMount()
+	if err != nil {
+		return nil, err
+	}
 	return host.MountUnitFiles(e, how, s.ID)
 }
 
@@ -133,7 +139,10 @@ func (s *Session) writeFstab(ctx context.Context) error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cannot read fstab: %w", err)
 	}
-	e, how := s.bootMount()
+	e, how, err := s.bootMount()
+	if err != nil {
+		return err
+	}
 	e.Options = host.FstabOptions(how)
 	after, err := host.EditFstab(before, s.ID, []host.FstabEntry{e})
 	if err != nil {

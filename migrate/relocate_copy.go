@@ -339,6 +339,9 @@ func noRoomThere(err error) *Refusal {
 }
 
 func (s *Session) compareCopy(ctx context.Context, step string, args copyArgs) error {
+	if err := s.settle(ctx); err != nil {
+		return err
+	}
 	var r treecopy.VerifyReport
 	if err := s.worker.Call(ctx, opReadBack, args, &r, s.copyProgress(step)); err != nil {
 		return err

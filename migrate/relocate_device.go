@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/storagectl/storagectl/ceph"
 	"github.com/storagectl/storagectl/internal/host"
 )
 
@@ -31,7 +32,7 @@ func (s *Session) deviceOf(ctx context.Context) (host.BlockDevice, error) {
 	return host.LookDevice(s.Inputs.Target.Where)
 }
 
-// deviceUp reports whether the device, if the target is one, is mounted where
+// deviceUp reports whether a target that the store gets for itself is mounted where
 // the run works on it.
 func (s *Session) deviceUp() (bool, error) {
 	if !s.alone() {
@@ -47,9 +48,9 @@ func (s *Session) deviceUp() (bool, error) {
 
 // deviceBroken reports whether what is mounted where the run works on the device
 // takes nothing any more: a filesystem that could not write its own records, as to
-// a cluster that is full, shuts itself down, or becomes read-only.
+// a cluster that is full, shuts itself down, or becomes read-only. CephFS does not.
 func (s *Session) deviceBroken() (bool, error) {
-	if up, err := s.deviceUp(); err != nil || !up || !s.alone() {
+	if up, err := s.deviceUp(); err != nil || !up || !s.alone() || s.onCephFS() {
 		return false, err
 	}
 	dir, err := host.OpenDir(s.targetFolder())
@@ -153,14 +154,10 @@ func (s *Session) mountDevice(ctx context.Context) error {
 			return err
 		}
 	}
-	at, err := host.PrivateDir(privateMounts, s.ID)
-	if err != nil {
+	if err := s.privateFolder(); err != nil {
 		return err
 	}
-	if err := openWay(); err != nil {
-		return err
-	}
-	dir, err := host.OpenDir(at)
+	dir, err := host.OpenDir(s.targetFolder())
 	if err != nil {
 		return err
 	}
@@ -169,6 +166,14 @@ func (s *Session) mountDevice(ctx context.Context) error {
 	_, err = host.MountFS(host.FSMount{Source: dev.Path, Type: s.facts.Target.FSType, Flags: unix.MS_NOATIME}, dir)
 	s.point("before after-device-mount")
 	return err
+}
+
+// privateFolder makes the folder that the run mounts its target on.
+func (s *Session) privateFolder() error {
+	if _, err := host.PrivateDir(privateMounts, s.ID); err != nil {
+		return err
+	}
+	return openWay()
 }
 
 // openWay lets the owner's worker through to its own folder, and no further.
@@ -207,7 +212,7 @@ func deviceLabel(run string) string {
 	return "sctl" + number + rest[max(0, len(rest)-4):]
 }
 
-// dropPrivate takes the device from where the run worked on it.
+// dropPrivate takes the target from where the run worked on it.
 func (s *Session) dropPrivate(ctx context.Context) error {
 	if !s.alone() {
 		return nil
@@ -225,6 +230,11 @@ func (s *Session) dropPrivate(ctx context.Context) error {
 		}
 		s.point("before after-private-unmount")
 		if err := s.renewWorker(ctx); err != nil {
+			return err
+		}
+	}
+	if s.onCephFS() { // what was written has to arrive
+		if err := ceph.Unmount(ctx, s.env.Runner, s.targetFolder()); err != nil {
 			return err
 		}
 	}

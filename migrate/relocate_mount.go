@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/storagectl/storagectl/ceph"
 	"github.com/storagectl/storagectl/internal/host"
 	"github.com/storagectl/storagectl/verify"
 )
@@ -33,6 +34,9 @@ func (s *Session) mounted(ctx context.Context) (bool, error) {
 	}
 	if len(t.Stack(s.Inputs.Store.GraphRoot)) == 0 {
 		return false, nil
+	}
+	if s.onCephFS() {
+		return s.placeMounted(ctx)
 	}
 	live, err := s.openLive(ctx)
 	if err != nil {
@@ -86,6 +90,29 @@ func (s *Session) openLive(ctx context.Context) (*os.File, error) {
 		}
 	}()
 	return nil, fmt.Errorf("cannot look at %s: what is to be mounted there has not answered for %s", s.Inputs.Store.GraphRoot, mountLimit)
+}
+
+// within looks at something that may never answer, and waits for it as long as for
+// a mount.
+func within[T any](ctx context.Context, what string, look func() (T, error)) (T, error) {
+	type answer struct {
+		got T
+		err error
+	}
+	looked := make(chan answer, 1)
+	go func() {
+		got, err := look()
+		looked <- answer{got, err}
+	}()
+	var none T
+	select {
+	case a := <-looked:
+		return a.got, a.err
+	case <-ctx.Done():
+		return none, ctx.Err()
+	case <-time.After(mountLimit):
+		return none, fmt.Errorf("cannot look at %s: it has not answered for %s", what, mountLimit)
+	}
 }
 
 // mountTarget mounts the target in the store's place as every later boot will: by
@@ -156,6 +183,9 @@ func (s *Session) bringUp(ctx context.Context) error {
 
 // attach mounts the target on a host without systemd.
 func (s *Session) attach(ctx context.Context) error {
+	if s.onCephFS() { // a path that others can change was refused
+		return ceph.Mount(ctx, s.env.Runner, s.cephSource(), s.Inputs.Store.GraphRoot, s.Inputs.Target.Place.Mounter)
+	}
 	at, err := host.OpenDir(s.Inputs.Store.GraphRoot)
 	if err != nil {
 		return err

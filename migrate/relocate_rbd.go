@@ -214,7 +214,7 @@ func (s *Session) setRBDMap(ctx context.Context, on bool) error {
 	}
 	after, err := rbd.RemoveEntry(before, t.Spec)
 	if on {
-		after, err = rbd.SetEntry(before, rbd.MapEntry{Spec: t.Spec, User: t.Cluster.ID(), Keyring: t.keyring(), Conf: t.Cluster.Conf, Options: []string{"exclusive"}})
+		after, err = rbd.SetEntry(before, rbd.MapEntry{Spec: t.Spec, User: t.Cluster.ID(), Keyring: keyringOf(t.Cluster), Conf: t.Cluster.Conf, Options: []string{"exclusive"}})
 	}
 	if err != nil {
 		return err
@@ -253,12 +253,12 @@ func (s *Session) inRBDMap(ctx context.Context) (enabled bool, err error) {
 	return enabled, err
 }
 
-// keyring is the file that rbdmap names: Ceph's own default where none was given.
-func (t *TargetImage) keyring() string {
-	if t.Cluster.Keyring != "" {
-		return t.Cluster.Keyring
+// keyringOf is the file with a user's key: Ceph's own default where none was given.
+func keyringOf(c cephlink.Cluster) string {
+	if c.Keyring != "" {
+		return c.Keyring
 	}
-	return fmt.Sprintf("/etc/ceph/%s.client.%s.keyring", t.Cluster.NameOf(), t.Cluster.ID())
+	return fmt.Sprintf("/etc/ceph/%s.client.%s.keyring", c.NameOf(), c.ID())
 }
 
 // targetImage judges an RBD image as target: the cluster, the rights, who has it.

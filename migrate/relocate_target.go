@@ -13,16 +13,15 @@ import (
 
 	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/internal/host"
-	"github.com/storagectl/storagectl/verify"
 )
 
-// targetReady observes that the target's folder is there and bears this run's
-// marker, or is in the store's place already.
+// targetReady observes that the target's folder is there, was tried by the owner and
+// bears this run's marker, or is in the store's place already.
 func (s *Session) targetReady(ctx context.Context) (bool, error) {
 	if s.journal.State().Phase == engine.PhaseRollingBack {
 		return true, nil // the way back needs no target, and leads away from a lost one, too
 	}
-	if broken, err := s.deviceBroken(); err != nil || broken {
+	if broken, err := s.deviceBroken(); err != nil || broken || !s.facts.Tried {
 		return false, err
 	}
 	up, err := s.deviceUp()
@@ -30,7 +29,8 @@ func (s *Session) targetReady(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	if up {
-		if ours, err := s.ours(s.targetFolder()); err != nil || ours {
+		ours, err := within(ctx, s.targetFolder(), func() (bool, error) { return s.ours(s.targetFolder()) })
+		if err != nil || ours {
 			return ours, err
 		}
 	}
@@ -47,6 +47,10 @@ func (s *Session) ours(folder string) (bool, error) {
 		return false, err
 	}
 	defer dir.Close()
+	return s.oursIn(dir)
+}
+
+func (s *Session) oursIn(dir *os.File) (bool, error) {
 	m, err := host.ReadMarker(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
@@ -56,31 +60,22 @@ func (s *Session) ours(folder string) (bool, error) {
 
 // prepareTarget makes the target's folder, and has the owner's worker try it.
 func (s *Session) prepareTarget(ctx context.Context) error {
-	prepare := func() error { return s.makeFolder(ctx) }
-	if s.alone() {
-		prepare = func() error { return s.prepareDevice(ctx) }
+	var err error
+	switch {
+	case s.onCephFS():
+		err = s.preparePlace(ctx)
+	case s.alone():
+		err = s.prepareDevice(ctx)
+	default:
+		err = s.makeFolder(ctx)
 	}
-	if err := prepare(); err != nil {
-		return err
-	}
-	r, err := ask[verify.TargetReport](ctx, s, opProbe, pathArg{s.targetFolder()})
 	if err != nil {
 		return err
 	}
-	return judgeTarget(r, s.Inputs.Request.To, s.targetFolder())
-}
-
-// judgeTarget refuses a target that cannot hold a store of this driver.
-func judgeTarget(r verify.TargetReport, driver, folder string) error {
-	ok, missing := r.Store()
-	if driver == "overlay" {
-		ok, missing = r.Native()
+	if err := s.probe(ctx); err != nil || s.facts.Tried {
+		return err
 	}
-	if ok {
-		return nil
-	}
-	return &Refusal{ID: "target-features", Text: fmt.Sprintf("the filesystem of %s cannot hold a store on %s: %s", folder, driver, strings.Join(missing, "; ")),
-		Hint: "give a target on ext4 or XFS, or a Ceph RBD image"}
+	return s.learn(func(f *Facts) { f.Tried = true })
 }
 
 // makeFolder makes the store's folder on a filesystem that is mounted. It
@@ -154,7 +149,7 @@ func targetTaken(folder string) *Refusal {
 		Hint: "see what it is; move it away, or give another --path"}
 }
 
-// marker is what tells that a folder is the run's.
+// marker is what the run's marker says.
 func (s *Session) marker() (host.Marker, error) {
 	id, err := os.ReadFile("/etc/machine-id")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -189,7 +184,11 @@ func syncFolder(dir *os.File) error {
 // in the store's place it may hold the only copy of something, and is kept.
 func (s *Session) releaseTarget(ctx context.Context) error {
 	if s.journal.State().Steps[stepMount].Mark != engine.MarkNone {
-		if err := s.dropPrivate(ctx); err != nil {
+		drop := s.dropPrivate
+		if s.onCephFS() {
+			drop = s.letGoPlace
+		}
+		if err := drop(ctx); err != nil {
 			return err
 		}
 		where := s.TargetFolder()
@@ -199,10 +198,12 @@ func (s *Session) releaseTarget(ctx context.Context) error {
 		return s.note("the copy in %s is kept: it was in use, and holds what was written since the cutover. Remove it when it is not wanted", where)
 	}
 	remove := s.removeCopy
-	if s.home() {
+	switch {
+	case s.home():
 		remove = s.removeHome
-	}
-	if s.alone() {
+	case s.onCephFS():
+		remove = s.releasePlace
+	case s.alone():
 		remove = s.releaseDevice
 	}
 	if err := remove(ctx); err != nil { // podman is back already: a lost target must not keep the run open
@@ -247,13 +248,4 @@ func (s *Session) removeCopy(ctx context.Context) error {
 		}
 	}
 	return syncFolder(where)
-}
-
-func probeTarget(ctx context.Context, a pathArg, _ func(any)) (verify.TargetReport, error) {
-	dir, err := openFolder(a.Path)
-	if err != nil {
-		return verify.TargetReport{}, err
-	}
-	defer dir.Close()
-	return verify.ProbeTarget(ctx, dir)
 }

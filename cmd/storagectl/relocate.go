@@ -15,7 +15,7 @@ func newRelocate(a *app) *cobra.Command {
 	var dryRun bool
 	var rate, size string
 	cmd := &cobra.Command{
-		Use:   "relocate --path DIR | --device DEVICE | --rbd POOL/IMAGE",
+		Use:   "relocate --path DIR | --device DEVICE | --rbd POOL/IMAGE | --cephfs FS:/PATH",
 		Short: "Move a container store to another filesystem, at the same path",
 		Long: `relocate copies a container store to another filesystem while podman works on it,
 reads the copy back, stops podman, copies what changed since, and mounts the copy at
@@ -28,7 +28,9 @@ store gets a block device for itself: a filesystem is made where nothing is, an 
 one is used, and one that holds files is never touched. With --rbd that device is an
 image of Ceph, made if --size is given, and mapped here alone: it is refused while
 any other host has it. If the store is on that image already, and --size is larger,
-image and filesystem grow; nothing is copied then.
+image and filesystem grow; nothing is copied then. With --cephfs the store gets a
+folder of its own in a folder of CephFS; that cannot hold overlay natively, so it is
+for stores on vfs, or with --driver fuse-overlayfs.
 
 With --to overlay a store on vfs is converted on its way, and needs only the room that
 overlay needs. A line in
@@ -47,6 +49,7 @@ so until the run is resumed or rolled back.
 ` + exitHelp,
 		Example: `  storagectl relocate --rbd pool/img --size 100G --user hashi --dry-run   onto an image of Ceph
   storagectl relocate --rbd pool/img --size 200G --user hashi   make the image larger that the store is on
+  storagectl relocate --cephfs cephfs:/stores --user hashi --dry-run     into a folder of CephFS
   storagectl relocate --device /dev/sdb --user hashi --dry-run    a disk for the store alone
   storagectl relocate --device /dev/sdb --to overlay --user hashi --yes   from vfs to overlay on the way
   storagectl relocate --path /srv/disk --user hashi --dry-run   show the plan, change nothing
@@ -74,6 +77,8 @@ so until the run is resumed or rolled back.
 	f.StringVar(&req.Relocate.RBD, "rbd", "", "an image of Ceph for the store alone: POOL/IMAGE or POOL/NAMESPACE/IMAGE")
 	f.StringVar(&size, "size", "0", "how large an image is made where there is none, or is to become that has the store already (100G)")
 	f.BoolVar(&req.Relocate.TakeOver, "take-over", false, "shut out of the cluster who holds the image and is dead, and break their lock")
+	f.StringVar(&req.Relocate.CephFS, "cephfs", "", "a folder of CephFS, FS:/PATH, in which the store gets one of its own")
+	f.StringVar(&req.Relocate.Mounter, "mounter", "", "kernel or fuse, what mounts CephFS (default: kernel where it has the client)")
 	f.StringVar(&req.Relocate.DataPool, "data-pool", "", "a pool for the data of an image that is made (erasure coding)")
 	f.StringVar(&req.Relocate.Mapper, "mapper", "", "krbd or fuse (default: krbd where the kernel has it)")
 	f.StringVar(&req.Relocate.Cluster.Conf, "ceph-conf", "", "the cluster's ceph.conf (default /etc/ceph/ceph.conf)")
@@ -83,6 +88,7 @@ so until the run is resumed or rolled back.
 	f.BoolVar(&req.Relocate.Format, "format", false, "make the filesystem anew where one is that holds no files")
 	f.StringVar(&req.To, "to", "", "the driver to convert to on the way: overlay (default: the store's own)")
 	f.BoolVar(&req.KeepDamaged, "keep-damaged", false, "with --to: carry damaged images over as they are")
+	f.StringVar(&req.Relocate.Driver, "driver", "", "on a target that cannot hold overlay natively: fuse-overlayfs, or vfs for a store that is on vfs")
 	f.StringVar(&req.User, "user", "", "the user whose store it is (default: the rootful store)")
 	f.StringVar(&req.Containers, "containers", migrate.Keep, "keep them (what ran is stopped, and started again), or refuse to go on while there are any")
 	f.StringVar(&req.Relocate.Mount, "mount", migrate.MountAuto, "automount (when it is first used) or boot")
@@ -96,26 +102,36 @@ so until the run is resumed or rolled back.
 
 func checkRelocation(r migrate.Request) error {
 	targets := 0
-	for _, t := range []string{r.Relocate.Path, r.Relocate.Device, r.Relocate.RBD} {
+	for _, t := range []string{r.Relocate.Path, r.Relocate.Device, r.Relocate.RBD, r.Relocate.CephFS} {
 		if t != "" {
 			targets++
 		}
 	}
 	switch {
 	case targets != 1:
-		return usagef("cannot relocate without one target: say --path DIR, --device DEVICE or --rbd POOL/IMAGE")
+		return usagef("cannot relocate without one target: say --path DIR, --device DEVICE, --rbd POOL/IMAGE or --cephfs FS:/PATH")
 	case r.To != "" && r.To != "overlay":
 		return usagef("cannot convert to %q: overlay is the only driver to convert to", r.To)
 	case r.KeepDamaged && r.To == "":
 		return usagef("cannot use --keep-damaged without --to: what is only copied is copied as it is")
+	case r.Relocate.Mounter != "" && r.Relocate.CephFS == "":
+		return usagef("cannot use --mounter without --cephfs")
+	case r.Relocate.Mounter != "" && r.Relocate.Mounter != "kernel" && r.Relocate.Mounter != "fuse":
+		return usagef("cannot use --mounter %q: it is kernel or fuse", r.Relocate.Mounter)
 	case r.Relocate.Mapper != "" && r.Relocate.Mapper != "krbd" && r.Relocate.Mapper != "fuse":
 		return usagef("cannot use --mapper %q: it is krbd or fuse", r.Relocate.Mapper)
 	case r.Relocate.FS != "xfs" && r.Relocate.FS != "ext4":
 		return usagef("cannot use --fs %q: it is xfs or ext4", r.Relocate.FS)
-	case r.Relocate.Format && r.Relocate.Path != "":
-		return usagef("cannot use --format with --path: nothing is formatted there")
-	case r.Relocate.RBD == "" && (r.Relocate.Size > 0 || r.Relocate.DataPool != "" || r.Relocate.TakeOver || r.Relocate.Mapper != "" || r.Relocate.Cluster.Conf+r.Relocate.Cluster.User+r.Relocate.Cluster.Keyring != ""):
-		return usagef("cannot use --size, --data-pool, --mapper, --take-over or --ceph-… without --rbd")
+	case r.Relocate.Driver != "" && r.To != "":
+		return usagef("cannot use --driver with --to: what is converted is overlay as the kernel mounts it")
+	case r.Relocate.Driver != "" && r.Relocate.Driver != migrate.DriverVFS && r.Relocate.Driver != migrate.DriverFuse:
+		return usagef("cannot use --driver %q: it is fuse-overlayfs or vfs", r.Relocate.Driver)
+	case r.Relocate.Format && r.Relocate.Path+r.Relocate.CephFS != "":
+		return usagef("cannot use --format with --path or --cephfs: nothing is formatted there")
+	case r.Relocate.RBD == "" && (r.Relocate.Size > 0 || r.Relocate.DataPool != "" || r.Relocate.TakeOver || r.Relocate.Mapper != ""):
+		return usagef("cannot use --size, --data-pool, --mapper or --take-over without --rbd")
+	case r.Relocate.RBD+r.Relocate.CephFS == "" && r.Relocate.Cluster.Conf+r.Relocate.Cluster.User+r.Relocate.Cluster.Keyring != "":
+		return usagef("cannot use --ceph-… without --rbd or --cephfs")
 	case r.Relocate.Mount != migrate.MountAuto && r.Relocate.Mount != migrate.MountBoot:
 		return usagef("cannot use --mount %q: it is automount or boot", r.Relocate.Mount)
 	case r.Containers != migrate.Keep && r.Containers != migrate.Refuse:

@@ -1,0 +1,180 @@
+package integration
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/storagectl/storagectl/integration/lab"
+	"github.com/storagectl/storagectl/integration/lab/ceph"
+	"github.com/storagectl/storagectl/integration/lab/images"
+)
+
+// newCephFS starts a cluster with a user who may use one folder of its CephFS and
+// nothing else, as the documentation says is enough.
+func newCephFS(t *testing.T) *ceph.Cluster {
+	t.Helper()
+	c, err := ceph.Start(t.Context(), ceph.Options{Hub: true, Size: 3 << 30})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Errorf("cannot remove the cluster: %v", err)
+		}
+	})
+	// After a power cut what the dead client held is waited for.
+	if _, err := c.Ceph(t.Context(), "fs", "set", ceph.FS, "session_timeout", "30"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.User(t.Context(), "files", "mon", "allow r fsname="+ceph.FS, "mds", "allow rw fsname="+ceph.FS, "osd", "allow rw tag cephfs data="+ceph.FS); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.User(t.Context(), "reader", "mon", "allow r"); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// onFiles boots a node in a cluster's network, with its keys.
+func onFiles(t *testing.T, c *ceph.Cluster, user string) *world {
+	t.Helper()
+	netns, _, err := c.Join(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorldWith(t, user, images.Small, lab.Options{Release: "bookworm", Netns: netns})
+	if err := c.Install(t.Context(), w.node, "files", "reader"); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// toFiles is a relocation into a folder of CephFS.
+func (w *world) toFiles(more ...string) []string {
+	args := []string{"relocate", "--cephfs", "cephfs:/stores", "--ceph-user", "files", "--yes"}
+	if w.user != "root" {
+		args = append(args, "--user", w.user)
+	}
+	return append(args, more...)
+}
+
+// TestRelocateCephFS: a store on vfs goes into a folder of a real CephFS, is there
+// after a power cut, and comes back. Overlay is refused, with what can be done
+// instead, and goes there with fuse-overlayfs. It is mounted by ceph-fuse: this
+// kernel has no client of its own.
+func TestRelocateCephFS(t *testing.T) {
+	t.Parallel()
+	c := newCephFS(t)
+	w := onFiles(t, c, lab.Owner)
+	begin := time.Now()
+	lap := func(what string) { t.Logf("%5.1f s: %s", time.Since(begin).Seconds(), what); begin = time.Now() }
+	w.judgedFiles(c)
+	lap("judged")
+	before := w.manifest()
+	w.must(w.toFiles()...)
+	w.onCephFS(before)
+	lap("moved")
+	if err := w.node.Kill(w.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.node.Start(w.ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.onCephFS(before)
+	lap("power cut")
+	w.must("rollback")
+	w.offCephFS(before)
+	lap("rolled back")
+	// The copy was in use: it is kept, and nobody writes over it.
+	if r := w.ctl(w.toFiles()...); r.code != exitRefused || !strings.Contains(r.stderr, "cephfs:/stores/storage-"+w.user+" is not empty") {
+		t.Errorf("want a refusal: %s", r)
+	}
+	w.must(w.migrate("--commit")...)
+	lap("migrated")
+	before = w.manifest()
+	store := w.store()
+	elsewhere := func(more ...string) []string {
+		args := w.toFiles(more...)
+		args[2] = "cephfs:/overlay"
+		return args
+	}
+	r := w.ctl(elsewhere()...)
+	for _, want := range []string{"cannot hold a store on overlay: ", "RENAME_WHITEOUT", "--rbd", "--driver vfs", "--driver fuse-overlayfs"} {
+		if r.code != exitRefused || !strings.Contains(r.stderr, want) {
+			t.Errorf("want a refusal that says %q: %s", want, r)
+		}
+	}
+	if r := w.ctl(elsewhere("--driver", "vfs")...); r.code != exitRefused || !strings.Contains(r.stderr, "does not make a vfs store") {
+		t.Errorf("want a refusal: %s", r)
+	}
+	w.same("the folders of the store", store, w.store())
+	w.offCephFS(before)
+	lap("refused")
+	conf := w.conf()
+	w.must(elsewhere("--driver", "fuse-overlayfs")...)
+	w.onCephFS(before)
+	if out := w.podman("run", "--rm", "--pull=never", "--network=none", "localhost/lab/base:1", "/bin/busybox", "grep", " / ", "/proc/mounts"); !strings.Contains(out, "fuse.fuse-overlayfs") {
+		t.Errorf("a container's root is %s", out)
+	}
+	lap("fuse-overlayfs")
+	w.must("rollback")
+	w.offCephFS(before)
+	w.same("the configuration", conf, w.conf())
+	lap("rolled back")
+}
+
+// judgedFiles asserts that a cluster or user that cannot serve is refused before
+// anything is touched.
+func (w *world) judgedFiles(c *ceph.Cluster) {
+	w.t.Helper()
+	ceph := func(args ...string) {
+		w.t.Helper()
+		if _, err := c.Ceph(w.ctx, args...); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	before := w.untouched()
+	refused := func(want string, args ...string) {
+		w.t.Helper()
+		r := w.ctl(append(args, "--json")...)
+		if r.code != exitRefused || !strings.Contains(r.stdout, `"id":"`+want+`"`) {
+			w.t.Errorf("want the refusal %s: %s", want, r)
+		}
+	}
+	refused("ceph-no-right", w.toFiles("--ceph-user", "reader")...)
+	refused("ceph-no-fs", append(w.toFiles(), "--cephfs", "gone:/stores")...)
+	refused("no-target", append(w.toFiles(), "--cephfs", "stores")...)
+	refused("ceph-no-mounter", w.toFiles("--mounter", "kernel")...)
+	ceph("fs", "fail", "cephfs")
+	refused("ceph-fs-offline", w.toFiles()...)
+	if err := c.Stop(w.ctx, "mds"); err != nil {
+		w.t.Fatal(err)
+	}
+	ceph("fs", "set", "cephfs", "joinable", "true")
+	refused("ceph-fs-no-mds", w.toFiles()...)
+	if err := errors.Join(c.Start("mds"), c.WaitHealthy(w.ctx)); err != nil {
+		w.t.Fatal(err)
+	}
+	w.same("the node", before, w.untouched())
+}
+
+// onCephFS asserts that the store is in CephFS, whole, and mounted as it must be.
+func (w *world) onCephFS(before inventory) {
+	w.t.Helper()
+	w.same("the store", before, w.manifest())
+	out := w.script("root", "findmnt -nro FSTYPE,OPTIONS "+w.graphroot()+" | tail -1")
+	if !strings.Contains(out, "fuse.ceph-fuse ") || strings.Contains(out, "nosuid") || strings.Contains(out, "nodev") {
+		w.t.Errorf("the store is on %q", out)
+	}
+}
+
+// offCephFS asserts that the store is where it was, and nothing of CephFS is left.
+func (w *world) offCephFS(before inventory) {
+	w.t.Helper()
+	w.same("the store", before, w.manifest())
+	if out := w.script("root", "findmnt -nR "+w.graphroot()+" || true; pgrep -a ceph-fuse || true; ls /run/storagectl/mounts 2>/dev/null || true; ls -d "+w.graphroot()+".storagectl-* /etc/systemd/system/*storage.*mount /etc/systemd/system/*.d/50-storagectl-* 2>/dev/null || true"); out != "" {
+		w.t.Errorf("left: %s", out)
+	}
+}
