@@ -51,11 +51,12 @@ func (s *Session) removeHome(ctx context.Context) error {
 		return err
 	}
 	folder := s.targetFolder()
-	if ours, err := s.ours(folder); err != nil || !ours {
+	if ours, err := s.ours(folder); err != nil {
 		return err
-	}
-	if _, err := ask[none](ctx, s, opEmptyTarget, s.copyArgs()); err != nil {
-		return err
+	} else if ours { // else it is not there, or empty already
+		if _, err := ask[none](ctx, s, opEmptyTarget, s.copyArgs()); err != nil {
+			return err
+		}
 	}
 	p, err := s.place()
 	if err != nil {

@@ -199,7 +199,7 @@ func (s *Session) releaseTarget(ctx context.Context) error {
 	}
 	remove := s.removeCopy
 	switch {
-	case s.home():
+	case s.home() && s.Inputs.Target.Units: // the owner made it
 		remove = s.removeHome
 	case s.onCephFS():
 		remove = s.releasePlace
