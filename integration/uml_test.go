@@ -18,7 +18,7 @@ import (
 
 // newMachine boots a machine beside a cluster, with a store and a unit of the
 // owner's that runs a container at each boot.
-func newMachine(t *testing.T, c *ceph.Cluster, user string) *world {
+func newMachine(t *testing.T, c *ceph.Cluster, user, keys string) *world {
 	t.Helper()
 	cable, err := c.Cable(t.Context())
 	if err != nil {
@@ -27,7 +27,7 @@ func newMachine(t *testing.T, c *ceph.Cluster, user string) *world {
 	began := time.Now()
 	w := newWorldWith(t, user, images.Small, lab.Options{Release: "bookworm", UML: cable})
 	t.Logf("up after %.0f s", time.Since(began).Seconds())
-	if err := c.Install(t.Context(), w.node, "store"); err != nil {
+	if err := c.Install(t.Context(), w.node, keys); err != nil {
 		t.Fatal(err)
 	}
 	unit := `[Unit]
@@ -62,7 +62,7 @@ func TestUMLRelocateRBD(t *testing.T) {
 	for _, user := range []string{lab.Owner, "root"} {
 		t.Run(user, func(t *testing.T) {
 			c := newCeph(t)
-			w := newMachine(t, c, user)
+			w := newMachine(t, c, user, "store")
 			before := w.manifest()
 			w.script("root", `rbd --id store create --size 1G rbd/store-`+user+`
 rbd --id store device map rbd/store-`+user)
@@ -119,9 +119,7 @@ func (w *world) restart(off func(*lab.Node, context.Context) error) {
 // what runs at boot ran on it, and that no unit failed but one.
 func (w *world) onKrbd(c *ceph.Cluster, failed string) {
 	w.t.Helper()
-	if out := w.script(w.user, w.systemctl()+" is-active app.service || true"); out != "active\n" {
-		w.t.Errorf("what podman runs at boot is %s%s", out, w.script("root", "journalctl -b -o short-monotonic | tail -100"))
-	}
+	w.ranAtBoot()
 	out := w.script("root", `findmnt -nro SOURCE,FSTYPE `+w.graphroot()+`
 systemctl is-enabled rbdmap.service; cat /sys/bus/rbd/devices/*/config_info; systemctl --failed --no-legend --plain | cut -d' ' -f1`)
 	lines := append(strings.Split(strings.TrimSpace(out), "\n"), "")
@@ -131,5 +129,13 @@ systemctl is-enabled rbdmap.service; cat /sys/bus/rbd/devices/*/config_info; sys
 	locks, err := c.RBD(w.ctx, "lock", "ls", "rbd/store-"+w.user)
 	if err != nil || strings.Count(locks, "client.") != 1 {
 		w.t.Errorf("locks: %s (%v)", locks, err)
+	}
+}
+
+// ranAtBoot asserts that podman ran what it is to run at each boot.
+func (w *world) ranAtBoot() {
+	w.t.Helper()
+	if out := w.script(w.user, w.systemctl()+" is-system-running --wait >/dev/null || true; "+w.systemctl()+" is-active app.service || true"); out != "active\n" {
+		w.t.Errorf("what podman runs at boot is %s%s", out, w.script("root", "journalctl -b -o short-monotonic | tail -100"))
 	}
 }
