@@ -95,31 +95,8 @@ func (s *filesSweep) reset() {
 func (s *filesSweep) at(n int) {
 	s.t.Helper()
 	s.reset()
-	args := s.args()
-	if s.way.killed != nil {
-		s.must(args...)
-		args = s.way.killed
-	}
-	hit, r := s.world.killed(n, args...)
-	if !hit && r.code != exitDone {
-		s.t.Fatalf("point %d: not killed, but: %s", n, r)
-	}
-	on := s.ctl(s.then)
-	if on.code == exitDone && s.way.killed != nil && hit && strings.Contains(s.must("status", "--json").stdout, `"phase":"finished"`) {
-		on = s.ctl(s.way.killed...) // killed before its first record
-	}
-	switch {
-	case on.code == exitNoRun && hit:
-		s.offCephFS(s.before)
-	case on.code != exitDone:
-		s.t.Fatalf("%s after a kill at point %d: %s", s.then, n, on)
-	case s.back:
-		s.offCephFS(s.before)
+	s.killAndGoOn(n, s.way, s.args(), func() { s.offCephFS(s.before) }, func() { s.onCephFS(s.before) })
+	if s.back {
 		s.same("the folders of the store", s.store, s.world.store())
-	default:
-		s.onCephFS(s.before)
-	}
-	if left := strings.TrimSpace(s.script("root", "pgrep -a storagectl || true")); left != "" {
-		s.t.Errorf("processes are left after point %d: %s", n, left)
 	}
 }

@@ -204,46 +204,53 @@ func (s *sweep) lives(driver string) {
 }
 
 // at restores the store, kills at the n-th point, takes the way on and judges
-// the end. A point before the journal exists leaves nothing to go on with.
+// the end.
 func (s *sweep) at(n int) {
 	s.t.Helper()
 	s.reset()
-	args := s.migrate()
-	if s.way.killed != nil {
-		s.must(args...)
-		args = s.way.killed
-	}
-	hit, r := s.world.killed(n, args...)
-	if !hit {
-		// The number of points may differ by a few from run to run (a poll more or less).
-		if r.code != exitDone {
-			s.t.Fatalf("point %d: not killed, but: %s", n, r)
-		}
-		s.t.Logf("point %d was not reached", n)
-	}
-	on := s.ctl(s.then)
-	if on.code == exitDone && s.way.killed != nil && hit && s.stillFinished() {
-		// Killed before its first record: the run stands as it was, finished.
-		on = s.ctl(s.way.killed...)
-	}
-	switch {
-	case on.code == exitNoRun && hit:
-		s.asItWas()
-	case on.code != exitDone:
-		s.t.Fatalf("%s after a kill at point %d: %s", s.then, n, on)
-	case s.back:
-		s.asItWas()
-	default:
-		s.migrated()
-	}
-	if left := strings.TrimSpace(s.script("root", "pgrep -a storagectl || true")); left != "" {
-		s.t.Errorf("processes are left after point %d: %s", n, left)
-	}
+	hit := s.killAndGoOn(n, s.way, s.migrate(), s.asItWas, s.migrated)
 	if s.back && hit {
 		if left := s.leftovers("overlay*"); left != "" {
 			s.t.Errorf("after point %d there are still %s", n, left)
 		}
 	}
+}
+
+// killAndGoOn kills a job, or what follows on it, at its n-th point, takes the way on,
+// and has the end judged. A point before the journal exists leaves nothing to go on
+// with. It reports whether the point was reached: their number may differ by a few
+// from run to run (a poll more or less).
+func (w *world) killAndGoOn(n int, by way, args []string, asItWas, done func()) (hit bool) {
+	w.t.Helper()
+	if by.killed != nil {
+		w.must(args...)
+		args = by.killed
+	}
+	hit, r := w.killed(n, args...)
+	if !hit {
+		if r.code != exitDone {
+			w.t.Fatalf("point %d: not killed, but: %s", n, r)
+		}
+		w.t.Logf("point %d was not reached", n)
+	}
+	on := w.ctl(by.then)
+	if on.code == exitDone && by.killed != nil && hit && strings.Contains(w.must("status", "--json").stdout, `"phase":"finished"`) {
+		on = w.ctl(by.killed...) // killed before its first record: the run stood as it was
+	}
+	switch {
+	case on.code == exitNoRun && hit:
+		asItWas()
+	case on.code != exitDone:
+		w.t.Fatalf("%s after a kill at point %d: %s", by.then, n, on)
+	case by.back:
+		asItWas()
+	default:
+		done()
+	}
+	if left := strings.TrimSpace(w.script("root", "pgrep -a storagectl || true")); left != "" {
+		w.t.Errorf("processes are left after point %d: %s", n, left)
+	}
+	return hit
 }
 
 // asItWas asserts that the store and its configuration are what they were.
@@ -270,13 +277,6 @@ func (s *sweep) storeOfAnyBoot() inventory {
 		}
 	}
 	return inv
-}
-
-// stillFinished says whether a killed rollback or commit left the run finished.
-func (s *sweep) stillFinished() bool {
-	s.t.Helper()
-	r := s.must("status", "--json")
-	return strings.Contains(r.stdout, `"phase":"finished"`)
 }
 
 // sweepReport collects the table of docs/sweep.md.

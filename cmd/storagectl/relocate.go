@@ -33,8 +33,10 @@ folder of its own in a folder of CephFS; that cannot hold overlay natively, so i
 for stores on vfs, or with --driver fuse-overlayfs.
 
 With --to overlay a store on vfs is converted on its way, and needs only the room that
-overlay needs. A line in
-/etc/fstab, or a unit where others can change the path, makes the mount when it is first used (--mount boot: at boot).
+overlay needs.
+
+A line in /etc/fstab, or a unit where others can change the path, makes the mount when
+it is first used (--mount boot: at boot).
 
 A store that stands on a mount of its own is moved likewise, and the mount goes. With
 --path and the folder that the graphroot lies in it comes home: a plain folder again.
