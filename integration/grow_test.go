@@ -32,7 +32,7 @@ func (w *world) grows(before inventory) {
 		}
 		return n
 	}
-	mb := 1100
+	mb := 1101 // not in whole sectors
 	grown := func(how string) {
 		w.t.Helper()
 		if n := bytes(); n < int64(mb)*1000*1000*8/10 || n > int64(mb)*1000*1000 || n < int64(mb-100)*1000*1000 {

@@ -83,6 +83,7 @@ func TestRelocateRBD(t *testing.T) {
 			if r := other.ctl(other.toImage()...); r.code != exitRefused || !strings.Contains(r.stderr, "rbd/store-"+user+" is in use") {
 				t.Errorf("want the other host refused: %s", r)
 			}
+			w.grows(before)
 			if err := w.node.Kill(w.ctx); err != nil {
 				t.Fatal(err)
 			}
@@ -90,7 +91,6 @@ func TestRelocateRBD(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.onImage(before)
-			w.grows(before)
 			w.must("rollback", "1") // a growth is no run to go back from
 			w.same("the store", before, w.manifest())
 			if out := w.script("root", "findmnt -nR "+w.graphroot()+" || true; losetup -nlO BACK-FILE | grep rbd:store-"+user+"/ || true"); out != "" {

@@ -237,6 +237,20 @@ func TestZeros(t *testing.T) {
 	}
 }
 
+// TestOddSize: an image that ends within a sector is a device like any other, but
+// for that end.
+func TestOddSize(t *testing.T) {
+	h := admin(t)
+	spec := newImage(t, h, 32<<20+1000)
+	m := mustMap(t, h, spec)
+	if size, err := h.DeviceSize(m.Device); err != nil || size != 32<<20+512 {
+		t.Errorf("%s has %d bytes: %v", m.Device, size, err)
+	}
+	if to, err := os.Readlink(spec.Link()); err != nil || to != m.Device || !strings.HasPrefix(to, "/dev/loop") {
+		t.Errorf("%s leads to %q, and the device is %q: %v", spec.Link(), to, m.Device, err)
+	}
+}
+
 // TestGrow: an image grows while a filesystem on it is mounted and written to.
 func TestGrow(t *testing.T) {
 	h := admin(t)

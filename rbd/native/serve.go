@@ -149,9 +149,12 @@ func (s *served) device(ctx context.Context) error {
 		return err
 	}
 	s.rule(ctx)
-	out, err := exec.CommandContext(ctx, "losetup", "--find", "--show", "--direct-io=on", s.mapping.File).CombinedOutput()
+	cmd := exec.CommandContext(ctx, "losetup", "--find", "--show", "--direct-io=on", s.mapping.File)
+	var words strings.Builder // it warns of an image that ends within a sector
+	cmd.Stderr = &words
+	out, err := cmd.Output()
 	if err != nil {
-		return fmt.Errorf("cannot make a loop device: %w: %s", err, strings.TrimSpace(string(out)))
+		return fmt.Errorf("cannot make a loop device: %w: %s", err, strings.TrimSpace(words.String()))
 	}
 	s.mapping.Device = strings.TrimSpace(string(out))
 	b, err := json.Marshal(s.mapping)
