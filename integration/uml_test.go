@@ -26,6 +26,7 @@ func newMachine(t *testing.T, c *ceph.Cluster, user, keys string) *world {
 	}
 	began := time.Now()
 	w := newWorldWith(t, user, images.Small, lab.Options{Release: "bookworm", UML: cable})
+	w.patience = 20 * time.Minute // User-Mode Linux is slow where others have the processors
 	t.Logf("up after %.0f s", time.Since(began).Seconds())
 	if err := c.Install(t.Context(), w.node, keys); err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,8 @@ type world struct {
 	ctx  context.Context
 	node *lab.Node
 	user string // owner of the store: root or lab.Owner
+
+	patience time.Duration // with one command; 5 minutes if zero
 }
 
 // newWorld boots a node with a store of the kind. The node is gone after the test.
@@ -113,7 +116,7 @@ func (r result) String() string {
 // exec runs a command in the node as a user; it may fail.
 func (w *world) exec(user string, argv ...string) result {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.ctx, 5*time.Minute)
+	ctx, cancel := context.WithTimeout(w.ctx, cmp.Or(w.patience, 5*time.Minute))
 	defer cancel()
 	cmd := w.node.Cmd(ctx, user, argv...)
 	var out, errs bytes.Buffer
