@@ -47,11 +47,12 @@ func (a *Assessment) growth(ctx context.Context, run *host.Runner) error {
 	}
 	img := &TargetImage{Spec: spec, Cluster: r.Cluster, Size: r.Size, Mapper: all[0].Mapper, Had: size}
 	a.Inputs.Target = &Target{Kind: KindRBD, Where: spec.String(), FSType: m.Type, Image: img}
-	return a.grows(ctx, run, full)
+	return a.grows(ctx, run, full, all[0].FSID)
 }
 
-// grows judges whether the image on which the store stands may grow.
-func (a *Assessment) grows(ctx context.Context, run *host.Runner, full bool) error {
+// grows judges whether the image on which the store stands, of the cluster fsid, may
+// grow.
+func (a *Assessment) grows(ctx context.Context, run *host.Runner, full bool, fsid string) error {
 	r, img := a.Inputs.Request.Relocate, a.Inputs.Target.Image
 	sectors := r.Size &^ 511 // what a device shows of it
 	switch {
@@ -75,6 +76,10 @@ func (a *Assessment) grows(ctx context.Context, run *host.Runner, full bool) err
 		}
 		report, err := ceph.Judge(ctx, h.Link, ceph.Query{Pool: img.Spec.Pool, Namespace: img.Spec.Namespace, DataPool: have.DataPool})
 		a.problems(report)
+		if err == nil && fsid != "" && fsid != report.FSID {
+			a.refuse("image-mapped", "say which cluster it is: --ceph-conf", "the store is on image %s of the cluster %s, and this is the cluster %s", img.Spec, fsid, report.FSID)
+			return nil
+		}
 		if err == nil && have.Size >= r.Size && img.Had >= sectors && full {
 			a.refuse("image-size", "give a larger --size", "image %s has %s already, and so has its filesystem", img.Spec, Bytes(have.Size))
 		}

@@ -139,7 +139,10 @@ func (s *Session) lastRun() error {
 	}
 	for _, run := range runs[slices.Index(runs, s.ID)+1:] {
 		st, err := engine.Read(s.env.Dir.RunPath(run))
-		if err == nil && st.Header.Job != JobGrow && st.Header.Store == s.Inputs.StoreKey() && st.Phase != engine.PhaseRolledBack {
+		if st.Header.Job == JobGrow && st.Phase.Over() { // it leaves the way back as it was
+			continue
+		}
+		if err == nil && st.Header.Store == s.Inputs.StoreKey() && st.Phase != engine.PhaseRolledBack {
 			return &Refusal{ID: "later-run", Text: fmt.Sprintf("run %s worked on the store after this one", run),
 				Hint: "storagectl rollback " + run + " first, if it is not committed"}
 		}
