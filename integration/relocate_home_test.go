@@ -241,7 +241,9 @@ func TestRelocateMountRefused(t *testing.T) {
 	w.refused("graphroot-mount", w.homeward()...)
 	w.script("root", "umount "+root+"; rm "+root+"/hidden; mount "+root+"; mount --bind /opt/own/store "+root)
 	w.refused("graphroot-mount", w.homeward()...)
-	w.script("root", "umount "+root)
+	w.script("root", "umount "+root+"; chown root "+root+"; chmod 777 "+root)
+	w.refused("graphroot-mount", w.homeward()...) // somebody else's, where podman may write
+	w.script("root", "chown "+w.user+" "+root+"; chmod 700 "+root)
 	before := w.untouched()
 	w.must(w.homeward("--dry-run")...)
 	w.same("the node", before, w.untouched())

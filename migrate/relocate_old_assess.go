@@ -56,7 +56,9 @@ func (a *Assessment) oldMount(ctx context.Context, env Env) error {
 	if err != nil {
 		return refuse("put it into one line of "+fstabPath, "%v", err)
 	}
-	if st, err := engine.Read(env.Dir.RunPath(m.Run)); m.Run != "" && err == nil && st.Phase == engine.PhaseFinished {
+	if done, err := committed(env.Dir, m.Run); err != nil {
+		return err
+	} else if !done {
 		a.refuse("uncommitted", fmt.Sprintf("storagectl commit %s, or storagectl rollback %s", m.Run, m.Run), "run %s, which mounted %s, is not committed", m.Run, root)
 		return nil
 	}
@@ -65,6 +67,11 @@ func (a *Assessment) oldMount(ctx context.Context, env Env) error {
 		return err
 	}
 	defer live.Close()
+	if whose, err := ownerOf(live); err != nil {
+		return err
+	} else if whose != a.Inputs.Owner.UID {
+		return refuse("give podman a graphroot that is its user's own", "what is mounted on the graphroot %s belongs to user %d, not to %s", root, whose, a.Inputs.Owner.Name)
+	}
 	if m.Folder, err = host.FolderID(live); err != nil {
 		return err
 	}
@@ -75,6 +82,29 @@ func (a *Assessment) oldMount(ctx context.Context, env Env) error {
 	}
 	a.Inputs.Store.Mount = m
 	return a.beneath(m)
+}
+
+// committed reports whether the run that made a mount keeps no old store. One that is
+// not known here may have been of another state directory, or nobody's.
+func committed(dir engine.Dir, run string) (bool, error) {
+	if run == "" {
+		return true, nil
+	}
+	st, err := engine.Read(dir.RunPath(run))
+	if errors.Is(err, engine.ErrNoRun) {
+		return true, nil
+	}
+	return st.Phase != engine.PhaseFinished, err
+}
+
+// ownerOf is whose a folder is. Where the graphroot is, is its user's word, and
+// nobody's mounts are taken down on that alone.
+func ownerOf(dir *os.File) (uint32, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return 0, fmt.Errorf("cannot look at %s: %w", dir.Name(), err)
+	}
+	return st.Uid, nil
 }
 
 // differs tells why what a boot mounts is not what is mounted; "" where it is, or

@@ -23,6 +23,15 @@ func (s *Session) takeOldDown(ctx context.Context) error {
 		return err
 	}
 	root := s.Inputs.Store.GraphRoot
+	here, err := s.oldHere(ctx)
+	if err != nil {
+		return err
+	}
+	if t, err := host.Mounts(); err != nil {
+		return err
+	} else if m := t.Stack(root); !here && len(m) > 0 { // nobody has judged whether that may go
+		return fmt.Errorf("cannot take the old store's mount down: what is on %s now, %s, is something else", root, m[0].Source)
+	}
 	if err := s.closePoint(); err != nil {
 		return err
 	}
@@ -38,10 +47,6 @@ func (s *Session) takeOldDown(ctx context.Context) error {
 	}
 	// First what makes others need the mount: systemd would stop them with it.
 	if err := s.removeOldBoot(ctx, host.BootFile.DropsIn); err != nil {
-		return err
-	}
-	here, err := s.oldHere(ctx)
-	if err != nil {
 		return err
 	}
 	if here {
@@ -157,9 +162,6 @@ func (s *Session) putOldUp(ctx context.Context) error {
 	if err := s.tellOldAgain(ctx); err != nil {
 		return err
 	}
-	if err := s.openPoint(); err != nil {
-		return err
-	}
 	mount, cancel := context.WithTimeout(ctx, mountLimit)
 	defer cancel()
 	if err := s.onSystemBus(mount, func(b *host.Bus) error { return b.StartMount(mount, root) }); err != nil {
@@ -170,6 +172,10 @@ func (s *Session) putOldUp(ctx context.Context) error {
 		return err
 	} else if !here {
 		return fmt.Errorf("cannot return the old store to its place: %s is not what was there", s.Inputs.Store.Mount.Source)
+	}
+	// Only now: where the mount fails, podman must not begin a new store beneath it.
+	if err := s.openPoint(); err != nil {
+		return err
 	}
 	if err := s.freshWorker(ctx); err != nil {
 		return err
