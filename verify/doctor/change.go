@@ -80,6 +80,11 @@ func (c Change) Holds(ctx context.Context, h *Host) (bool, error) {
 func (c Change) Do(ctx context.Context, h *Host) error {
 	switch c.Kind {
 	case changeSubIDs:
+		// usermod gives a range also where somebody has it, and who it was when the
+		// change was thought of may be long ago.
+		if err := errors.Join(c.free("/etc/subuid"), c.free("/etc/subgid")); err != nil {
+			return err
+		}
 		return h.system(ctx, "usermod", "--add-subuids", c.After, "--add-subgids", c.After, c.User)
 	case changeLinger:
 		return h.system(ctx, "loginctl", "enable-linger", c.User)

@@ -43,6 +43,24 @@ func (c Change) withoutRange(path string) error {
 	return renameio.WriteFile(path, []byte(b.String()), fs.FileMode(f.Mode))
 }
 
+// free sees to it that nobody else has an id of the range that the change gives.
+func (c Change) free(path string) error {
+	all, err := readRanges(path)
+	if err != nil {
+		return err
+	}
+	var first, last uint64
+	if _, err := fmt.Sscanf(c.After, "%d-%d", &first, &last); err != nil {
+		return fmt.Errorf("cannot read the range %q: %w", c.After, err)
+	}
+	for _, r := range all {
+		if r.who != c.User && r.start <= last && first < r.start+r.count {
+			return fmt.Errorf("cannot give %s the ids %s: %s has given %s some of them meanwhile", c.User, c.After, path, r.who)
+		}
+	}
+	return nil
+}
+
 // lockShadow takes the lock that usermod takes on a file: a file beside it with
 // the process's number, which counts only as long as the process lives.
 func lockShadow(path string) (unlock func(), err error) {
