@@ -317,11 +317,7 @@ func (s *Session) Rollback(ctx context.Context) error {
 }
 
 // Stopped reports whether the run has stopped podman and not started it again.
-func (s *Session) Stopped() bool {
-	st := s.journal.State()
-	stop, start := st.Steps[stepStop].Mark, st.Steps[stepStart].Mark
-	return (stop == engine.MarkBegun || stop == engine.MarkDone) && start != engine.MarkDone
-}
+func (s *Session) Stopped() bool { return PodmanDown(s.journal.State()) }
 
 // Reclaimable is how many bytes a commit frees now.
 func (s *Session) Reclaimable(ctx context.Context) (uint64, error) {

@@ -150,6 +150,12 @@ func (s *Session) lastRun() error {
 	return nil
 }
 
+// PodmanDown reports whether a run has stopped podman and not started it again.
+func PodmanDown(st engine.State) bool {
+	stop, start := st.Steps[stepStop].Mark, st.Steps[stepStart].Mark
+	return (stop == engine.MarkBegun || stop == engine.MarkDone) && start != engine.MarkDone
+}
+
 // mountOf is the mount point that path lies on, or would lie on if it was there.
 func mountOf(path string) (string, error) {
 	at := path

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/internal/host"
 	"github.com/storagectl/storagectl/internal/podman"
 	"github.com/storagectl/storagectl/migrate"
@@ -163,7 +164,23 @@ func (a *app) doctorHost(ctx context.Context, user string) (*doctor.Host, error)
 	if h.Runs, err = a.dir().List(); err != nil {
 		a.out.note(fmt.Sprintf("the runs cannot be listed: %v", err))
 	}
+	h.Cutover = a.cutover(h.Runs, o.UID)
 	return h, nil
+}
+
+// cutover names the run that has podman stopped on a store of the user's, "" if none
+// has.
+func (a *app) cutover(runs []string, uid uint32) string {
+	for _, run := range runs {
+		st, err := engine.Read(a.dir().RunPath(run))
+		if err != nil || st.Phase.Over() || !migrate.PodmanDown(st) {
+			continue
+		}
+		if in, err := migrate.DecodeInputs(st); err == nil && in.Owner.UID == uid {
+			return run
+		}
+	}
+	return ""
 }
 
 // tellResults writes the table, or its messages; kind is that of the last one.

@@ -26,6 +26,9 @@ type Host struct {
 	Getenv func(string) string
 	// Runs are the ids of the runs of this state directory.
 	Runs []string
+	// Cutover is the one of them that has podman stopped, if any: podman is not asked
+	// anything then.
+	Cutover string
 
 	version func() (string, error)
 	conf    func() (confSeen, error)
@@ -171,8 +174,11 @@ func (h *Host) lookInfo(ctx context.Context) (infoSeen, error) {
 var errNoRuntimeDir = errors.New("the user has no runtime folder (see runtime-dir), and podman would make do with another")
 
 // canRun keeps podman from being started where it would make itself at home
-// elsewhere than usual.
+// elsewhere than usual, or get in the way of a run.
 func (h *Host) canRun() error {
+	if h.Cutover != "" {
+		return fmt.Errorf("run %s has podman stopped, which would make itself another store now (storagectl status %s)", h.Cutover, h.Cutover)
+	}
 	if !h.Owner.Rootful() && h.Owner.RuntimeDir == "" && host.HasSystemd() {
 		return errNoRuntimeDir
 	}
