@@ -28,7 +28,8 @@ saw; for what is not well also why it matters, and the command that mends it. Co
 
 It only looks. Of podman it runs ` + "`podman --version`" + `, and ` + "`podman info`" + ` and ` + "`podman ps`" + ` where podman has been
 used before; it asks podman's socket for its version. What lies in a user's store or home is looked at with that
-user's rights. Nothing is asked of the network, but Nomad at NOMAD_ADDR (by default the agent of this host). Each
+user's rights. While a run of storagectl has podman stopped, nothing is asked of podman: that is ` + "`unknown`" + ` then.
+Nothing is asked of the network, but Nomad at NOMAD_ADDR (by default the agent of this host). Each
 check has a deadline, of 10 s as a rule; what cannot be found out until then is ` + "`unknown`" + `.
 
 | outcome | | exit code |
