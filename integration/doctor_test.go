@@ -110,6 +110,7 @@ func illnesses() []illness {
 		{name: "socket for everybody", check: "socket-mode", saw: "everybody", breaks: "chmod 666 " + sock, heal: "chmod 660 " + sock},
 		{name: "DOCKER_HOST to nowhere", check: "docker-host", saw: "/nowhere.sock", breaks: "echo DOCKER_HOST=unix:///nowhere.sock >>/etc/environment", heal: "sed -i /DOCKER_HOST/d /etc/environment"},
 		{name: "docker.sock to nowhere", check: "docker-sock", user: "root", saw: "/nowhere.sock", fixes: true, breaks: "systemctl start podman.socket; ln -sfn /nowhere.sock /run/docker.sock", heal: "rm /run/docker.sock"},
+		{name: "resolv.conf to nowhere", check: "resolv-conf", saw: "no such file", breaks: "mv /etc/resolv.conf /root/; ln -s /run/nowhere /etc/resolv.conf", heal: "mv /root/resolv.conf /etc/resolv.conf"},
 		{name: "netavark gone", check: "network-backend", saw: "netavark", breaks: "mv /usr/lib/podman/netavark /root/", heal: "mv /root/netavark /usr/lib/podman/"},
 		{
 			name: "aardvark of another release", check: "netavark", saw: "9.9.9", outcome: "warning",
@@ -163,6 +164,7 @@ func illnesses() []illness {
 func TestDoctor(t *testing.T) {
 	t.Parallel()
 	w := newWorldWith(t, lab.Owner, images.Small, lab.Options{Release: "bookworm", FS: "ext4", Size: "400M"})
+	w.script("root", "echo nameserver 127.0.0.1 >/etc/resolv.conf") // the lab's nodes have none
 	before := w.untouched()
 	began := time.Now()
 	r, well := w.doctor(lab.Owner)

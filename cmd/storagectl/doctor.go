@@ -220,7 +220,11 @@ func (a *app) tellResults(h *doctor.Host, results []doctor.Result, all bool, kin
 			group = r.Group
 			fmt.Fprintf(&b, "%s\n", group)
 		}
-		fmt.Fprintf(&b, "  %-7s  %-*s  %s\n", r.Outcome, width, r.Check, oneLine(r.Saw))
+		saw := oneLine(r.Saw)
+		if kind == "verify" {
+			saw = strings.TrimSpace(fmt.Sprintf("%.2f s  %s", r.Seconds, saw))
+		}
+		fmt.Fprintf(&b, "  %-7s  %-*s  %s\n", r.Outcome, width, r.Check, saw)
 		if !r.Outcome.Worse(doctor.OK) {
 			continue
 		}

@@ -21,7 +21,8 @@ import (
 // verifyOptions are the flags of verify.
 type verifyOptions struct {
 	user, sample, against, with, image, write string
-	read                                      bool
+	read, docker                              bool
+	pull                                      string
 }
 
 func newVerify(a *app) *cobra.Command {
@@ -37,7 +38,11 @@ the store with the manifest that a run took before it changed anything, or with 
 manifest in a file; --with compares that with another file, and looks at no store.
 --manifest writes the manifest of the store (docs/manifest.md), and does nothing else.
 
-Nothing is pulled, and but for the container of the test nothing is changed.
+--docker-api makes on podman's socket the calls of a worker of Prefect's, in its order
+and with Docker's own client, and tells of each what came back and how long it took.
+
+Nothing is pulled (but by --pull), and but for the containers of the tests nothing is
+changed.
 
 Of verify itself: 0 all is proven, 1 something could not be found out, 4 something is
 wrong.
@@ -48,7 +53,8 @@ wrong.
   storagectl verify --user hashi --sample 5%            read one file in twenty
   storagectl verify --against 0003-migrate-9f2c         is all there that was there before the run?
   storagectl verify --user hashi --manifest before.manifest
-  storagectl verify --against before.manifest --with after.manifest`,
+  storagectl verify --against before.manifest --with after.manifest
+  storagectl verify --user hashi --docker-api           what a worker of Prefect's would see`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.verify(cmd.Context(), o) },
 	}
 	f := cmd.Flags()
@@ -58,6 +64,8 @@ wrong.
 	f.StringVar(&o.against, "against", "", "compare with the manifest of a run, or of a file")
 	f.StringVar(&o.with, "with", "", "compare the manifest of --against with this file, and not with a store")
 	f.StringVar(&o.image, "smoke-image", "", "an image of the store to run as a test (default: a tiny one that comes with storagectl)")
+	f.BoolVar(&o.docker, "docker-api", false, "do instead on podman's socket what a worker of Prefect's does there, call by call")
+	f.StringVar(&o.pull, "pull", "", "with --docker-api: pull this image from its registry, too")
 	f.StringVar(&o.write, "manifest", "", "write the manifest of the store to this file")
 	return cmd
 }
@@ -83,6 +91,9 @@ func (a *app) verify(ctx context.Context, o verifyOptions) error {
 	if err != nil {
 		return err
 	}
+	if o.docker && (share > 0 || o.against != "" || o.with != "" || o.write != "") || o.pull != "" && !o.docker {
+		return usagef("cannot use --docker-api with other proofs, nor --pull without it")
+	}
 	if o.with != "" {
 		return a.compareFiles(o)
 	}
@@ -106,7 +117,12 @@ func (a *app) verify(ctx context.Context, o verifyOptions) error {
 	if o.write != "" {
 		return a.writeManifest(ctx, h, o.write)
 	}
-	results := doctor.RunInTurn(ctx, h, doctor.Proofs(p))
+	var results []doctor.Result
+	if o.docker {
+		results = doctor.ReplayDockerAPI(ctx, h, o.pull)
+	} else {
+		results = doctor.RunInTurn(ctx, h, doctor.Proofs(p))
+	}
 	if ctx.Err() != nil {
 		return errors.New("interrupted; nothing was changed")
 	}

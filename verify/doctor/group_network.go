@@ -32,6 +32,19 @@ func networkChecks() []Check {
 			Look:  lookCNI,
 		},
 		{
+			ID: "resolv-conf", Group: groupNetwork, Title: "/etc/resolv.conf can be read",
+			Why:   "Podman copies it into each container with a network, and starts none without it.",
+			Mends: "Make the file, or what the link leads to.",
+			Look: func(context.Context, *Host) Finding {
+				const path = "/etc/resolv.conf"
+				b, err := os.ReadFile(path)
+				if err != nil {
+					return problem(fmt.Sprintf("%s: %s", path, reason(err)), "systemctl enable --now systemd-resolved, or write a line nameserver ADDRESS into "+path)
+				}
+				return ok("%d nameservers", strings.Count("\n"+string(b), "\nnameserver"))
+			},
+		},
+		{
 			ID: "netavark", Group: groupNetwork, Title: "netavark and aardvark-dns are of one release",
 			Why:   "They share a format on disk; names of containers are not resolved where one is newer.",
 			Mends: "Install both from one source.",

@@ -20,6 +20,7 @@ import (
 	"github.com/storagectl/storagectl/internal/podman/libpoddb"
 	"github.com/storagectl/storagectl/internal/podman/storageconf"
 	"github.com/storagectl/storagectl/verify"
+	"github.com/storagectl/storagectl/verify/dockerapi"
 )
 
 // What doctor asks the owner's worker. All but the changes only look.
@@ -41,6 +42,7 @@ const (
 	opVolumes  = "verify-volumes"
 	opManifest = "verify-manifest"
 	opData     = "verify-data"
+	opReplay   = "verify-docker-api"
 
 	opFileIs   = "doctor-file-is"
 	opFilePut  = "doctor-file-put"
@@ -83,6 +85,9 @@ func Handlers(uid int) map[string]podman.Handler {
 		opMounts: podman.Handle(func(_ context.Context, path string, _ func(any)) (none, error) { return none{}, tryMount(path) }),
 		opVolumes: podman.Handle(func(_ context.Context, paths []string, _ func(any)) ([]string, error) {
 			return seeVolumes(paths), nil
+		}),
+		opReplay: podman.Handle(func(ctx context.Context, o dockerapi.Options, _ func(any)) (replayed, error) {
+			return replay(ctx, o), nil
 		}),
 		opManifest: podman.Handle(func(ctx context.Context, r verify.StoreRef, _ func(any)) (verify.StorePart, error) {
 			return verify.StoreManifest(ctx, r)

@@ -1,12 +1,12 @@
 // Command smoke is the program inside the smoke image. It is the only process
 // of its container and answers one question: does a container work here?
 //
-//	smoke NONCE EXITCODE [layers]
+//	smoke NONCE EXITCODE [layers|stay]
 //
 // It writes NONCE to /storagectl-smoke.out, reads it back, and prints one line
 // of JSON with the nonce and the type of the root filesystem as the kernel
 // says it. With "layers" it also looks at the files that the image's layers
-// add, replace and delete. It ends with EXITCODE, or with 1 and a message on
+// add, replace and delete; with "stay" it does not end by itself. It ends with EXITCODE, or with 1 and a message on
 // stderr when something is not as it must be. It uses as little of the
 // standard library as it can, to stay small.
 package main
@@ -44,6 +44,9 @@ func main() {
 		fail("statfs /: " + err.Error())
 	}
 	os.Stdout.WriteString(`{"smoke":"` + nonce + `","root_fs_magic":` + strconv.FormatInt(int64(fs.Type), 10) + "}\n") //nolint:unconvert // of another type on other machines
+	for len(os.Args) > 3 && os.Args[3] == "stay" {
+		_ = syscall.Nanosleep(&syscall.Timespec{Sec: 3600}, nil) // a signal ends it
+	}
 	os.Exit(code)
 }
 
