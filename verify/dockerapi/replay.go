@@ -344,6 +344,8 @@ func (r *replay) exited(ctx context.Context) (string, error) {
 		return "", err
 	case c.State == nil:
 		return "", errors.New("the answer has no state")
+	case c.State.Status == "stopped" && c.State.ExitCode == exitWanted: // podman 4.3.1, until its clean-up has come by
+		return "it has its code, but is \"stopped\" and not yet exited: who looks for that word has to wait", errOdd
 	case c.State.Status != "exited" || c.State.ExitCode != exitWanted:
 		return "", fmt.Errorf("it is %q with code %d, not exited with %d: a worker would report another result", c.State.Status, c.State.ExitCode, exitWanted)
 	}

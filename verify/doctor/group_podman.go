@@ -44,6 +44,9 @@ func podmanChecks() []Check {
 				if errors.Is(err, errNoStore) || errors.Is(err, podman.ErrNoPodman) || errors.Is(err, errNoRuntimeDir) {
 					return notSeen(err)
 				}
+				if errors.Is(err, context.DeadlineExceeded) { // a long pull holds podman's lock for as long
+					return unknown(fmt.Errorf("it does not answer within %s; it may wait for one that works on the store (see locks)", podmanLimit))
+				}
 				if err != nil {
 					return problem(err.Error(), h.as("podman info"))
 				}

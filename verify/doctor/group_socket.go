@@ -170,7 +170,7 @@ func lookSocketUnit(ctx context.Context, h *Host) Finding {
 	change := Change{Kind: changeSocket, User: h.Owner.Name, Before: s.File + " " + s.Active, Text: "enable and start podman.socket of " + h.Owner.Name}
 	switch {
 	case s.Load == "masked":
-		return problem("it is masked", h.systemctl("unmask "+podmanSocket), enable)
+		return warning("it is masked", h.systemctl("unmask "+podmanSocket), enable)
 	case s.Load == "not-found":
 		return problem("there is no such unit", "install podman with its units (apt-get install --reinstall podman)")
 	case up && enabled:
@@ -178,7 +178,11 @@ func lookSocketUnit(ctx context.Context, h *Host) Finding {
 	case up:
 		return warning("it listens, but will not after the next boot ("+s.File+")", enable).by(change)
 	}
-	return problem(fmt.Sprintf("it does not listen (%s, %s)", s.Active, s.File), enable).by(change)
+	saw := fmt.Sprintf("it does not listen (%s, %s)", s.Active, s.File)
+	if enabled {
+		return problem(saw, enable).by(change)
+	}
+	return warning(saw, enable).by(change) // it may be that nobody needs it
 }
 
 func lookSocketAnswers(ctx context.Context, h *Host) Finding {

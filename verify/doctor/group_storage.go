@@ -26,8 +26,8 @@ func storageChecks() []Check {
 		},
 		{
 			ID: "graphroot", Group: groupStorage, Title: "The filesystem of the store",
-			Why:   "Overlay needs a local filesystem that has whiteouts and d_type; on CephFS and NFS podman falls back to fuse-overlayfs or fails. With nosuid or noexec programs in containers do not work; a mount below the graphroot is taken away by podman's cleaning up.",
-			Mends: "Move the store to a local disk or an RBD: storagectl relocate. Mount it without nosuid, nodev and noexec, at the graphroot itself.",
+			Why:   "Overlay needs a local filesystem that has whiteouts and d_type; on CephFS and NFS podman falls back to fuse-overlayfs or fails. With nosuid or noexec programs in containers of vfs do not work; a mount below the graphroot is taken away by podman's cleaning up.",
+			Mends: "Move the store to a local disk or an RBD: storagectl relocate. Mount it without nosuid and noexec, at the graphroot itself.",
 			Look:  rooted(lookGraphRoot),
 		},
 		{
@@ -123,10 +123,16 @@ func lookGraphRoot(_ context.Context, h *Host, graphRoot, _, driver string) Find
 	}
 	relocate := "storagectl relocate" + h.userFlag() + " --path DIR --dry-run, to a local disk"
 	saw := fmt.Sprintf("%s on %s", graphRoot, s.FSType)
-	for _, o := range []string{"nosuid", "nodev", "noexec", "ro"} {
-		if slices.Contains(s.Options, o) {
-			return problem(fmt.Sprintf("%s, mounted %s at %s", saw, o, s.MountedOn), fmt.Sprintf("mount -o remount,%s %s, and the same in /etc/fstab", strings.TrimPrefix(strings.Replace(o, "ro", "norw", 1), "no"), s.MountedOn))
+	for _, o := range []string{"ro", "noexec", "nosuid"} {
+		if !slices.Contains(s.Options, o) {
+			continue
 		}
+		instead := map[string]string{"nosuid": "suid", "noexec": "exec", "ro": "rw"}[o]
+		f := problem(fmt.Sprintf("%s, mounted %s at %s", saw, o, s.MountedOn), fmt.Sprintf("mount -o remount,%s %s, and the same in /etc/fstab", instead, s.MountedOn))
+		if o != "ro" && driver == "overlay" { // an overlay has flags of its own
+			f.Outcome = Warning
+		}
+		return f
 	}
 	for _, m := range s.Mounts {
 		if m == filepath.Join(graphRoot, "overlay") && !s.OwnOverlay {
@@ -163,15 +169,14 @@ func lookSpace(_ context.Context, h *Host, graphRoot, _, _ string) Finding {
 	saw := fmt.Sprintf("%s of %s free (%.0f %%) at %s", size(s.Free), size(s.Size), free, s.MountedOn)
 	mend := []string{h.as("podman image prune"), "storagectl relocate" + h.userFlag() + " --path DIR --dry-run"}
 	if s.Inodes > 0 {
-		inodes := 100 * float64(s.InodesFree) / float64(s.Inodes)
-		if inodes < 5 {
-			saw, free = fmt.Sprintf("%s; %.0f %% of inodes free", saw, inodes), min(free, inodes)
+		if inodes := 100 * float64(s.InodesFree) / float64(s.Inodes); inodes < 5 {
+			return problem(fmt.Sprintf("%s; %.0f %% of inodes free", saw, inodes), mend...)
 		}
 	}
 	switch {
-	case free < 5:
+	case free < 5 && s.Free < 20e9:
 		return problem(saw, mend...)
-	case free < 15:
+	case free < 15 && s.Free < 100e9:
 		return warning(saw, mend...)
 	}
 	return ok("%s", saw)

@@ -25,7 +25,7 @@ func ReplayDockerAPI(ctx context.Context, h *Host, pull string) []Result {
 		case c.Left:
 			f.Outcome = Absent
 		case c.Odd:
-			f = warning(c.Saw, "give each run a name of its own; a newer podman may answer as Docker does")
+			f = warning(c.Saw, "a newer podman may answer as Docker does; until then a worker must not build on it")
 		case !c.OK:
 			f = problem(c.Saw, h.as("podman --log-level=debug system service")+" shows the other side")
 		}
