@@ -277,7 +277,7 @@ func lookCNI(ctx context.Context, h *Host) Finding {
 			if !slices.Contains(c.Knows, older) {
 				return f
 			}
-			f.Mend = []string{fmt.Sprintf(`sed -i 's/"cniVersion": *"%s"/"cniVersion": "%s"/' %s`, c.Version, older, c.Path)}
+			f.Mend = []string{"sed -i " + word(fmt.Sprintf(`s/"cniVersion": *"[^"]*"/"cniVersion": "%s"/`, older)) + " -- " + word(c.Path)}
 			return f.by(Change{Kind: changeCNI, Path: c.Path, Before: c.Version, After: older,
 				Text: fmt.Sprintf("let %s say cniVersion %s instead of %s", c.Path, older, c.Version)})
 		}

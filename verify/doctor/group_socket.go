@@ -211,7 +211,7 @@ func lookSocketMode(ctx context.Context, h *Host) Finding {
 	case !s.There || !s.Socket:
 		return absent("there is no socket at %s", s.Path)
 	case s.Mode&0o006 != 0:
-		return problem(fmt.Sprintf("everybody can use %s (mode %04o)", s.Path, s.Mode), "chmod o-rwx "+s.Path, h.systemctl("edit podman.socket")+", and set SocketMode=0660 there")
+		return problem(fmt.Sprintf("everybody can use %s (mode %04o)", s.Path, s.Mode), "chmod o-rwx "+word(s.Path), h.systemctl("edit podman.socket")+", and set SocketMode=0660 there")
 	}
 	return ok("mode %04o", s.Mode)
 }
@@ -312,7 +312,7 @@ func lookDockerSock(ctx context.Context, h *Host) Finding {
 		return warning(fmt.Sprintf("it leads to %s, where %s gets no answer: %s", target, h.Owner.Name, s.Why), "see whose socket that is: ls -lL "+dockerSock)
 	}
 	want := h.socketPath()
-	f := problem(fmt.Sprintf("it leads to %s: %s", target, s.Why), fmt.Sprintf("ln -sfn %s %s", want, dockerSock))
+	f := problem(fmt.Sprintf("it leads to %s: %s", target, s.Why), fmt.Sprintf("ln -sfn %s %s", word(want), dockerSock))
 	if os.Getuid() != 0 || want == target || !h.Owner.Rootful() { // root's clients are not sent to a user's socket
 		return f
 	}

@@ -128,7 +128,7 @@ func lookGraphRoot(_ context.Context, h *Host, graphRoot, _, driver string) Find
 			continue
 		}
 		instead := map[string]string{"nosuid": "suid", "noexec": "exec", "ro": "rw"}[o]
-		f := problem(fmt.Sprintf("%s, mounted %s at %s", saw, o, s.MountedOn), fmt.Sprintf("mount -o remount,%s %s, and the same in /etc/fstab", instead, s.MountedOn))
+		f := problem(fmt.Sprintf("%s, mounted %s at %s", saw, o, s.MountedOn), fmt.Sprintf("mount -o remount,%s %s, and the same in /etc/fstab", instead, word(s.MountedOn)))
 		if o != "ro" && driver == "overlay" { // an overlay has flags of its own
 			f.Outcome = Warning
 		}
@@ -258,7 +258,7 @@ func lookExternal(ctx context.Context, h *Host, graphRoot, runRoot, driver strin
 	if len(names) == 0 {
 		return ok("none that is older than an hour")
 	}
-	return warning(fmt.Sprintf("%d that podman does not know: %s", len(names), few(names)), h.as("podman rm "+strings.Join(names[:min(5, len(names))], " ")))
+	return warning(fmt.Sprintf("%d that podman does not know: %s", len(names), few(names)), h.as("podman rm -- "+words(names[:min(5, len(names))])))
 }
 
 // few names the first of many.
@@ -286,7 +286,7 @@ func damageMends(h *Host, images []string) []string {
 	}
 	var mends []string
 	for _, i := range images[:min(3, len(images))] {
-		mends = append(mends, h.as("podman rmi -f "+i)+" && "+h.as("podman pull "+i))
+		mends = append(mends, h.as("podman rmi -f -- "+word(i))+" && "+h.as("podman pull -- "+word(i)))
 	}
 	return mends
 }
