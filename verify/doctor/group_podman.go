@@ -41,7 +41,7 @@ func podmanChecks() []Check {
 			Limit: podmanLimit + 5*time.Second,
 			Look: func(_ context.Context, h *Host) Finding {
 				i, err := h.info()
-				if errors.Is(err, errNoStore) || errors.Is(err, podman.ErrNoPodman) || errors.Is(err, errNoRuntimeDir) {
+				if errors.Is(err, errNoStore) || errors.Is(err, podman.ErrNoPodman) || h.canRun() != nil {
 					return notSeen(err)
 				}
 				if errors.Is(err, context.DeadlineExceeded) { // a long pull holds podman's lock for as long

@@ -13,6 +13,9 @@ const groupAPI = "docker api"
 // and gives each as a result. pull is an image to be pulled; empty: none.
 func ReplayDockerAPI(ctx context.Context, h *Host, pull string) []Result {
 	const why = "Workers of Prefect, and other clients of Docker's API, make this call."
+	if err := h.canRun(); err != nil {
+		return []Result{{Check: "replay", Group: groupAPI, Title: "The replay", Why: why, Finding: unknown(err)}}
+	}
 	began := time.Now()
 	calls, err := askOwner[replayed](ctx, h, opReplay, dockerapi.Options{Socket: h.socketPath(), Pull: pull})
 	if err == nil && calls.Why != "" {
