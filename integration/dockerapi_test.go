@@ -22,13 +22,15 @@ func TestDockerAPI(t *testing.T) {
 	if r.code != exitFailed || !strings.Contains(r.stdout, "  warning  name-clash ") {
 		t.Fatal(r)
 	}
-	for _, call := range []string{"version", "image-missing", "networks", "create", "connect", "start", "logs", "wait", "stop", "auto-remove"} {
+	for _, call := range []string{"version", "image-missing", "networks", "create", "connect", "start", "logs", "wait", "stop"} {
 		if !strings.Contains(r.stdout, "  ok       "+call+" ") {
 			t.Errorf("the call %s was not made: %s", call, r.stdout)
 		}
 	}
-	if !strings.Contains(r.stdout, "  ok       exit-code ") && !strings.Contains(r.stdout, "  warning  exit-code ") {
-		t.Errorf("the exit code was not seen: %s", r.stdout)
+	for _, call := range []string{"exit-code", "auto-remove"} { // moments in which podman 4.3.1 may answer oddly
+		if !strings.Contains(r.stdout, "  ok       "+call+" ") && !strings.Contains(r.stdout, "  warning  "+call+" ") {
+			t.Errorf("the call %s did not end as it must: %s", call, r.stdout)
+		}
 	}
 	w.same("the store after the replay", before, w.manifest())
 	w.script(lab.Owner, "systemctl --user stop podman.socket")

@@ -407,17 +407,20 @@ func (r *replay) autoRemove(ctx context.Context) (string, error) {
 	if err := r.client.ContainerStart(ctx, c.ID, container.StartOptions{}); err != nil {
 		return "", err
 	}
+	var last error
 	for {
 		_, err := r.client.ContainerInspect(ctx, c.ID)
 		switch {
+		case errdefs.IsNotFound(err) && last != nil:
+			return "gone; but while it went, the answer was not a 404: " + last.Error(), errOdd
 		case errdefs.IsNotFound(err):
 			return "", nil
-		case err != nil:
-			return "", err
+		case err != nil && ctx.Err() == nil: // podman 4.3.1 answers 500 in the moment of the removal
+			last = err
 		}
 		select {
 		case <-ctx.Done():
-			return "", errors.New("it is still there")
+			return "", errors.Join(errors.New("it is still there"), last)
 		case <-time.After(100 * time.Millisecond): // an engine may tell of its end before it is gone
 		}
 	}
