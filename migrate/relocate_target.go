@@ -69,10 +69,10 @@ func (s *Session) prepareTarget(ctx context.Context) error {
 	default:
 		err = s.makeFolder(ctx)
 	}
-	if err != nil {
+	if err != nil || s.facts.Tried { // a trial leaves its time on the folder, and the copy may be there
 		return err
 	}
-	if err := s.probe(ctx); err != nil || s.facts.Tried {
+	if err := s.probe(ctx); err != nil {
 		return err
 	}
 	return s.learn(func(f *Facts) { f.Tried = true })
