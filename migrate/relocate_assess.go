@@ -104,7 +104,7 @@ func (a *Assessment) relocation(ctx context.Context, s *Session) error {
 		return nil
 	}
 	if a.Inputs.Target.Units = fuse || who != "" && a.Inputs.Systemd; who != "" && !home {
-		a.Notes = append(a.Notes, fmt.Sprintf("others than root can change %s, so units of systemd's mount the store and no line in %s; what remains is told in docs/guarantees.md", who, fstabPath))
+		a.Notes = append(a.Notes, fmt.Sprintf("others than root can change %s, so units of systemd's mount the store and no line in %s; what remains is told in docs/relocate.md", who, fstabPath))
 	}
 	if a.Inputs.Target.SetProgram {
 		if err := a.conf(ctx, s); err != nil || len(a.Refusals) > 0 {

@@ -34,13 +34,15 @@ func newDoctor(a *app) *cobra.Command {
 		Short: "Look at a host and its podman, and tell what is wrong before it hurts",
 		Long: `doctor looks at podman, its store and what they need of the host, and tells for each
 check what it saw; for what is not well also why it matters and the command that mends
-it. It changes nothing, asks nothing of the network (but agents of Nomad on this host),
-and gives up on a check that does not answer. docs/doctor.md tells of each check.
+it. It changes nothing, asks nothing of the network (but Nomad at NOMAD_ADDR, by default
+the agent of this host), and gives up on a check that does not answer. docs/doctor.md
+tells of each check.
 
 Without --user it is about the caller's own store: run as root, the rootful store.
 
 --fix makes those changes that are safe, after it has shown them and asked (--yes: it
-does not ask). Each can be taken back: storagectl doctor --undo RUN, or --undo latest.
+does not ask). They are a run, whose id it tells: storagectl doctor --undo RUN takes them
+back. Such runs are not in storagectl history; --undo latest means the last of them.
 
 ` + doctorExit + exitHelp,
 		Example: `  storagectl doctor                              the rootful store, as root; else the caller's own

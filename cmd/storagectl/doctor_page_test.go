@@ -40,11 +40,15 @@ check has a deadline, of 10 s as a rule; what cannot be found out until then is 
 | ` + "`warning`" + ` | it works, and will hurt some day | 1 |
 | ` + "`problem`" + ` | something does not work, or is in danger | 4 |
 
-The exit code is that of the worst.
+The exit code is that of the worst. 2, 3, 10 and 11 are as with [all commands](runs.md#exit-codes). Refused (3) is
+what [migrate](migrate.md#refusals) refuses as ` + "`no-user`" + `, ` + "`not-root`" + ` or ` + "`not-confirmed`" + `; and ` + "`no-doctor`" + `: what ` + "`--undo`" + ` names
+is no run of ` + "`--fix`" + `.
 
-` + "`--fix`" + ` shows the changes that are safe, asks (not with ` + "`--yes`" + `), makes them, and looks again. They are kept
-in a journal below ` + "`doctor/`" + ` in the state directory, so that ` + "`storagectl doctor --undo RUN`" + ` takes them back, also
-where making them was cut off. All else is left to you.
+` + "`--fix`" + ` shows the changes that are safe, asks (not with ` + "`--yes`" + `), makes them, and looks again. They are one run,
+whose id it tells, with a journal in ` + "`doctor/runs/`" + ` of the [state directory](runs.md#what-lies-where), so that
+` + "`storagectl doctor --undo RUN`" + ` takes them back, also where making them was cut off; ` + "`latest`" + ` is the last of these runs.
+` + "`storagectl history`" + ` does not list them. Without root, those changes are left out that only root can make: subordinate
+ids, ` + "`/dev/fuse`" + `, ` + "`/`" + ` as a shared mount, and the link of ` + "`docker.sock`" + `. All else is left to you.
 
 This page is made of the code: ` + "`go test ./cmd/storagectl -run TestDoctorPage -update`" + `.
 `

@@ -26,7 +26,8 @@ const exitHelp = `Exit codes:
   2    wrong usage
   3    refused before anything changed, or all that was is taken back (the reason,
        and what would lift it)
-  4    verification failed; the run can be rolled back. Podman is left down if it was
+  4    verification failed; the run can be rolled back. Podman stays down, if it was
+       stopped by then
   10   no such run
   11   another run holds this store
   12   the journal is damaged, or the plan changed since

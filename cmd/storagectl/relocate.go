@@ -20,7 +20,9 @@ func newRelocate(a *app) *cobra.Command {
 		Long: `relocate copies a container store to another filesystem while podman works on it,
 reads the copy back, stops podman, copies what changed since, and mounts the copy at
 the path where the store was: podman's database has that path in every record. Until
-you commit, the old store lies beside it: "storagectl rollback" returns to it.
+you commit, the old store lies beside it: "storagectl rollback" returns to it. What was
+written to the store since podman was started again is on the target only, and stays
+there.
 
 With --path DIR the store gets a folder of its own in DIR, storage-USER, on a
 filesystem that is mounted already; several stores can share it. With --device the
@@ -35,11 +37,14 @@ for stores on vfs, or with --driver fuse-overlayfs.
 With --to overlay a store on vfs is converted on its way, and needs only the room that
 overlay needs.
 
-A line in /etc/fstab, or a unit where others can change the path, makes the mount when
-it is first used (--mount boot: at boot).
+After a boot a line in /etc/fstab mounts the store, or units of systemd's where others
+than root can change the path: when it is first used, or with --mount boot at boot.
 
 A store that stands on a mount of its own is moved likewise, and the mount goes. With
 --path and the folder that the graphroot lies in it comes home: a plain folder again.
+(Not from a mount of CephFS, NFS or FUSE; and not with --to.)
+
+Sizes are in units of 1000: 100G is 100 000 000 000 bytes. (rbd's own are of 1024.)
 
 Only root can mount, so relocate runs as root; --user names whose store it is,
 without it the rootful store. It shows the plan and asks, unless you say --yes.
@@ -58,6 +63,7 @@ so until the run is resumed or rolled back.
   storagectl relocate --path /srv/disk --user hashi --yes       do it; the old store stays for a rollback
   storagectl relocate --path /srv/disk --yes --commit           the rootful store; remove the old one at the end
   storagectl relocate --path /var/lib/containers --dry-run      the rootful store home again from its mount
+  storagectl relocate --path /home/hashi/.local/share/containers --user hashi --dry-run   a user's store home again
   storagectl relocate --path /srv/disk --yes --rate 50M         copy 50 MB a second at most beside live work`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
@@ -77,16 +83,16 @@ so until the run is resumed or rolled back.
 	f.StringVar(&req.Relocate.Path, "path", "", "a folder of root's on the filesystem that the store is to go to; or the folder that a mounted graphroot lies in")
 	f.StringVar(&req.Relocate.Device, "device", "", "a block device for the store alone: a path, or UUID=… of an empty filesystem")
 	f.StringVar(&req.Relocate.RBD, "rbd", "", "an image of Ceph for the store alone: POOL/IMAGE or POOL/NAMESPACE/IMAGE")
-	f.StringVar(&size, "size", "0", "how large an image is made where there is none, or is to become that has the store already (100G)")
-	f.BoolVar(&req.Relocate.TakeOver, "take-over", false, "shut out of the cluster who holds the image and is dead, and break their lock")
+	f.StringVar(&size, "size", "0", "size of an image that is to be made; or, larger than it is, of the image that the store is on already (100G)")
+	f.BoolVar(&req.Relocate.TakeOver, "take-over", false, "take the image from a dead holder: shut that client out of the cluster, and break its lock")
 	f.StringVar(&req.Relocate.CephFS, "cephfs", "", "a folder of CephFS, FS:/PATH, in which the store gets one of its own")
 	f.StringVar(&req.Relocate.Mounter, "mounter", "", "kernel or fuse, what mounts CephFS (default: kernel where it has the client)")
 	f.StringVar(&req.Relocate.DataPool, "data-pool", "", "a pool for the data of an image that is made (erasure coding)")
-	f.StringVar(&req.Relocate.Mapper, "mapper", "", "krbd or fuse (default: krbd where the kernel has it)")
+	f.StringVar(&req.Relocate.Mapper, "mapper", "", "krbd or fuse, what makes the image a device (default: krbd where the kernel has it)")
 	f.StringVar(&req.Relocate.Cluster.Conf, "ceph-conf", "", "the cluster's ceph.conf (default /etc/ceph/ceph.conf)")
 	f.StringVar(&req.Relocate.Cluster.User, "ceph-user", "", "the cluster's user, without \"client.\" (default admin)")
 	f.StringVar(&req.Relocate.Cluster.Keyring, "ceph-keyring", "", "the user's keyring (default: where ceph.conf says)")
-	f.StringVar(&req.Relocate.FS, "fs", "xfs", "the filesystem to make on the device: xfs or ext4")
+	f.StringVar(&req.Relocate.FS, "fs", "xfs", "the filesystem to make on the device or image: xfs or ext4")
 	f.BoolVar(&req.Relocate.Format, "format", false, "make the filesystem anew where one is that holds no files")
 	f.StringVar(&req.To, "to", "", "the driver to convert to on the way: overlay (default: the store's own)")
 	f.BoolVar(&req.KeepDamaged, "keep-damaged", false, "with --to: carry damaged images over as they are")
@@ -94,7 +100,7 @@ so until the run is resumed or rolled back.
 	f.StringVar(&req.User, "user", "", "the user whose store it is (default: the rootful store)")
 	f.StringVar(&req.Containers, "containers", migrate.Keep, "keep them (what ran is stopped, and started again), or refuse to go on while there are any")
 	f.StringVar(&req.Relocate.Mount, "mount", migrate.MountAuto, "automount (when it is first used) or boot")
-	f.StringVar(&rate, "rate", "0", "bytes a second that the copy beside the live store takes at most (50M); 0: no limit")
+	f.StringVar(&rate, "rate", "0", "bytes a second that the copy beside the live store reads at most (50M); 0: no limit")
 	f.StringVar(&req.SmokeImage, "smoke-image", "", "an image of the store to run as a test (default: a tiny one that comes with storagectl)")
 	f.BoolVar(&req.Commit, "commit", false, "remove the old store at the end; there is no rollback then")
 	outageFlags(f, &req.Outage)

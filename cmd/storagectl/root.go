@@ -34,9 +34,11 @@ func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "storagectl",
 		Short: "Move Podman container stores without losing them",
-		Long: `storagectl moves a Podman container store to another driver or to another
-filesystem, as one run with a journal: nothing is lost until "storagectl commit", and a run that was cut off at
-any moment is finished by "storagectl resume" or undone by "storagectl rollback".
+		Long: `storagectl moves a Podman container store to another storage driver (migrate) or to
+another filesystem (relocate), as one run with a journal. The old store is kept until
+"storagectl commit"; a run that was cut off at any moment is finished by "storagectl
+resume" or undone by "storagectl rollback". doctor tells what is wrong with a host,
+verify proves a store.
 
 A RUN is named by its id (0006-migrate-4f77), the beginning of that, or its number
 (6); left out, it is the latest run. Results go to stdout, progress and errors to
@@ -47,7 +49,10 @@ stderr.
   storagectl migrate --to overlay --user hashi --yes       do it; the old store is kept
   storagectl status                                        where it stands, and what can be done now
   storagectl rollback                                      back to the old store, or
-  storagectl commit                                        remove it: no way back`,
+  storagectl commit                                        remove it: no way back
+  storagectl relocate --rbd pool/img --size 100G --user hashi --dry-run   the plan of a move onto an image of Ceph
+  storagectl doctor --user hashi                           what is wrong with the host and the store
+  storagectl verify --user hashi                           is the store whole?`,
 		SilenceUsage: true, SilenceErrors: true,
 		Version:           version,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
@@ -73,7 +78,7 @@ stderr.
 	f := root.PersistentFlags()
 	f.BoolVar(&a.json, "json", false, "write JSON lines, one message each (docs/json.md)")
 	f.BoolVar(&a.quiet, "quiet", false, "write no progress; results and errors only")
-	f.BoolVar(&a.yes, "yes", false, "do not ask; migrate and relocate need it where there is no terminal")
+	f.BoolVar(&a.yes, "yes", false, "do not ask; migrate, relocate and doctor --fix need it where there is no terminal")
 	f.StringVar(&a.stateDir, "state-dir", "", "where runs are kept (default /var/lib/storagectl; for users ~/.local/state/storagectl)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(newMigrate(a), newRelocate(a), newResume(a), newRollback(a), newCommit(a), newStatus(a), newHistory(a), newDrain(a), newUndrain(a), newDoctor(a), newVerify(a), newWorker(a))

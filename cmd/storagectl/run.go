@@ -76,7 +76,7 @@ waits for the current step. RUN left out is the latest run.
 				a.tellNothing(run, st.Phase, fmt.Sprintf("Run %s was rolled back before; there is nothing to do.\n", run))
 				return nil
 			case engine.PhaseCommitted:
-				return &migrate.Refusal{ID: "committed", Text: fmt.Sprintf("cannot roll back: run %s is committed, its old store is removed", run)}
+				return &migrate.Refusal{ID: "committed", Text: fmt.Sprintf("cannot roll back: run %s is committed: there is no old store to return to", run)}
 			}
 			return a.with(cmd.Context(), run, func(s *migrate.Session) error { return s.Rollback(cmd.Context()) })
 		},

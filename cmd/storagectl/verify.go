@@ -34,8 +34,8 @@ func newVerify(a *app) *cobra.Command {
 that comes with storagectl and removes both, and looks at networks, volumes and
 Quadlet units. With --read-data it reads all files of all images and compares them
 with their digests; with --sample a part of them, each time another. --against compares
-the store with the manifest that a run took before it changed anything, or with a
-manifest in a file; --with compares that with another file, and looks at no store.
+the store with the manifest that a run took before the stores changed places, or with
+a manifest in a file; --with compares that with another file, and looks at no store.
 --manifest writes the manifest of the store (docs/manifest.md), and does nothing else.
 
 --docker-api makes on podman's socket the calls of a worker of Prefect's, in its order
@@ -60,11 +60,11 @@ wrong.
 	f := cmd.Flags()
 	f.StringVar(&o.user, "user", "", "the user whose store it is (default: the caller)")
 	f.BoolVar(&o.read, "read-data", false, "read all files of all images and compare them with their digests")
-	f.StringVar(&o.sample, "sample", "", "read this part of them, as 5%")
+	f.StringVar(&o.sample, "sample", "", "read this part of the files of all images, as 5%, and no more")
 	f.StringVar(&o.against, "against", "", "compare with the manifest of a run, or of a file")
 	f.StringVar(&o.with, "with", "", "compare the manifest of --against with this file, and not with a store")
 	f.StringVar(&o.image, "smoke-image", "", "an image of the store to run as a test (default: a tiny one that comes with storagectl)")
-	f.BoolVar(&o.docker, "docker-api", false, "do instead on podman's socket what a worker of Prefect's does there, call by call")
+	f.BoolVar(&o.docker, "docker-api", false, "instead of the other proofs do on podman's socket what a worker of Prefect's does there, call by call")
 	f.StringVar(&o.pull, "pull", "", "with --docker-api: pull this image from its registry, too")
 	f.StringVar(&o.write, "manifest", "", "write the manifest of the store to this file")
 	return cmd

@@ -41,7 +41,7 @@ func kernelChecks() []Check {
 		},
 		{
 			ID: "fuse-device", Group: groupKernel, Title: "/dev/fuse can be used by the owner",
-			Why:   "fuse-overlayfs, ceph-fuse and rbd-fuse need it.",
+			Why:   "fuse-overlayfs, ceph-fuse and storagectl relocate --mapper fuse need it.",
 			Mends: "modprobe fuse; in a container a device plugin, or --device /dev/fuse.",
 			Fixes: "makes the device where it is missing and the kernel has fuse. Taken back by removing it.",
 			Look:  lookFuse,

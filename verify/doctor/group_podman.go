@@ -68,7 +68,7 @@ func podmanChecks() []Check {
 		{
 			ID: "database", Group: groupPodman, Title: "Podman's database",
 			Why:   "Podman 6 cannot read BoltDB, and 5.8 moves it to SQLite by itself, which is not safe while several podman processes run. Where two databases hold objects, one half of the containers is not seen.",
-			Mends: "Move to SQLite while podman 5.8 or older is installed and nothing runs: podman system migrate, or reset and load.",
+			Mends: "Move to SQLite while podman 5.8 is installed and no container runs: podman system migrate --migrate-db.",
 			Look:  lookDatabase,
 		},
 	}

@@ -27,7 +27,7 @@ func storageChecks() []Check {
 		{
 			ID: "graphroot", Group: groupStorage, Title: "The filesystem of the store",
 			Why:   "Overlay needs a local filesystem that has whiteouts and d_type; on CephFS and NFS podman falls back to fuse-overlayfs or fails. With nosuid or noexec programs in containers of vfs do not work; a mount below the graphroot is taken away by podman's cleaning up.",
-			Mends: "Move the store to a local disk or an RBD: storagectl relocate. Mount it without nosuid and noexec, at the graphroot itself.",
+			Mends: "Move the store to a local disk or an image of Ceph (RBD): storagectl relocate. Mount it without nosuid and noexec, at the graphroot itself.",
 			Look:  rooted(lookGraphRoot),
 		},
 		{

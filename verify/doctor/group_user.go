@@ -36,7 +36,7 @@ func userChecks() []Check {
 		{
 			ID: "newuidmap", Group: groupUser, Title: "newuidmap and newgidmap work",
 			Why:   "Podman has these two write the map of its user namespace, which takes privileges. A copy of the system without its file capabilities breaks them.",
-			Mends: "Install uidmap anew.",
+			Mends: "Install the package uidmap anew.",
 			Look:  rootless(lookNewIDMap),
 		},
 		{
