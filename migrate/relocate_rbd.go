@@ -304,7 +304,7 @@ func (a *Assessment) targetImage(ctx context.Context, run *host.Runner, need uin
 		}
 		t.Free = uint64(have.Size)
 		if r.Size > have.Size {
-			a.refuse("image-size", fmt.Sprintf("rbd resize --size %d %s, or leave --size out", r.Size, spec), "image %s is there, and smaller: %s", spec, Bytes(have.Size))
+			a.refuse("image-size", fmt.Sprintf("rbd resize --size %dB %s, or leave --size out", r.Size, spec), "image %s is there, and smaller: %s", spec, Bytes(have.Size))
 		}
 		a.heldImage(img, have)
 		there, err := h.Mapped(ctx, spec)
