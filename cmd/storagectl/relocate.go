@@ -117,7 +117,7 @@ func checkRelocation(r migrate.Request) error {
 	}
 	switch {
 	case targets != 1:
-		return usagef("cannot relocate without one target: say --path DIR, --device DEVICE, --rbd POOL/IMAGE or --cephfs FS:/PATH")
+		return usagef("cannot relocate to %d targets: say one of --path DIR, --device DEVICE, --rbd POOL/IMAGE or --cephfs FS:/PATH", targets)
 	case r.To != "" && r.To != "overlay":
 		return usagef("cannot convert to %q: overlay is the only driver to convert to", r.To)
 	case r.KeepDamaged && r.To == "":

@@ -73,7 +73,9 @@ wrong.
 // share reads --sample: a percentage.
 func (o verifyOptions) share() (float64, error) {
 	switch {
-	case o.sample == "" && o.read:
+	case o.sample != "" && o.read:
+		return 0, usagef("cannot use --read-data with --sample: the one reads all, the other a part")
+	case o.read:
 		return 1, nil
 	case o.sample == "":
 		return 0, nil

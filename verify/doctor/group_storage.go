@@ -97,6 +97,10 @@ func lookDriver(_ context.Context, h *Host, i infoSeen) Finding {
 	}
 	switch d := i.Store.GraphDriverName; {
 	case d == "vfs":
+		s, err := h.store()
+		if err != nil || noOverlay(s.FSType) {
+			return warning("vfs", "move it to a filesystem that holds overlay, and convert it on its way or there: storagectl relocate")
+		}
 		return warning("vfs", migrate)
 	case d != "overlay":
 		return warning(d + ", which newer podman does not support")
@@ -107,6 +111,9 @@ func lookDriver(_ context.Context, h *Host, i infoSeen) Finding {
 	}
 	return ok("overlay, by the kernel")
 }
+
+// noOverlay names the filesystems on which the kernel's overlay cannot lie.
+func noOverlay(fsType string) bool { return slices.Contains([]string{"ceph", "nfs", "fuse"}, fsType) }
 
 func (h *Host) lookStore(ctx context.Context) (storeSeen, error) {
 	g, r, d, err := h.root()
@@ -140,18 +147,20 @@ func lookGraphRoot(_ context.Context, h *Host, graphRoot, _, driver string) Find
 		}
 	}
 	if driver == "overlay" {
-		switch s.FSType {
-		case "ceph", "nfs", "fuse", "tmpfs":
-			if s.FSType != "tmpfs" {
-				return problem(saw+", which cannot hold the kernel's overlay", relocate)
-			}
-			return warning(saw+": it is gone after a boot", relocate)
+		c, err := h.conf()
+		if err != nil {
+			return notSeen(err)
 		}
-		if s.NoDType {
+		switch program := c.effective("mount_program").Value; {
+		case s.FSType == "tmpfs":
+			return warning(saw+": it is gone after a boot", relocate)
+		case noOverlay(s.FSType) && program == "":
+			return problem(saw+", which cannot hold the kernel's overlay", relocate)
+		case s.NoDType:
 			return problem(saw+" without d_type (XFS made with ftype=0)", relocate)
 		}
 	}
-	if slices.Contains([]string{"ceph", "nfs", "fuse"}, s.FSType) {
+	if noOverlay(s.FSType) {
 		return warning(saw+": a network filesystem; podman locks and many small files are slow there", relocate)
 	}
 	return ok("%s", saw)
@@ -343,7 +352,7 @@ func lookLeftovers(_ context.Context, h *Host, graphRoot, _, _ string) Finding {
 		return warning(few(strange)+": left from a run that this state directory does not know",
 			"storagectl history, as who began it; it may hold the only copy of a store, so do not delete it")
 	case len(known) > 0:
-		return warning(few(known)+": kept from an earlier run", "storagectl status; then storagectl commit, if all is well")
+		return warning(few(known)+": kept from an earlier run", "storagectl history, and status of that run; then storagectl commit RUN, if all is well")
 	case len(s.Staging) > 0:
 		return warning(few(s.Staging)+": left from pulls that were cut off", "podman removes them when it next starts after a boot")
 	}
