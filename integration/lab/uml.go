@@ -103,6 +103,8 @@ func (n *Node) layoutUML() error {
 		os.WriteFile(filepath.Join(n.share(), "agent"), []byte(umlAgent), 0o644),
 		os.WriteFile(filepath.Join(n.dir, "upper", "lab-init"), []byte(init), 0o755),
 		os.WriteFile(filepath.Join(n.dir, "upper", "etc", "lab-udev"), nil, 0o644),
+		// All takes its time here, and longer where others have the processors.
+		os.WriteFile(filepath.Join(n.dir, "upper", "etc", "systemd", "system.conf"), []byte("[Manager]\nDefaultDeviceTimeoutSec=10min\nDefaultTimeoutStartSec=10min\n"), 0o644),
 		os.WriteFile(filepath.Join(units, "lab-agent.service"), []byte(umlAgentUnit), 0o644),
 		// Its devices are its own: udev may look at them all.
 		os.Symlink("/lib/systemd/system/systemd-udev-trigger.service", filepath.Join(units, "systemd-udev-trigger.service")))
