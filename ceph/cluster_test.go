@@ -89,7 +89,7 @@ func TestJudgeCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(r.Problems) != 0 || r.FSID != cluster.FSID || r.Health != "HEALTH_OK" || !r.MayTake ||
-		!strings.Contains(r.Release, ".") || len(r.Pools) != 1 || r.Pools[0].Free < 1<<30 || r.FS == nil || r.FS.Active != 1 {
+		!strings.Contains(r.Release, ".") || len(r.Pools) != 2 || r.Pools[0].Free < 1<<30 || r.FS == nil || r.FS.Active != 1 {
 		t.Errorf("%+v", r)
 	}
 	if r, err = Judge(t.Context(), link, Query{Pool: "gone", FS: "gone", Need: 1}); err != nil || !slices.Equal(ids(r.Fatal()), []string{"no-pool", "no-fs"}) {

@@ -61,7 +61,9 @@ func TestJudge(t *testing.T) {
 		fatal []string
 		warn  []string
 	}{
-		"good":            {Query{Pool: "rbd", FS: "cephfs", Need: 4000}, good(), nil, nil},
+		"good":            {Query{Pool: "rbd", FS: "cephfs", Need: 500}, good(), nil, nil},
+		"room for images": {Query{Pool: "rbd", Need: 4000}, good(), nil, nil},
+		"none for files":  {Query{FS: "cephfs", Need: 4000}, good(), []string{"pool-too-small"}, nil},
 		"nearfull":        {rbd, with(good(), "health", health("OSD_NEARFULL", "HEALTH_WARN")), []string{"health-osd-nearfull"}, nil},
 		"degraded":        {rbd, with(good(), "health", health("PG_DEGRADED", "HEALTH_WARN")), []string{"health-pg-degraded"}, nil},
 		"inactive":        {rbd, with(good(), "health", health("PG_AVAILABILITY", "HEALTH_WARN")), []string{"health-pg-availability"}, nil},
