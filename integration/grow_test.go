@@ -80,6 +80,7 @@ func (w *world) grows(before inventory) {
 		w.t.Errorf("the container did not run on: %s, %s before", now, started)
 	}
 	w.podman("rm", "-f", "-t", "0", "day")
+	w.script("root", "sync -f "+w.graphroot()) // podman's own write, which a power cut may take otherwise
 	if w.user == lab.Owner {
 		w.same("the store", before, w.manifest())
 	}

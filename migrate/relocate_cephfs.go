@@ -69,12 +69,8 @@ func (s *Session) preparePlace(ctx context.Context) error {
 	} else if !alone {
 		return placeTaken(s.Inputs.Target.Where)
 	}
-	o := s.Inputs.Owner
-	if err := unix.Fchownat(int(dir.Fd()), "", int(o.UID), int(o.GID), unix.AT_EMPTY_PATH); err != nil {
-		return fmt.Errorf("cannot give the target to %s: %w", o.Name, err)
-	}
-	if err := os.Chmod(s.targetFolder(), 0o700); err != nil { // the folders above are root's
-		return fmt.Errorf("cannot close the target to others: %w", err)
+	if err := s.giveTarget(dir); err != nil {
+		return err
 	}
 	return s.claim(dir)
 }

@@ -121,12 +121,8 @@ func (s *Session) prepareDevice(ctx context.Context) error {
 			return &Refusal{ID: "device-files", Text: fmt.Sprintf("the filesystem on %s holds files: %s", s.Inputs.Target.Where, few(names)),
 				Hint: "give a device that is free; nothing on it was changed"}
 		}
-		o := s.Inputs.Owner
-		if err := unix.Fchownat(int(dir.Fd()), "", int(o.UID), int(o.GID), unix.AT_EMPTY_PATH); err != nil {
-			return fmt.Errorf("cannot give the target to %s: %w", o.Name, err)
-		}
-		if err := os.Chmod(s.targetFolder(), 0o700); err != nil { // the folders above are root's
-			return fmt.Errorf("cannot close the target to others: %w", err)
+		if err := s.giveTarget(dir); err != nil {
+			return err
 		}
 		s.point("before device-mark")
 		if err := s.mark(dir); err != nil { // last: what bears it is ready
@@ -134,6 +130,19 @@ func (s *Session) prepareDevice(ctx context.Context) error {
 		}
 	}
 	return syncFolder(dir)
+}
+
+// giveTarget gives the top of a filesystem that is mounted where the run works on it
+// to the owner alone.
+func (s *Session) giveTarget(dir *os.File) error {
+	o := s.Inputs.Owner
+	if err := unix.Fchownat(int(dir.Fd()), "", int(o.UID), int(o.GID), unix.AT_EMPTY_PATH); err != nil {
+		return fmt.Errorf("cannot give the target to %s: %w", o.Name, err)
+	}
+	if err := os.Chmod(s.targetFolder(), 0o700); err != nil { // the folders above are root's
+		return fmt.Errorf("cannot close the target to others: %w", err)
+	}
+	return nil
 }
 
 // mountDevice mounts the device where the run works on it.

@@ -69,27 +69,8 @@ func (s *Session) mounted(ctx context.Context) (bool, error) {
 // openLive opens the graphroot, and so has an automount make its mount. A device
 // or server that does not answer must not hold the run up for ever.
 func (s *Session) openLive(ctx context.Context) (*os.File, error) {
-	type answer struct {
-		f   *os.File
-		err error
-	}
-	opened := make(chan answer, 1)
-	go func() {
-		f, err := host.OpenDir(s.Inputs.Store.GraphRoot)
-		opened <- answer{f, err}
-	}()
-	select {
-	case a := <-opened:
-		return a.f, a.err
-	case <-time.After(mountLimit):
-	case <-ctx.Done():
-	}
-	go func() { // it may still come
-		if a := <-opened; a.f != nil {
-			_ = a.f.Close()
-		}
-	}()
-	return nil, fmt.Errorf("cannot look at %s: what is to be mounted there has not answered for %s", s.Inputs.Store.GraphRoot, mountLimit)
+	root := s.Inputs.Store.GraphRoot
+	return within(ctx, root, func() (*os.File, error) { return host.OpenDir(root) })
 }
 
 // within looks at something that may never answer, and waits for it as long as for

@@ -1,10 +1,8 @@
 package migrate
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -122,18 +120,8 @@ func (s *Session) earlierImage() *TargetImage {
 
 // unmapEarlier takes an image from this host: what maps it at boot, then the mapping.
 func (s *Session) unmapEarlier(ctx context.Context, img *TargetImage) error {
-	before, err := os.ReadFile(rbd.RBDMap)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("cannot read rbdmap: %w", err)
-	}
-	after, err := rbd.RemoveEntry(before, img.Spec)
-	if err != nil {
+	if err := s.editRBDMap(func(now []byte) ([]byte, error) { return rbd.RemoveEntry(now, img.Spec) }); err != nil {
 		return err
-	}
-	if !bytes.Equal(before, after) {
-		if err := host.ReplaceFile(rbd.RBDMap, before, after); err != nil {
-			return err
-		}
 	}
 	if err := (&rbd.Host{Run: s.env.Runner}).Forget(ctx, img.Spec); err != nil {
 		return err

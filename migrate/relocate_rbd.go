@@ -201,6 +201,23 @@ func (s *Session) unmapImage(ctx context.Context) error {
 	return nil
 }
 
+// editRBDMap changes /etc/ceph/rbdmap where a change is needed.
+func (s *Session) editRBDMap(edit func([]byte) ([]byte, error)) error {
+	before, err := os.ReadFile(rbd.RBDMap)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot read rbdmap: %w", err)
+	}
+	after, err := edit(before)
+	if err != nil || bytes.Equal(before, after) {
+		return err
+	}
+	if err := host.ReplaceFile(rbd.RBDMap, before, after); err != nil {
+		return err
+	}
+	s.point("before after-rbdmap")
+	return nil
+}
+
 // setRBDMap adds the image to those that the kernel's client maps at boot, or
 // takes it out. Mapper fuse has a unit of its own for that.
 func (s *Session) setRBDMap(ctx context.Context, on bool) error {
@@ -208,25 +225,14 @@ func (s *Session) setRBDMap(ctx context.Context, on bool) error {
 	if t.Mapper != rbd.Krbd {
 		return nil
 	}
-	before, err := os.ReadFile(rbd.RBDMap)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("cannot read rbdmap: %w", err)
-	}
-	after, err := rbd.RemoveEntry(before, t.Spec)
-	if on {
-		after, err = rbd.SetEntry(before, rbd.MapEntry{Spec: t.Spec, User: t.Cluster.ID(), Keyring: keyringOf(t.Cluster), Conf: t.Cluster.Conf, Options: []string{"exclusive"}})
-	}
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(before, after) {
-		if err := host.ReplaceFile(rbd.RBDMap, before, after); err != nil {
-			return err
+	err := s.editRBDMap(func(now []byte) ([]byte, error) {
+		if !on {
+			return rbd.RemoveEntry(now, t.Spec)
 		}
-		s.point("before after-rbdmap")
-	}
-	if !on || !s.Inputs.Systemd {
-		return nil
+		return rbd.SetEntry(now, rbd.MapEntry{Spec: t.Spec, User: t.Cluster.ID(), Keyring: keyringOf(t.Cluster), Conf: t.Cluster.Conf, Options: []string{"exclusive"}})
+	})
+	if err != nil || !on || !s.Inputs.Systemd {
+		return err
 	}
 	// Never restarted: its stop unmaps every image of the host.
 	_, err = s.env.Runner.Run(ctx, host.Cmd{Argv: []string{"systemctl", "--no-reload", "enable", rbdMapUnit}, Timeout: time.Minute})

@@ -15,7 +15,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/client"
@@ -424,40 +423,4 @@ func (r *replay) autoRemove(ctx context.Context) (string, error) {
 		case <-time.After(100 * time.Millisecond): // an engine may tell of its end before it is gone
 		}
 	}
-}
-
-// sweep removes all that replays have made.
-func (r *replay) sweep(ctx context.Context) error {
-	ours := filters.NewArgs(filters.Arg("label", label))
-	cs, err := r.client.ContainerList(ctx, container.ListOptions{All: true, Filters: ours})
-	if err != nil {
-		return err
-	}
-	var errs []error
-	drop := func(err error) {
-		if err != nil && !errdefs.IsNotFound(err) {
-			errs = append(errs, err)
-		}
-	}
-	for _, c := range cs {
-		drop(r.client.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true}))
-		for _, m := range c.Mounts {
-			if strings.HasPrefix(m.Name, "storagectl-replay-") {
-				drop(r.client.VolumeRemove(ctx, m.Name, true))
-			}
-		}
-	}
-	if r.id != "" {
-		drop(r.client.VolumeRemove(ctx, r.name, true))
-	}
-	ns, err := r.client.NetworkList(ctx, network.ListOptions{Filters: ours})
-	if err != nil {
-		return errors.Join(append(errs, err)...)
-	}
-	for _, n := range ns {
-		drop(r.client.NetworkRemove(ctx, n.ID))
-	}
-	_, err = r.client.ImageRemove(ctx, r.image, image.RemoveOptions{Force: true})
-	drop(err)
-	return errors.Join(errs...)
 }
