@@ -74,7 +74,10 @@ func newWorker(ctx context.Context, mac cipher.AEAD) *worker {
 func Copy(ctx context.Context, src, dst *os.File, o Options) (Report, error) {
 	start := time.Now()
 	if o.Workers <= 0 {
-		o.Workers = 8
+		o.Workers = 16
+		if o.Strict {
+			o.Workers = 32
+		}
 	}
 	if o.Skip == nil {
 		o.Skip = func(string) bool { return false }

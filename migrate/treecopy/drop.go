@@ -80,7 +80,7 @@ func (x *index) dropUnseen() error {
 // believe forgets everything if nothing of what the root is said to hold is there:
 // the destination was made anew.
 func (x *index) believe(there map[string]bool) error {
-	root, err := x.folder("", 0)
+	root, err := x.folder("", 0, make([]byte, 4096))
 	if err != nil || root == nil || len(root.entries) == 0 {
 		return err
 	}

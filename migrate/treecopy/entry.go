@@ -97,8 +97,9 @@ func (e *entry) append(b []byte) []byte {
 // errFormat: a frame whose checksum is right does not read as what it says.
 var errFormat = errors.New("index has an unknown format")
 
-// take reads one entry and returns the rest.
-func (e *entry) take(b []byte) ([]byte, error) {
+// take reads one entry and returns the rest. The text has the same bytes at its
+// end, so that names need no memory of their own.
+func (e *entry) take(b []byte, text string) ([]byte, error) {
 	if len(b) < fixedEntry {
 		return nil, errFormat
 	}
@@ -122,7 +123,7 @@ func (e *entry) take(b []byte) ([]byte, error) {
 	if b = b[2:]; len(b) < n {
 		return nil, errFormat
 	}
-	e.name = string(b[:n])
+	e.name = text[len(text)-len(b):][:n]
 	return b[n:], nil
 }
 
@@ -149,18 +150,18 @@ func (f *folder) append(b []byte) []byte {
 	return b
 }
 
-// takeFolder reads a folder's frame. With a function each entry is handed to it
-// instead of being kept.
+// takeFolder reads a folder's frame. With a function each entry is handed to it,
+// for the time of the call, instead of being kept.
 func takeFolder(b []byte, each func(*entry)) (*folder, error) {
 	o := binary.LittleEndian
 	if len(b) < 4 || uint64(len(b)) < 12+uint64(o.Uint32(b)) {
 		return nil, errFormat
 	}
 	f := &folder{}
-	n := o.Uint32(b)
-	f.path, b = string(b[4:4+n]), b[4+n:]
+	n, text := o.Uint32(b), string(b)
+	f.path, b = text[4:4+n], b[4+n:]
 	f.shard, f.shards, b = o.Uint32(b), o.Uint32(b[4:]), b[8:]
-	b, err := f.self.take(b)
+	b, err := f.self.take(b, text)
 	if err != nil || len(b) < 4 {
 		return nil, errFormat
 	}
@@ -172,15 +173,15 @@ func takeFolder(b []byte, each func(*entry)) (*folder, error) {
 	if each == nil {
 		f.entries = make([]entry, count)
 		for i := range f.entries {
-			if b, err = f.entries[i].take(b); err != nil {
+			if b, err = f.entries[i].take(b, text); err != nil {
 				return nil, err
 			}
 		}
 		return f, nil
 	}
+	var e entry
 	for range count {
-		var e entry
-		if b, err = e.take(b); err != nil {
+		if b, err = e.take(b, text); err != nil {
 			return nil, err
 		}
 		each(&e)

@@ -86,7 +86,7 @@ func (c *copier) begin(w *worker, v *visit) error {
 	}
 	c.report.folders.Add(1)
 	if !v.fresh {
-		if v.old, err = c.ix.folder(v.path, 0); err != nil {
+		if v.old, err = c.ix.folder(v.path, 0, w.buf[:4096]); err != nil {
 			return err
 		}
 	}
@@ -118,7 +118,7 @@ func (c *copier) shard(w *worker, v *visit) error {
 		old := v.old
 		if old != nil && v.left&(v.old.shards-1) != 0 {
 			var err error
-			if old, err = c.ix.folder(v.path, v.left&(v.old.shards-1)); err != nil {
+			if old, err = c.ix.folder(v.path, v.left&(v.old.shards-1), w.buf[:4096]); err != nil {
 				return err
 			}
 		}
@@ -156,6 +156,7 @@ func (c *copier) sift(w *worker, v *visit, old, out *folder, kids *[]task) ([]it
 		if old == nil {
 			return nil, nil
 		}
+		out.entries = old.entries[:0] // what is kept moves to the front
 		for i := range old.entries {
 			e := &old.entries[i]
 			if c.o.Skip(join(v.path, e.name)) {

@@ -228,14 +228,21 @@ func (x *index) sync() error {
 
 // read returns the payload of the frame at the given place; kind 0: of any.
 func (x *index) read(off int64, kind byte) ([]byte, error) {
+	return x.readInto(make([]byte, 4096), off, kind)
+}
+
+// readInto is read with the caller's memory, of which a page is enough for most.
+// What was written to the file stays as it is: it is read beside the writers.
+func (x *index) readInto(b []byte, off int64, kind byte) ([]byte, error) {
 	x.mu.Lock()
-	defer x.mu.Unlock()
+	var err error
 	if off >= x.flushed {
-		if err := x.flushLocked(); err != nil {
-			return nil, err
-		}
+		err = x.flushLocked()
 	}
-	b := make([]byte, 4096)
+	x.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
 	n, err := pread(int(x.file.Fd()), b, off)
 	if err != nil || n < frameOverhead {
 		return nil, errors.Join(errFormat, err)
@@ -272,15 +279,16 @@ func (x *index) known(path string) bool {
 	return ok
 }
 
-// folder returns the claim about a shard of a folder, nil if there is none.
-func (x *index) folder(path string, shard uint32) (*folder, error) {
+// folder returns the claim about a shard of a folder, nil if there is none. What
+// is in buf afterwards is of no use.
+func (x *index) folder(path string, shard uint32, buf []byte) (*folder, error) {
 	x.mu.Lock()
 	at, ok := x.folders[x.key(path, shard)]
 	x.mu.Unlock()
 	if !ok {
 		return nil, nil
 	}
-	b, err := x.read(at.off, frameFolder)
+	b, err := x.readInto(buf, at.off, frameFolder)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the index: %w", err)
 	}

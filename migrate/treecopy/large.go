@@ -239,7 +239,7 @@ func takePartial(b []byte) (*partial, error) {
 	}
 	n := o.Uint32(b)
 	p := &partial{path: string(b[4 : 4+n])}
-	b, err := p.id.take(b[4+n:])
+	b, err := p.id.take(b[4+n:], string(b))
 	if err != nil || len(b) < 12 {
 		return nil, errFormat
 	}

@@ -36,7 +36,8 @@ type Options struct {
 	// the destination neither touched nor removed. The path is relative, without a
 	// leading slash.
 	Skip func(rel string) bool
-	// Workers at once; 0 means 8.
+	// Workers at once; 0 means 16 or, with Strict, 32: then somebody waits for it. They
+	// mostly wait for the disk, each with 400 KiB of memory.
 	Workers int
 	// BytesPerSecond limits the reading of file data; 0 means no limit.
 	BytesPerSecond int64

@@ -52,7 +52,7 @@ type Difference struct {
 func Verify(ctx context.Context, dst *os.File, o VerifyOptions) (VerifyReport, error) {
 	start := time.Now()
 	if o.Workers <= 0 {
-		o.Workers = 8
+		o.Workers = 16
 	}
 	if o.Skip == nil {
 		o.Skip = func(string) bool { return false }

@@ -65,8 +65,8 @@ func (b *bench) cache() string {
 on this machine, which keeps its data in memory; the image is mapped by mapper fuse (librbd, FUSE, a loop device).
 Before each run both are unmounted, the file dropped from memory, the image unmapped, and both mounted anew.`
 	}
-	return `From ext4 to an empty XFS, each on a loop device whose image is a sparse file on the same disk. Before each run
-both are unmounted, their images dropped from memory, and mounted anew.`
+	return `From ext4 to an empty XFS, each on a loop device (direct I/O) whose image is a sparse file on the same disk. Before
+each run both are unmounted, their images dropped from memory, and mounted anew.`
 }
 
 func (b *bench) markdown() string {
