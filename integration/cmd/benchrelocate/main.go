@@ -30,7 +30,7 @@ type settings struct {
 func main() {
 	var s settings
 	flag.IntVar(&s.files, "files", 200_000, "small files of the tree")
-	flag.IntVar(&s.large, "large", 16, "files of 100 to 160 MB in it, and of 512 MB for dd: a quarter as many")
+	flag.IntVar(&s.large, "large", 6, "files of 100 to 160 MB in it, and of 512 MB for dd: half as many")
 	flag.IntVar(&s.rounds, "rounds", 5, "runs of each method; the table has the median")
 	flag.Int64Var(&s.rbd, "rbd", 0, "GiB of memory for a Ceph of the lab whose images the destinations are; 0: they lie on the same disk")
 	flag.StringVar(&s.flat, "flat", "10000,1000000", "numbers of files that the peak memory is measured with; empty: none")
@@ -193,7 +193,7 @@ func (b *bench) round(ctx context.Context, i int) error {
 // largeRound copies a few large files with dd and with treecopy.
 func (b *bench) largeRound(ctx context.Context, i int) error {
 	src, dst := b.src+"-large", filepath.Join(b.dir, "dst-large")
-	n := max(1, b.large/4)
+	n := max(1, b.large/2)
 	if i == 0 {
 		if err := b.mount(ctx, "ext4", src); err != nil {
 			return err

@@ -25,9 +25,19 @@ func median(all []measured, of func(measured) float64) float64 {
 
 func seconds(m measured) float64 { return m.seconds }
 
-// ratio says how many times quicker the first is than the second.
-func (b *bench) ratio(first, second string) float64 {
-	return median(b.runs[second], seconds) / median(b.runs[first], seconds)
+// ratio says how many times quicker the first is than the second: in the median
+// of the rounds, and in the worst and the best of them. A disk that is slow for a
+// while is slow for both.
+func (b *bench) ratio(first, second string) string {
+	var all []float64
+	for i, m := range b.runs[first] {
+		all = append(all, b.runs[second][i].seconds/m.seconds)
+	}
+	if len(all) == 0 {
+		return "–"
+	}
+	slices.Sort(all)
+	return fmt.Sprintf("%.2f (%.2f to %.2f)", all[len(all)/2], all[0], all[len(all)-1])
 }
 
 func machine() string {
@@ -97,15 +107,15 @@ threads. Used: of the destination, its log and metadata included. rsync is run w
 time includes its hash of all that it reads and its durable index; rsync, cp and tar prove nothing.
 After the last pass of each round rsync (-aHAXni --delete) found nothing to change in treecopy's copy.
 
-| | × | asked for |
+| | ×, median of the rounds | asked for |
 | --- | --- | --- |
-| copy, against rsync | %.1f | 2.5 |
-| copy, against cp -a | %.1f | |
-| copy, against tar \| tar | %.1f | |
-| nothing changed, against rsync | %.1f | 6 |
-| 1 %% changed, against rsync | %.1f | |
-| verify of the whole copy, against rsync -c | %.1f | 5 |
-| rate on large files, of dd's | %.2f | 0.9 |
+| copy, against rsync | %s | 2.5 |
+| copy, against cp -a | %s | |
+| copy, against tar \| tar | %s | |
+| nothing changed, against rsync | %s | 6 |
+| 1 %% changed, against rsync | %s | |
+| verify of the whole copy, against rsync -c | %s | 5 |
+| rate on large files, of dd's | %s | 0.9 |
 
 ## Large files
 
