@@ -144,7 +144,7 @@ func TestNomadSweep(t *testing.T) {
 
 	step, resumed, undone := 1, 0, 0
 	if os.Getenv("STORAGECTL_SWEEP") != "full" {
-		step, resumed, undone = 9, 4, 10
+		step, resumed, undone = 13, 4, 10
 	}
 	// Out and back, killed once each time, and both finished by a resume.
 	for i := resumed; i < max(len(out), len(back)); i += step {
