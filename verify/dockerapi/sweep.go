@@ -14,7 +14,7 @@ import (
 
 // sweep removes all that replays have made.
 func (r *replay) sweep(ctx context.Context) error {
-	ours := filters.NewArgs(filters.Arg("label", label))
+	ours := filters.NewArgs(filters.Arg("label", Label))
 	cs, err := r.client.ContainerList(ctx, container.ListOptions{All: true, Filters: ours})
 	if err != nil {
 		return err
@@ -28,7 +28,7 @@ func (r *replay) sweep(ctx context.Context) error {
 	for _, c := range cs {
 		drop(r.client.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true}))
 		for _, m := range c.Mounts {
-			if strings.HasPrefix(m.Name, "storagectl-replay-") {
+			if strings.HasPrefix(m.Name, namePrefix) {
 				drop(r.client.VolumeRemove(ctx, m.Name, true))
 			}
 		}
@@ -42,6 +42,10 @@ func (r *replay) sweep(ctx context.Context) error {
 	}
 	for _, n := range ns {
 		drop(r.client.NetworkRemove(ctx, n.ID))
+	}
+	if r.pulled {
+		_, err := r.client.ImageRemove(ctx, r.opts.Pull, image.RemoveOptions{})
+		drop(err)
 	}
 	_, err = r.client.ImageRemove(ctx, r.image, image.RemoveOptions{Force: true})
 	drop(err)

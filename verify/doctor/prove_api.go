@@ -27,8 +27,12 @@ func ReplayDockerAPI(ctx context.Context, h *Host, pull string) []Result {
 		switch {
 		case c.Left:
 			f.Outcome = Absent
+		case c.Odd && c.Name == "memory":
+			f = warning(c.Saw, "storagectl doctor"+h.userFlag()+" --check cgroups; or set no mem_limit for work on this host")
 		case c.Odd:
 			f = warning(c.Saw, "a newer podman may answer as Docker does; until then a worker must not build on it")
+		case !c.OK && c.Name == "version":
+			f = problem(c.Saw, socketMends(h))
 		case !c.OK:
 			f = problem(c.Saw, h.as("podman --log-level=debug system service")+" shows the other side")
 		}
@@ -36,9 +40,13 @@ func ReplayDockerAPI(ctx context.Context, h *Host, pull string) []Result {
 	}
 	if err != nil {
 		results = append(results, Result{Check: "replay", Group: groupAPI, Title: "The replay", Why: why, Seconds: time.Since(began).Seconds(),
-			Finding: problem(err.Error(), "storagectl doctor"+h.userFlag()+" --check socket-unit --check socket-answers")})
+			Finding: problem(err.Error(), socketMends(h))})
 	}
 	return results
+}
+
+func socketMends(h *Host) string {
+	return "storagectl doctor" + h.userFlag() + " --check socket-unit --check socket-answers"
 }
 
 // replayed carries calls over the worker's pipe.
