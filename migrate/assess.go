@@ -94,7 +94,9 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 		a.refuse("driver", "make it larger without --to; storagectl migrate --to "+req.To+" converts it where it is", "the store is on that image already, and is only made larger")
 		return a, nil
 	}
-	if !a.Inputs.Growing() { // what lies in the store does not matter to one that grows
+	if a.Inputs.Growing() { // what lies in the store does not matter
+		a.gate()
+	} else {
 		a.leftovers(known)
 	}
 	if len(a.Refusals) == 0 {
@@ -303,6 +305,14 @@ func (a *Assessment) database(ctx context.Context, s *Session) error {
 }
 
 func (a *Assessment) units(ctx context.Context, s *Session) error {
+	err := a.findUnits(ctx, s)
+	if err == nil && len(a.Refusals) == 0 {
+		a.gate()
+	}
+	return err
+}
+
+func (a *Assessment) findUnits(ctx context.Context, s *Session) error {
 	if !host.HasSystemd() {
 		a.Notes = append(a.Notes, "no systemd here: steps on units are left out")
 		return nil

@@ -10,6 +10,7 @@ import (
 	"github.com/storagectl/storagectl/internal/podman/libpoddb"
 	"github.com/storagectl/storagectl/migrate/convert"
 	"github.com/storagectl/storagectl/verify"
+	"github.com/storagectl/storagectl/verify/dockerapi"
 )
 
 // JobMigrate is the name of the migrate job.
@@ -127,6 +128,8 @@ type Facts struct {
 	Dropped *[]string `json:"dropped,omitempty"`
 	// Smoke is what the smoke test saw.
 	Smoke *verify.SmokeReport `json:"smoke,omitempty"`
+	// DockerAPI are the calls of a Docker client that were made before the return.
+	DockerAPI []dockerapi.Call `json:"dockerAPI,omitempty"`
 	// Returning says that the run began to give its Nomad nodes back.
 	Returning bool `json:"returning,omitempty"`
 	// Drains are the drains that were set, the last of a node last: what another

@@ -43,6 +43,9 @@ type Outage struct {
 	Canary       string        `json:"canary,omitempty"` // an image of the store with a shell; "": none
 	CanaryShell  []string      `json:"canaryShell,omitempty"`
 
+	// DockerAPI has the calls of a Docker client made before the host is given back.
+	DockerAPI bool `json:"dockerAPI,omitempty"`
+
 	Busy drain.BusyOptions `json:"busy,omitzero"`
 	// Commands word by word, run one after the other: before the drain, and
 	// after the return.
@@ -64,7 +67,7 @@ type NomadUse struct {
 const returnLimit = 3 * time.Minute
 
 // around puts the steps that take the host out of service and back around a
-// plan. A plan without Nomad and without busy containers or hooks is as it was.
+// plan. A plan without Nomad, and that none of these was asked for, is as it was.
 func (s *Session) around(plan []engine.Step) []engine.Step {
 	out, use := s.Inputs.Request.Outage, s.Inputs.Nomad
 	var before, after []engine.Step
@@ -77,6 +80,10 @@ func (s *Session) around(plan []engine.Step) []engine.Step {
 	if len(out.HookBefore) > 0 {
 		before = append(before, engine.Step{Name: stepHookBefore, Title: "run the hooks before", Pausable: true,
 			Do: s.hooksBefore, Undo: s.hooksBack(out.HookAfter)})
+	}
+	if out.DockerAPI {
+		after = append(after, engine.Step{Name: StepDockerAPI, Title: "make a Docker client's calls on podman's socket",
+			Do: s.dockerAPI, Undo: s.sweepDockerAPI})
 	}
 	if use != nil {
 		before = append(before, engine.Step{Name: stepDrain, Title: "drain the Nomad node", Pausable: true,

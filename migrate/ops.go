@@ -67,6 +67,9 @@ const (
 	opMounts     = "mounts"
 	opDBAside    = "db-aside"
 
+	opReplay      = "docker-api"
+	opReplaySweep = "docker-api-sweep"
+
 	opCopy        = "copy"
 	opReadBack    = "read-back"
 	opEmptyTarget = "empty-target"
@@ -157,6 +160,12 @@ func Handlers(uid int) map[string]podman.Handler {
 		}),
 		opPing: podman.Handle(func(ctx context.Context, unit string, _ func(any)) (none, error) {
 			return none{}, w.ping(ctx, unit)
+		}),
+		opReplay: podman.Handle(func(ctx context.Context, unit string, _ func(any)) (replayed, error) {
+			return w.replayCalls(ctx, unit)
+		}),
+		opReplaySweep: podman.Handle(func(ctx context.Context, unit string, _ func(any)) (none, error) {
+			return none{}, w.replaySweep(ctx, unit)
 		}),
 		opSurvey: podman.Handle(func(ctx context.Context, o convert.Options, p func(any)) (convert.Estimate, error) {
 			e, err := convert.Survey(ctx, o)

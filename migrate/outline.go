@@ -62,6 +62,7 @@ func (a *Assessment) what() map[string]string {
 		a.relocateWhat(what)
 	}
 	out := a.Inputs.Request.Outage
+	what[StepDockerAPI] = "images, networks, containers, logs, exit codes, as a worker of Prefect's does; all is removed again"
 	what[stepHookBefore], what[stepHookAfter] = hookNames(out.HookBefore), hookNames(out.HookAfter)
 	what[stepBusy] = fmt.Sprintf("running containers with the labels %s; after %s: %s", strings.Join(out.Busy.Labels, ", "), out.Busy.Deadline, out.Busy.Then)
 	if len(a.Busy) > 0 {

@@ -37,6 +37,7 @@ func outageFlags(f *pflag.FlagSet, o *migrate.Outage) {
 	f.DurationVar(&o.SlotWait, "slot-wait", time.Hour, "how long to wait for a slot")
 	f.StringVar(&o.Canary, "canary", "", "image of the store with which Nomad runs a test job on the node at the end")
 	f.StringSliceVar(&o.CanaryShell, "canary-shell", nil, "the words that run a script in that image (default /bin/sh,-c)")
+	f.BoolVar(&o.DockerAPI, "docker-api", false, "before the host is given back make on podman's socket the calls of a worker of Prefect's, as verify --docker-api does; one that fails keeps the host out of service")
 	f.StringSliceVar(&o.Busy.Labels, "busy-label", nil, "wait for running containers with this LABEL or LABEL=VALUE, * for any text (io.prefect.*)")
 	f.DurationVar(&o.Busy.Deadline, "busy-deadline", 30*time.Minute, "how long to wait for them")
 	f.StringVar(&o.Busy.Then, "busy-then", drain.BusyRefuse, "wait on, stop them, or refuse to go on")

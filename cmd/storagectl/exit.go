@@ -94,6 +94,9 @@ func hint(err error, code int) string {
 	if errors.As(err, &step) && step.Step == migrate.StepGrowFS {
 		return "the store is in use and whole, on an image that is larger by now; only its filesystem is not. Mend the cause, then storagectl resume"
 	}
+	if errors.As(err, &step) && step.Step == migrate.StepDockerAPI && code == exitUnverified {
+		return dockerHint(err)
+	}
 	var ofRun *runError
 	if !errors.As(err, &ofRun) && code == exitFailed {
 		return "" // there is no run to go on with
@@ -125,4 +128,14 @@ func hint(err error, code int) string {
 		return "storagectl resume goes on; storagectl rollback puts everything back"
 	}
 	return ""
+}
+
+// dockerHint tells what to do where podman's socket does not serve a Docker client.
+func dockerHint(err error) string {
+	var ofRun *runError
+	back := "; storagectl rollback puts the old store back"
+	if errors.As(err, &ofRun) && ofRun.final {
+		back = ""
+	}
+	return "podman is up, and a Nomad node stays out of service; storagectl verify --docker-api shows each call. Mend the cause, then storagectl resume, which tries again" + back
 }

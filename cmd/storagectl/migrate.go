@@ -15,6 +15,7 @@ import (
 	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/migrate"
 	"github.com/storagectl/storagectl/verify"
+	"github.com/storagectl/storagectl/verify/dockerapi"
 )
 
 func newMigrate(a *app) *cobra.Command {
@@ -203,7 +204,8 @@ type resultMessage struct {
 	Grown            *migrate.GrowFact   `json:"grown,omitempty"`              // of a grow job
 	Stage            *migrate.StageFact  `json:"stage,omitempty"`
 	Smoke            *verify.SmokeReport `json:"smoke,omitempty"`
-	Kept             []string            `json:"kept,omitempty"` // made after the cutover, kept aside by a rollback
+	DockerAPI        []dockerapi.Call    `json:"docker_api,omitempty"` // of --docker-api
+	Kept             []string            `json:"kept,omitempty"`       // made after the cutover, kept aside by a rollback
 }
 
 func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) error {
@@ -211,7 +213,7 @@ func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) 
 	verified, started := migrate.Down(st)
 	m := resultMessage{Run: s.ID, Phase: st.Phase, Owner: in.Owner.Name, GraphRoot: in.Store.GraphRoot, Driver: in.Request.To,
 		SecondsDown: verified.Seconds(), SecondsToStarted: started.Seconds(), Seconds: time.Since(began).Seconds(),
-		Target: s.TargetFolder(), Copied: s.Facts().Copied, Rest: s.Facts().Rest, Grown: s.Facts().Grown, Stage: s.Facts().Stage, Smoke: s.Facts().Smoke, Kept: s.Facts().KeptNew}
+		Target: s.TargetFolder(), Copied: s.Facts().Copied, Rest: s.Facts().Rest, Grown: s.Facts().Grown, Stage: s.Facts().Stage, Smoke: s.Facts().Smoke, DockerAPI: s.Facts().DockerAPI, Kept: s.Facts().KeptNew}
 	var b strings.Builder
 	switch {
 	case in.Growing():

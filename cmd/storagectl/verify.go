@@ -40,6 +40,7 @@ a manifest in a file; --with compares that with another file, and looks at no st
 
 --docker-api makes on podman's socket the calls of a worker of Prefect's, in its order
 and with Docker's own client, and tells of each what came back and how long it took.
+migrate and relocate make them before the host is given back, with the same flag.
 
 Nothing is pulled (but by --pull), and but for the containers of the tests nothing is
 changed.
@@ -65,7 +66,7 @@ wrong.
 	f.StringVar(&o.with, "with", "", "compare the manifest of --against with this file, and not with a store")
 	f.StringVar(&o.image, "smoke-image", "", "an image of the store to run as a test (default: a tiny one that comes with storagectl)")
 	f.BoolVar(&o.docker, "docker-api", false, "instead of the other proofs do on podman's socket what a worker of Prefect's does there, call by call")
-	f.StringVar(&o.pull, "pull", "", "with --docker-api: pull this image from its registry, too")
+	f.StringVar(&o.pull, "pull", "", "with --docker-api: pull this image from its registry, too, as the policies IfNotPresent and Always do; it is removed again if it was not there")
 	f.StringVar(&o.write, "manifest", "", "write the manifest of the store to this file")
 	return cmd
 }
