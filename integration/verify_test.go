@@ -64,6 +64,10 @@ func TestVerify(t *testing.T) {
 	w.script("root", `cd `+lab.GraphRoot+`; rm -r vfs; tar -xf /root/vfs.tar --xattrs`)
 	proven("--read-data")
 
+	w.script("root", `cd `+lab.GraphRoot+`/vfs-images; f=$(ls -d */manifest | head -1); cp -a $f /root/kept; echo >>$f; echo $f >/root/which`)
+	wrong("storage-check", "incorrect size")
+	w.script("root", `cp -a /root/kept `+lab.GraphRoot+`/vfs-images/$(cat /root/which)`)
+
 	w.must("verify", "--user", w.user, "--manifest", "/root/before.manifest")
 	w.must(w.migrate()...)
 	proven("--read-data")

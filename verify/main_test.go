@@ -129,7 +129,7 @@ func TestAsUnprivilegedOwner(t *testing.T) {
 	ids := func(first int) []syscall.SysProcIDMap {
 		return []syscall.SysProcIDMap{{ContainerID: 0, HostID: first, Size: 1}, {ContainerID: 1, HostID: 100000, Size: 65536}}
 	}
-	cmd := exec.Command("/proc/self/exe", "-test.run=^(TestSample|TestStoreManifest)", "-test.v")
+	cmd := exec.Command("/proc/self/exe", "-test.run=^(TestSample|TestStoreManifest|TestCheck)", "-test.v")
 	cmd.Env = append(os.Environ(), inside+"="+asOwner, "TMPDIR="+dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
@@ -137,7 +137,7 @@ func TestAsUnprivilegedOwner(t *testing.T) {
 		Credential: &syscall.Credential{},
 	}
 	out, err := cmd.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "--- PASS: TestSampleOfDeepImage") {
+	if err != nil || !strings.Contains(string(out), "--- PASS: TestSampleOfDeepImage") || !strings.Contains(string(out), "--- PASS: TestCheck") {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

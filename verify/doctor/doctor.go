@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/storagectl/storagectl/verify"
 )
 
 // Outcome is how a check ended.
@@ -42,6 +44,9 @@ type Finding struct {
 	Mend []string `json:"mend,omitempty"`
 	// Change is what --fix would do; nil where nothing can be done safely.
 	Change *Change `json:"change,omitempty"`
+	// Read and Checked are all that the proofs of that name saw.
+	Read    *verify.ReadReport  `json:"read,omitempty"`
+	Checked *verify.CheckReport `json:"storage_check,omitempty"`
 }
 
 // Check is one thing that is looked at.

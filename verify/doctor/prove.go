@@ -44,6 +44,10 @@ func Proofs(p Proof) []Check {
 		},
 		{ID: "records", Group: groupProof, Title: "The store's records are whole", Why: "An image whose layer or manifest is gone cannot be run, saved or converted.", Limit: time.Minute, Look: rooted(lookRecords)},
 		{
+			ID: "storage-check", Group: groupProof, Title: "containers/storage finds nothing wrong", Why: "It is the library by which podman reads the store.", Limit: 2 * time.Minute,
+			Look: rooted(proveCheck),
+		},
+		{
 			ID: "container", Group: groupProof, Title: "A container runs", Why: "It is what the store is for.", Limit: 5 * time.Minute,
 			Look: withInfo(func(ctx context.Context, h *Host, i infoSeen) Finding {
 				cli := h.cli()
@@ -135,6 +139,39 @@ func proveVolumes(ctx context.Context, h *Host, _ infoSeen) Finding {
 		return problem(few(bad), "see the filesystem of the store: mount, df")
 	}
 	return ok("%d, of which %d are folders of the store, all writable", len(volumes), len(paths))
+}
+
+func proveCheck(ctx context.Context, h *Host, g, r, d string) Finding {
+	if d != "vfs" && d != "overlay" {
+		return absent("not for stores on %s", d)
+	}
+	got, err := askOwner[verify.CheckReport](ctx, h, opCheck, ref(g, r, d))
+	if err != nil {
+		return unknown(err)
+	}
+	f := ok("%d images, %d layers", got.Images, got.Layers)
+	if len(got.Damage) > 0 {
+		f = problem(strings.Join(got.Damage, "; "), damageMends(h, nil)...)
+	}
+	f.Checked = &got
+	return f
+}
+
+// checkStore opens another store in memory to see the owner's through.
+func checkStore(ctx context.Context, r verify.StoreRef) (verify.CheckReport, error) {
+	// The mount namespace is this worker's alone: what is mounted goes with it.
+	// It must not hide the store.
+	places := slices.DeleteFunc([]string{"/tmp", "/var/tmp", "/mnt"}, func(at string) bool {
+		return slices.ContainsFunc(append([]string{r.GraphRoot}, r.ImageStores...), func(root string) bool { return strings.HasPrefix(root, at+"/") })
+	})
+	if len(places) == 0 {
+		return verify.CheckReport{}, errors.New("the store's folders leave no place to work on")
+	}
+	at := places[0]
+	if err := unix.Mount("tmpfs", at, "tmpfs", 0, "size=64m"); err != nil {
+		return verify.CheckReport{}, fmt.Errorf("a tmpfs cannot be mounted to work on: %s", reason(err))
+	}
+	return verify.Check(ctx, r, at)
 }
 
 // seeVolumes names the folders that are gone or cannot be written to.
@@ -250,8 +287,10 @@ func proveData(ctx context.Context, h *Host, r verify.StoreRef, p Proof) Finding
 	if got.Without > 0 {
 		saw += fmt.Sprintf("; %d layers cannot be judged, since the store does not know their digest", got.Without)
 	}
+	f := ok("%s", saw)
 	if len(got.Damage) > 0 {
-		return problem(fmt.Sprintf("%s; %s", strings.Join(got.Damage, "; "), saw), damageMends(h, nil)...)
+		f = problem(fmt.Sprintf("%s; %s", strings.Join(got.Damage, "; "), saw), damageMends(h, nil)...)
 	}
-	return ok("%s", saw)
+	f.Read = &got
+	return f
 }

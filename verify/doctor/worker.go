@@ -43,6 +43,7 @@ const (
 	opManifest = "verify-manifest"
 	opData     = "verify-data"
 	opReplay   = "verify-docker-api"
+	opCheck    = "verify-check"
 
 	opFileIs   = "doctor-file-is"
 	opFilePut  = "doctor-file-put"
@@ -88,6 +89,9 @@ func Handlers(uid int) map[string]podman.Handler {
 		}),
 		opReplay: podman.Handle(func(ctx context.Context, o dockerapi.Options, _ func(any)) (replayed, error) {
 			return replay(ctx, o), nil
+		}),
+		opCheck: podman.Handle(func(ctx context.Context, r verify.StoreRef, _ func(any)) (verify.CheckReport, error) {
+			return checkStore(ctx, r)
 		}),
 		opManifest: podman.Handle(func(ctx context.Context, r verify.StoreRef, _ func(any)) (verify.StorePart, error) {
 			return verify.StoreManifest(ctx, r)
