@@ -2,6 +2,7 @@ package integration
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -182,9 +183,9 @@ setsid bash -c 'exec -a nomad sh agent' </dev/null >/dev/null 2>&1 & echo $!`))
 	t.Run("killed in the middle", func(t *testing.T) {
 		w := w.under(t)
 		w.a.script("hashi", gate+" </dev/null >/dev/null")
-		done := w.background(gated...)
+		done := w.background(append(slices.Clone(gated), "--docker-api")...)
 		w.until(t, done, "wait-busy", "begun")
-		w.a.script("root", "pkill -KILL -x storagectl")
+		w.a.script("root", "pkill -KILL -x storagectl; echo nameserver 127.0.0.1 >/etc/resolv.conf; "+breakNetwork)
 		if r := <-done; r.code == exitDone {
 			t.Fatalf("not killed: %s", r)
 		}
@@ -205,10 +206,21 @@ setsid bash -c 'exec -a nomad sh agent' </dev/null >/dev/null 2>&1 & echo $!`))
 				t.Error(err)
 			}
 		})
-		w.must("", "resume")
+		// No work for a node whose socket does not serve a Docker client.
+		if r := w.ctl("", "resume"); r.code != exitUnverified || !strings.Contains(r.stderr, "does not serve a client: start") {
+			t.Errorf("want exit %d: %s", exitUnverified, r)
+		}
 		if d := w.a.driver(); d != "overlay" {
 			t.Errorf("podman is on %s", d)
 		}
+		if w.eligible(a) {
+			t.Error("the node takes work, though its socket serves no Docker client")
+		}
+		if r := w.must("", "status"); !strings.Contains(r.stdout, "held ") {
+			t.Errorf("status does not say that the node is held: %s", r)
+		}
+		w.a.script("root", healNetwork)
+		w.must("", "resume")
 		if !w.eligible(a) {
 			t.Error("not given back")
 		}
