@@ -22,7 +22,7 @@ PACKAGES := acl buildah busybox-static ca-certificates crun debian-archive-keyri
 	systemd-container uidmap util-linux xfsprogs attr rsync \
 	ceph-common ceph-fuse ceph-mds ceph-mgr ceph-mon ceph-osd gcc libc6-dev libcephfs-dev librados-dev librbd-dev
 
-.PHONY: build deps generate lint test test-uml demo demo-nomad sweep bench-nomad bench-migrate bench-relocate bench-relocate-rbd bench-relocate-down clean
+.PHONY: build deps generate lint test test-uml demo demo-nomad sweep bench-nomad bench-migrate bench-relocate bench-relocate-rbd bench-relocate-down bench-verify clean
 
 build: generate
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/storagectl ./cmd/storagectl
@@ -81,6 +81,9 @@ bench-relocate: deps build
 
 bench-relocate-down: deps build
 	go run ./integration/cmd/bench -relocate
+
+bench-verify: deps build
+	go run ./integration/cmd/benchverify
 
 # The cluster has its data in memory: two copies of the tree at a time.
 bench-relocate-rbd: deps build
