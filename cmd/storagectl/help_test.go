@@ -46,6 +46,51 @@ func TestHelp(t *testing.T) {
 	}
 }
 
+// TestHelpGroups: each flag of each command stands in one group of its help, and
+// no group names a flag that no command has.
+func TestHelpGroups(t *testing.T) {
+	group := map[string]string{}
+	for _, g := range flagGroups() {
+		for _, name := range g.flags {
+			if group[name] != "" {
+				t.Errorf("--%s stands in two groups", name)
+			}
+			group[name] = g.title
+		}
+	}
+	seen := map[string]bool{}
+	root := newRoot(&app{stdout: io.Discard, stderr: io.Discard})
+	for _, c := range append(root.Commands(), root) {
+		if c.Hidden {
+			continue
+		}
+		c.InitDefaultHelpFlag()
+		c.InitDefaultVersionFlag()
+		title, told := "", map[string]string{} // by flag
+		for line := range strings.Lines(c.UsageString()) {
+			if line == strings.TrimLeft(line, " \n") {
+				title = strings.TrimSuffix(line, ":\n")
+			}
+			if _, rest, is := strings.Cut(line, " --"); is && !strings.Contains(line, "storagectl ") {
+				told[strings.Fields(rest)[0]] = title
+			}
+		}
+		for _, flags := range []*pflag.FlagSet{c.LocalFlags(), c.InheritedFlags()} {
+			flags.VisitAll(func(f *pflag.Flag) {
+				seen[f.Name] = true
+				if group[f.Name] == "" || told[f.Name] != group[f.Name] {
+					t.Errorf("%s tells of --%s under %q, want %q: flagGroups has the groups", c.Name(), f.Name, told[f.Name], group[f.Name])
+				}
+			})
+		}
+	}
+	for name := range group {
+		if !seen[name] {
+			t.Errorf("the group %q has --%s, and no command has", group[name], name)
+		}
+	}
+}
+
 // words splits a line of an example as a shell would.
 func words(line string) []string {
 	var w []string

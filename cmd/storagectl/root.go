@@ -80,6 +80,7 @@ stderr.
 	f.BoolVar(&a.quiet, "quiet", false, "write no progress; results and errors only")
 	f.BoolVar(&a.yes, "yes", false, "do not ask; migrate, relocate and doctor --fix need it where there is no terminal")
 	f.StringVar(&a.stateDir, "state-dir", "", "where runs are kept (default /var/lib/storagectl; for users ~/.local/state/storagectl)")
+	root.SetUsageFunc(usage)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(newMigrate(a), newRelocate(a), newResume(a), newRollback(a), newCommit(a), newStatus(a), newHistory(a), newDrain(a), newUndrain(a), newDoctor(a), newVerify(a), newWorker(a))
 	for _, c := range root.Commands() {
