@@ -53,6 +53,13 @@ type Mapping struct {
 // the processes are now. More than one is possible: nothing keeps others from
 // mapping without the exclusive lock.
 func (h *Host) Mapped(ctx context.Context, spec Spec) ([]Mapping, error) {
+	all, err := h.Devices(ctx)
+	return slices.DeleteFunc(all, func(m Mapping) bool { return m.Spec != spec }), err
+}
+
+// Devices lists all devices of this host that are images, likewise. It asks no
+// cluster.
+func (h *Host) Devices(ctx context.Context) ([]Mapping, error) {
 	all, err := h.krbd()
 	if err != nil {
 		return nil, err
@@ -65,13 +72,7 @@ func (h *Host) Mapped(ctx context.Context, spec Spec) ([]Mapping, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []Mapping
-	for _, m := range append(append(all, nbd...), fuse...) {
-		if m.Spec == spec {
-			out = append(out, m)
-		}
-	}
-	return out, nil
+	return slices.Concat(all, nbd, fuse), nil
 }
 
 func (h *Host) sys(path string) string {

@@ -101,6 +101,59 @@ func HasEntry(text []byte, spec Spec) (there, ours bool) {
 	return at >= 0 || err != nil, at >= 0 && err == nil
 }
 
+// Entries are the lines of rbdmap, by whatever hand, in their order; those that map
+// a snapshot, which nobody writes to, are left out. The error names the lines that
+// name no image.
+func Entries(text []byte) ([]MapEntry, error) {
+	var all []MapEntry
+	var bad error
+	for line := range strings.Lines(string(text)) {
+		w := strings.Fields(line)
+		if len(w) == 0 || strings.HasPrefix(w[0], "#") || strings.Contains(w[0], "@") {
+			continue
+		}
+		if !strings.Contains(w[0], "/") {
+			w[0] = "rbd/" + w[0]
+		}
+		spec, err := ParseSpec(w[0])
+		if err != nil {
+			bad = errors.Join(bad, err)
+			continue
+		}
+		e := MapEntry{Spec: spec}
+		for key, value := range params(strings.Join(w[1:], " ")) {
+			switch key {
+			case "id":
+				e.User = value
+			case "keyring":
+				e.Keyring = value
+			case "conf":
+				e.Conf = value
+			case "options":
+				e.Options = strings.Split(value, ",")
+			}
+		}
+		all = append(all, e)
+	}
+	return all, bad
+}
+
+// params cuts a line's parameters at the commas outside of quotes.
+func params(text string) map[string]string {
+	all, quoted, begin := map[string]string{}, false, 0
+	for i, c := range text + "," {
+		if c == '\'' {
+			quoted = !quoted
+		}
+		if c == ',' && !quoted || i == len(text) {
+			key, value, _ := strings.Cut(text[begin:i], "=")
+			all[strings.TrimSpace(key)] = strings.Trim(value, "'")
+			begin = i + 1
+		}
+	}
+	return all
+}
+
 // find splits the text into lines with their ends and returns the index of our
 // line for the image, -1 without one.
 func find(text []byte, spec Spec) (lines [][]byte, at int, err error) {

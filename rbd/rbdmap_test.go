@@ -3,6 +3,7 @@ package rbd
 import (
 	"bytes"
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -124,5 +125,31 @@ func TestNames(t *testing.T) {
 	}
 	if n := UnitName(Spec{Pool: "rbd", Image: "node-1"}); n != "storagectl-rbd-rbd:node-1.service" {
 		t.Error(n)
+	}
+}
+
+// TestEntries: lines by any hand are read as rbdmap's script reads them.
+func TestEntries(t *testing.T) {
+	all, err := Entries([]byte(`# comment
+pool/a	id=u,keyring=/etc/ceph/u.keyring
+b id=admin,options='exclusive,lock_timeout=9',conf=/etc/ceph/x.conf
+
+pool/ns/c
+pool/d@snap id=u
+`))
+	want := []MapEntry{
+		{Spec: Spec{Pool: "pool", Image: "a"}, User: "u", Keyring: "/etc/ceph/u.keyring"},
+		{Spec: Spec{Pool: "rbd", Image: "b"}, User: "admin", Options: []string{"exclusive", "lock_timeout=9"}, Conf: "/etc/ceph/x.conf"},
+		{Spec: Spec{Pool: "pool", Namespace: "ns", Image: "c"}},
+	}
+	if err != nil || !reflect.DeepEqual(all, want) {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if all, err := Entries([]byte("pool/a\na/b/c/d/e\n")); err == nil || len(all) != 1 {
+		t.Errorf("a line that names no image: %+v, %v", all, err)
+	}
+	line, err := want[1].line()
+	if back, err2 := Entries([]byte(line + "\n")); errors.Join(err, err2) != nil || !reflect.DeepEqual(back, want[1:2]) {
+		t.Errorf("%q is read as %+v", line, back)
 	}
 }

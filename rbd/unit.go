@@ -32,6 +32,29 @@ func unitPaths(spec Spec) (unitFile, config string) {
 	return filepath.Join(unitDir, UnitName(spec)), filepath.Join(configDir, spec.name()+".json")
 }
 
+// Served are the images that a service of this host serves by mapper fuse, now and at
+// a boot.
+func Served() ([]ServeRequest, error) {
+	files, err := filepath.Glob(filepath.Join(configDir, "*.json"))
+	var all []ServeRequest
+	for _, path := range files {
+		var q ServeRequest
+		b, rerr := os.ReadFile(path)
+		if errors.Is(rerr, fs.ErrNotExist) {
+			continue // taken away meanwhile
+		}
+		if rerr == nil {
+			rerr = json.Unmarshal(b, &q)
+		}
+		if rerr != nil {
+			err = errors.Join(err, fmt.Errorf("cannot read %s: %w", path, rerr))
+			continue
+		}
+		all = append(all, q)
+	}
+	return all, err
+}
+
 // unitText is the service. It starts when the network is up and before network
 // filesystems are mounted, and stops after they are gone. Were it killed before,
 // what is mounted could not be written back.

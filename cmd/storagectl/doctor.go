@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -35,14 +36,14 @@ func newDoctor(a *app) *cobra.Command {
 		Long: `doctor looks at podman, its store and what they need of the host, and tells for each
 check what it saw; for what is not well also why it matters and the command that mends
 it. It changes nothing, asks nothing of the network (but Nomad at NOMAD_ADDR, by default
-the agent of this host), and gives up on a check that does not answer. docs/doctor.md
-tells of each check.
+the agent of this host, and the Ceph clusters that the host uses), and gives up on a
+check that does not answer. docs/doctor.md tells of each check.
 
 Without --user it is about the caller's own store: run as root, the rootful store.
 
 --fix makes those changes that are safe, after it has shown them and asked (--yes: it
 does not ask). They are a run, whose id it tells: storagectl doctor --undo RUN takes them
-back. Such runs are not in storagectl history; --undo latest means the last of them.
+back. storagectl history --doctor lists these runs; --undo latest means the last of them.
 
 ` + doctorExit + exitHelp,
 		Example: `  storagectl doctor                              the rootful store, as root; else the caller's own
@@ -72,7 +73,7 @@ back. Such runs are not in storagectl history; --undo latest means the last of t
 // doctorChecks are all checks, also those that need more of the program than the
 // package doctor has.
 func (a *app) doctorChecks() []doctor.Check {
-	return slices.Concat(doctor.Checks(), nomadChecks(a))
+	return slices.Concat(doctor.Checks(), cephChecks(), nomadChecks(a))
 }
 
 // outcomeError is doctor's verdict as an exit code. It was told already.
@@ -146,13 +147,19 @@ func pick(checks []doctor.Check, only []string) ([]doctor.Check, error) {
 	return checks, nil
 }
 
+// ownerLimit is how long the name service may take to tell whose store it is.
+const ownerLimit = 8 * time.Second
+
 // doctorHost finds out whose store it is.
 func (a *app) doctorHost(ctx context.Context, user string) (*doctor.Host, error) {
 	if user == "" {
 		user = fmt.Sprint(os.Getuid())
 	}
 	r := &host.Runner{}
-	o, err := podman.LookupOwner(ctx, r, user)
+	// A name service that hangs must not hold up the checks: /etc/passwd serves then.
+	look, cancel := context.WithTimeout(ctx, ownerLimit)
+	defer cancel()
+	o, err := podman.LookupOwner(look, r, user)
 	if errors.Is(err, podman.ErrNoUser) {
 		return nil, &migrate.Refusal{ID: "no-user", Text: fmt.Sprintf("cannot look: there is no user %q", user), Hint: "give the name of the user whose store it is"}
 	}
@@ -162,7 +169,7 @@ func (a *app) doctorHost(ctx context.Context, user string) (*doctor.Host, error)
 	if self := os.Getuid(); self != 0 && uint32(self) != o.UID {
 		return nil, &migrate.Refusal{ID: "not-root", Text: fmt.Sprintf("cannot look: the store of %s can be looked at by root and by %s alone", o.Name, o.Name), Hint: "run it as root, or as that user"}
 	}
-	h := &doctor.Host{Owner: o, Runner: r, ConfEnv: migrate.ConfEnv(o), Getenv: os.Getenv}
+	h := &doctor.Host{Owner: o, Runner: r, ConfEnv: migrate.ConfEnv(o), Getenv: os.Getenv, Images: imageDevices(r)}
 	if h.Runs, err = a.dir().List(); err != nil {
 		a.out.note(fmt.Sprintf("the runs cannot be listed: %v", err))
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/term"
 
@@ -87,6 +88,45 @@ func (a *app) fix(ctx context.Context, h *doctor.Host, results []doctor.Result) 
 	return true, nil
 }
 
+// fixMessage is a run of --fix, as history --doctor tells it.
+type fixMessage struct {
+	Run     string          `json:"run"`
+	User    string          `json:"user"`
+	Phase   engine.Phase    `json:"phase"`
+	Started time.Time       `json:"started"`
+	Changes []doctor.Change `json:"changes"`
+}
+
+// fixHistory lists the runs of --fix, the oldest first.
+func (a *app) fixHistory() error {
+	d := a.doctorDir()
+	runs, err := d.List()
+	if err != nil {
+		return err
+	}
+	if len(runs) == 0 && !a.json { // as messages, no runs are no messages
+		a.out.say(fmt.Sprintf("No run of doctor --fix was begun yet (in %s).\n", d.Path))
+	}
+	for _, run := range runs {
+		st, err := engine.Read(d.RunPath(run))
+		var in doctorInputs
+		if err == nil {
+			err = json.Unmarshal(st.Header.Inputs, &in)
+		}
+		if err != nil {
+			a.out.note(fmt.Sprintf("%s: %v", run, err))
+			continue
+		}
+		var texts []string
+		for _, c := range in.Changes {
+			texts = append(texts, c.Text)
+		}
+		m := fixMessage{run, in.User, st.Phase, st.Started(), in.Changes}
+		a.out.result("fix", m, fmt.Sprintf("%-24s %s  %-12s %s %s\n", run, m.Started.Format(time.RFC3339), m.Phase, m.User, oneLine(strings.Join(texts, "; "))))
+	}
+	return nil
+}
+
 func fixSteps(h *doctor.Host, in doctorInputs) []engine.Step {
 	var steps []engine.Step
 	for _, c := range in.Changes {
@@ -107,6 +147,9 @@ func (a *app) undoFixes(ctx context.Context, name string) error {
 		name = ""
 	}
 	id, err := d.Find(name)
+	if errors.Is(err, engine.ErrNoRun) {
+		return &hintedError{fmt.Errorf("cannot undo: %w", err), "storagectl history --doctor lists the runs of doctor --fix; storagectl rollback takes back those of migrate and relocate"}
+	}
 	if err != nil {
 		return err
 	}

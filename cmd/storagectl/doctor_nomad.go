@@ -26,8 +26,8 @@ func nomadChecks(*app) []doctor.Check {
 }
 
 func lookNomad(ctx context.Context, h *doctor.Host) doctor.Finding {
-	if h.NoPodman() {
-		return doctor.Finding{Outcome: doctor.Absent, Saw: "podman cannot be asked for containers of Nomad's"}
+	if err := h.Podman(); err != nil { // it would be asked for containers of Nomad's
+		return doctor.NotSeen(err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 12*time.Second)
 	defer cancel()

@@ -29,7 +29,8 @@ saw; for what is not well also why it matters, and the command that mends it. Co
 It only looks. Of podman it runs ` + "`podman --version`" + `, and ` + "`podman info`" + ` and ` + "`podman ps`" + ` where podman has been
 used before; it asks podman's socket for its version. What lies in a user's store or home is looked at with that
 user's rights. While a run of storagectl has podman stopped, nothing is asked of podman: that is ` + "`unknown`" + ` then.
-Nothing is asked of the network, but Nomad at NOMAD_ADDR (by default the agent of this host). Each
+Nothing is asked of the network, but Nomad at NOMAD_ADDR (by default the agent of this host), and those clusters of
+Ceph that the host uses: an image of it is mapped or to be mapped, or a key lies in ` + "`/etc/ceph`" + ` beside a ceph.conf. Each
 check has a deadline, of 10 s as a rule; what cannot be found out until then is ` + "`unknown`" + `.
 
 | outcome | | exit code |
@@ -47,8 +48,15 @@ is no run of ` + "`--fix`" + `.
 ` + "`--fix`" + ` shows the changes that are safe, asks (not with ` + "`--yes`" + `), makes them, and looks again. They are one run,
 whose id it tells, with a journal in ` + "`doctor/runs/`" + ` of the [state directory](runs.md#what-lies-where), so that
 ` + "`storagectl doctor --undo RUN`" + ` takes them back, also where making them was cut off; ` + "`latest`" + ` is the last of these runs.
-` + "`storagectl history`" + ` does not list them. Without root, those changes are left out that only root can make: subordinate
+` + "`storagectl history --doctor`" + ` lists them. Without root, those changes are left out that only root can make: subordinate
 ids, ` + "`/dev/fuse`" + `, ` + "`/`" + ` as a shared mount, and the link of ` + "`docker.sock`" + `. All else is left to you.
+
+In a container without a systemd of its own, a workspace of Kubernetes for example, ` + "`place`" + ` says so, and what it is
+known by. What boots, mounts and limits such a container is the one around it: checks about that are ` + "`absent`" + ` there,
+and what can be mended from outside alone (a device, a volume, a right) says how the container is to be started.
+
+Colours are for a terminal alone, and none are used where ` + "`NO_COLOR`" + ` is set. How long it takes is in
+[benchmarks-doctor.md](benchmarks-doctor.md).
 
 This page is made of the code: ` + "`go test ./cmd/storagectl -run TestDoctorPage -update`" + `.
 `

@@ -75,11 +75,23 @@ type runError struct {
 
 func (e *runError) Unwrap() error { return e.error }
 
+// hintedError is an error that has a hint of its own.
+type hintedError struct {
+	error
+	hint string
+}
+
+func (e *hintedError) Unwrap() error { return e.error }
+
 // hint tells what the operator can do about an error.
 func hint(err error, code int) string {
 	var refusal *migrate.Refusal
 	if errors.As(err, &refusal) && refusal.Hint != "" {
 		return refusal.Hint
+	}
+	var hinted *hintedError
+	if errors.As(err, &hinted) {
+		return hinted.hint
 	}
 	switch {
 	case errors.Is(err, engine.ErrNoWayBack):

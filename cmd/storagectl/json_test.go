@@ -45,6 +45,7 @@ func TestJSONIsDocumented(t *testing.T) {
 		{"check", doctor.Result{}, part("## check, doctor, verify", "## nothing")},
 		{"doctor", doctorMessage{}, part("## check, doctor, verify", "## nothing")},
 		{"differences", differencesMessage{}, part("## check, doctor, verify", "## nothing")},
+		{"fix", fixMessage{}, part("## check, doctor, verify", "## nothing")},
 		{"manifest", manifestMessage{}, part("## check, doctor, verify", "## nothing")},
 		{"cluster", drain.Slot{}, part("## What each command ends with", "## While a run")},
 	} {

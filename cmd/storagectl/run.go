@@ -300,16 +300,21 @@ func (a *app) tellStatus(run string, st engine.State) error {
 }
 
 func newHistory(a *app) *cobra.Command {
-	return &cobra.Command{
+	var fixes bool
+	cmd := &cobra.Command{
 		Use:   "history",
 		Short: "List the runs of this host",
 		Long: `history lists the runs of this state directory, the oldest first: the run, when it
 began, where it stands, whose store, and where that is. Runs that a user began are
-not in root's state directory, and the other way round.
+not in root's state directory, and the other way round. The runs of doctor --fix are
+not among them: --doctor lists those.
 
 ` + exitHelp,
-		Example: "  storagectl history\n  storagectl history --json",
+		Example: "  storagectl history\n  storagectl history --json\n  storagectl history --doctor",
 		RunE: func(*cobra.Command, []string) error {
+			if fixes {
+				return a.fixHistory()
+			}
 			runs, err := a.dir().List()
 			if err != nil {
 				return err
@@ -333,4 +338,6 @@ not in root's state directory, and the other way round.
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&fixes, "doctor", false, "list the runs of doctor --fix instead")
+	return cmd
 }

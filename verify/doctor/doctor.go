@@ -87,6 +87,7 @@ func Run(ctx context.Context, h *Host, checks []Check) []Result {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	h.share(ctx)
+	defer h.dismiss()
 	results := make([]Result, len(checks))
 	type done struct {
 		i int

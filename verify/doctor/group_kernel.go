@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -57,13 +56,13 @@ func kernelChecks() []Check {
 			Why:   "Else what is mounted later on the host, an automount of CephFS for example, is not seen in containers that run, and mounts can be held by containers after they were taken away.",
 			Mends: "mount --make-rshared / at boot.",
 			Fixes: "makes / shared until the next boot. Taken back by making it private.",
-			Look:  lookSharedRoot,
+			Look:  onHosts(lookSharedRoot),
 		},
 		{
 			ID: "cgroups", Group: groupKernel, Title: "Control groups can limit containers",
 			Why:   "Without the controllers memory and CPU limits of a container are refused or ignored.",
 			Mends: "Boot with cgroup v2; let systemd delegate the controllers to users.",
-			Look:  lookCgroups,
+			Look:  onHosts(lookCgroups),
 		},
 		{
 			ID: "unprivileged-ports", Group: groupKernel, Title: "Ports that containers of a user can have",
@@ -86,35 +85,6 @@ func kernelChecks() []Check {
 	}
 }
 
-func lookPlace(context.Context, *Host) Finding {
-	where := "a host"
-	_, pod := os.LookupEnv("KUBERNETES_SERVICE_HOST")
-	_, err1 := os.Stat("/run/.containerenv")
-	_, err2 := os.Stat("/.dockerenv")
-	switch {
-	case pod:
-		where = "a container of Kubernetes"
-	case err1 == nil:
-		where = "a container of podman"
-	case err2 == nil:
-		where = "a container of Docker"
-	}
-	kernel := sysctl("kernel/osrelease")
-	if host.HasSystemd() {
-		return ok("%s with systemd, Linux %s", where, kernel)
-	}
-	return ok("%s without systemd, Linux %s", where, kernel)
-}
-
-// sysctl reads a setting of the kernel, "" where it has none of that name.
-func sysctl(name string) string {
-	b, err := os.ReadFile(filepath.Join("/proc/sys", name))
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
-}
-
 func lookUserNamespaces(_ context.Context, h *Host) Finding {
 	if v := sysctl("user/max_user_namespaces"); v == "0" {
 		return problem("user.max_user_namespaces is 0", "sysctl user.max_user_namespaces=15000")
@@ -122,8 +92,16 @@ func lookUserNamespaces(_ context.Context, h *Host) Finding {
 	if v := sysctl("kernel/unprivileged_userns_clone"); v == "0" {
 		return problem("kernel.unprivileged_userns_clone is 0", "sysctl kernel.unprivileged_userns_clone=1")
 	}
-	// A worker of an unprivileged caller has begun with one.
-	if _, err := h.fuse(); err != nil {
+	// The owner's worker begins with one.
+	if _, err := h.fuse(); refused(err) {
+		p := h.place()
+		mend := []string{"see what the kernel limits: sysctl user kernel.unprivileged_userns_clone kernel.apparmor_restrict_unprivileged_userns"}
+		if p.inside() {
+			mend = []string{p.outer("start the container with --security-opt seccomp=unconfined, or a profile that allows clone and unshare",
+				"a seccompProfile of the pod that allows clone and unshare (Unconfined, or one of its own)")}
+		}
+		return problem("the kernel refuses one: "+reason(err), mend...)
+	} else if err != nil {
 		return unknown(err)
 	}
 	return ok("user.max_user_namespaces is %s", orUnlimited(sysctl("user/max_user_namespaces")))
@@ -145,7 +123,10 @@ func lookOverlay(_ context.Context, h *Host) Finding {
 		return ok("one was mounted in memory, as the owner")
 	}
 	mend := "modprobe overlay"
-	if !h.Owner.Rootful() {
+	if p := h.place(); p.inside() {
+		mend = p.outer("start the container with a seccomp profile that allows mounts (--security-opt seccomp=FILE), or configure fuse-overlayfs (mount_program)",
+			"a seccompProfile of the pod that allows mounts, or fuse-overlayfs (mount_program) with a device plugin for /dev/fuse")
+	} else if !h.Owner.Rootful() {
 		mend = "modprobe overlay; a rootless one needs Linux 5.13 or newer, else fuse-overlayfs (mount_program)"
 	}
 	return warning(k.Overlay, mend)
@@ -161,15 +142,25 @@ func lookFuse(_ context.Context, h *Host) Finding {
 		return ok("it can be opened")
 	case !k.FuseThere:
 		f := warning("it is not there", "modprobe fuse; mknod -m 666 /dev/fuse c 10 229")
-		if os.Getuid() == 0 && kernelHas("fuse") {
+		// In a container a node is not yet a device that may be opened.
+		if os.Getuid() == 0 && kernelHas("fuse") && !h.place().inside() {
 			return f.by(Change{Kind: changeFuse, Path: "/dev/fuse", Text: "make the device /dev/fuse"})
 		}
-		if !host.HasSystemd() {
-			f.Mend = []string{"start the container with --device /dev/fuse, or with a device plugin that gives it"}
+		if p := h.place(); p.inside() {
+			f.Mend = []string{deviceMend(p, "/dev/fuse")}
 		}
 		return f
 	}
+	if p := h.place(); p.inside() {
+		return warning("it cannot be opened: "+k.Fuse, deviceMend(p, "/dev/fuse"))
+	}
 	return warning("it cannot be opened: "+k.Fuse, "chmod 666 /dev/fuse")
+}
+
+// deviceMend is how a container gets a device.
+func deviceMend(p place, device string) string {
+	return p.outer("start the container with --device "+device,
+		"a device plugin for "+device+" in the cluster, and its resource in the limits of the pod")
 }
 
 // kernelHas reports whether a filesystem is built in, or its module loaded.
@@ -194,8 +185,12 @@ func lookTun(_ context.Context, h *Host) Finding {
 		return unknown(err)
 	case k.Tun == "":
 		return ok("it can be opened")
-	case !k.TunThere:
-		return problem("it is not there", "modprobe tun")
+	}
+	if p := h.place(); p.inside() {
+		return problem("it cannot be opened: "+k.Tun, deviceMend(p, "/dev/net/tun"))
+	}
+	if !k.TunThere {
+		return problem("it is not there", "modprobe tun; mkdir -p /dev/net; mknod -m 666 /dev/net/tun c 10 200")
 	}
 	return problem("it cannot be opened: "+k.Tun, "chmod 666 /dev/net/tun")
 }

@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -18,36 +17,31 @@ import (
 	"github.com/storagectl/storagectl/internal/host"
 )
 
-const groupMounts = "ceph and mounts"
+// GroupMounts is the group of what is mounted, and of Ceph.
+const GroupMounts = "ceph and mounts"
 
 func mountChecks() []Check {
 	return []Check{
 		{
-			ID: "fstab", Group: groupMounts, Title: "/etc/fstab does not keep the machine from booting",
+			ID: "fstab", Group: GroupMounts, Title: "/etc/fstab does not keep the machine from booting",
 			Why:   "Without nofail a lost disk stops the boot; without _netdev a network filesystem is mounted before the network is there. A secret in this file can be read by everybody.",
 			Mends: "Add nofail and _netdev (or noauto with x-systemd.automount); use secretfile=.",
-			Look:  func(context.Context, *Host) Finding { return lookFstab("/etc/fstab") },
+			Look:  onHosts(func(context.Context, *Host) Finding { return lookFstab("/etc/fstab") }),
 		},
 		{
-			ID: "network-mounts", Group: groupMounts, Title: "Network filesystems answer",
+			ID: "network-mounts", Group: GroupMounts, Title: "Network filesystems answer",
 			Why:   "Who touches a mount whose server is gone hangs, podman as well.",
 			Mends: "See the cluster or server; umount -f the mount.",
 			Look:  lookNetworkMounts,
 		},
 		{
-			ID: "rbdmap", Group: groupMounts, Title: "/etc/ceph/rbdmap",
-			Why:   "What stands there is mapped at boot. An image that is not mapped now, or a service that is not enabled, shows only at the next boot, as a mount that hangs.",
-			Mends: "systemctl enable rbdmap; systemctl reload rbdmap maps what is missing (restart would unmap all).",
-			Look:  lookRBDMap,
-		},
-		{
-			ID: "ceph-keys", Group: groupMounts, Title: "Ceph's keys are for root alone",
+			ID: "ceph-keys", Group: GroupMounts, Title: "Ceph's keys are for root alone",
 			Why:   "Who can read a key can do on the cluster what its user may.",
 			Mends: "chmod 600 the file.",
 			Look:  func(context.Context, *Host) Finding { return lookCephKeys("/etc/ceph") },
 		},
 		{
-			ID: "backup-excludes", Group: groupMounts, Title: "Backups leave out overlay, too",
+			ID: "backup-excludes", Group: GroupMounts, Title: "Backups leave out overlay, too",
 			Why:   "A backup that excludes vfs by its path swallows the whole store after a conversion to overlay.",
 			Mends: "Exclude the graphroot itself, or overlay beside vfs.",
 			Look:  rooted(lookBackups),
@@ -146,64 +140,6 @@ func lookNetworkMounts(ctx context.Context, h *Host) Finding {
 		return problem(strings.Join(bad, "; "), "see the server or cluster (ceph -s); umount -f PATH gives up on it")
 	}
 	return ok("%s", few(seen))
-}
-
-func lookRBDMap(ctx context.Context, _ *Host) Finding {
-	const path = "/etc/ceph/rbdmap"
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return absent("there is none")
-	}
-	if err != nil {
-		return unknown(err)
-	}
-	n := 0
-	var saw, mend []string
-	sc := bufio.NewScanner(bytes.NewReader(b))
-	for sc.Scan() {
-		line := strings.TrimSpace(sc.Text())
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		n++
-		image, options, _ := strings.Cut(line, " ")
-		if !strings.Contains(image, "/") {
-			image = "rbd/" + image
-		}
-		if _, err := os.Stat(filepath.Join("/dev/rbd", image)); err != nil {
-			saw, mend = append(saw, image+" is not mapped"), append(mend, "systemctl reload rbdmap")
-		}
-		for o := range strings.SplitSeq(strings.TrimSpace(options), ",") {
-			if key, is := strings.CutPrefix(o, "keyring="); is {
-				if _, err := os.Stat(key); err != nil {
-					saw, mend = append(saw, fmt.Sprintf("the keyring of %s, %s, cannot be read: %s", image, key, reason(err))), append(mend, "put the keyring there")
-				}
-			}
-		}
-	}
-	if n == 0 {
-		return absent("it names no image")
-	}
-	if host.HasSystemd() {
-		states, err := seeUnits(ctx, 0, []string{"rbdmap.service"})
-		if err != nil {
-			return unknown(err)
-		}
-		if s := states["rbdmap.service"]; s.File != "enabled" {
-			saw, mend = append(saw, "rbdmap.service is "+orNone(s.File)), append(mend, "systemctl enable rbdmap.service")
-		}
-	}
-	if len(saw) > 0 {
-		return warning(strings.Join(saw, "; "), slices.Compact(mend)...)
-	}
-	return ok("%d images, all mapped", n)
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "not there"
-	}
-	return s
 }
 
 func lookCephKeys(dir string) Finding {

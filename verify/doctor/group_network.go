@@ -251,7 +251,8 @@ func (c *cniSeen) read(ctx context.Context, knows map[string][]string) error {
 }
 
 func lookCNI(ctx context.Context, h *Host) Finding {
-	if i, err := h.info(); err == nil && h.backend(i) != "cni" {
+	i, asked := h.info()
+	if asked == nil && h.backend(i) != "cni" {
 		return absent("podman uses %s", h.backend(i))
 	}
 	dir := "/etc/cni/net.d"
@@ -264,6 +265,9 @@ func lookCNI(ctx context.Context, h *Host) Finding {
 	}
 	if len(all) == 0 {
 		return absent("there is no network in %s", dir)
+	}
+	if f := notSeen(asked); asked != nil && f.Outcome == Unknown { // it may use netavark
+		return f
 	}
 	for _, c := range all {
 		switch {

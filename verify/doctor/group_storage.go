@@ -33,26 +33,26 @@ func storageChecks() []Check {
 		{
 			ID: "space", Group: groupStorage, Title: "Room on the filesystem of the store",
 			Why:   "A full disk stops pulls and containers in the middle of a write, and podman's database with them.",
-			Mends: "podman image prune; storagectl relocate to a larger disk.",
+			Mends: "podman image prune; storagectl relocate to a larger disk, or with --size, where the store is on an image of Ceph that can grow.",
 			Look:  rooted(lookSpace),
 		},
 		{
 			ID: "reclaimable", Group: groupStorage, Title: "What nobody uses",
 			Why:   "Images without a name, and exited containers, keep their layers.",
 			Mends: "podman image prune; podman container prune.",
-			Look:  rooted(lookReclaimable),
+			Look:  lookReclaimable,
 		},
 		{
 			ID: "external-containers", Group: groupStorage, Title: "Containers of other tools",
 			Why:   "buildah leaves its working container behind when a build is cut off. podman ps does not show it, and its image cannot be removed.",
 			Mends: "podman ps --all --external shows them; podman rm, or buildah rm, removes them.",
-			Look:  rooted(lookExternal),
+			Look:  lookExternal,
 		},
 		{
 			ID: "store-records", Group: groupStorage, Title: "The store's records are whole",
 			Why:   "An image whose layer or manifest is gone cannot be run, saved or converted.",
 			Mends: "Pull the image anew: podman rmi -f, podman pull. storagectl migrate --keep-damaged carries it over as it is.",
-			Look:  rooted(lookRecords),
+			Look:  lookRecords,
 		},
 		{
 			ID: "store-files", Group: groupStorage, Title: "The files of image layers are there",
@@ -98,6 +98,9 @@ func lookDriver(_ context.Context, h *Host, i infoSeen) Finding {
 	switch d := i.Store.GraphDriverName; {
 	case d == "vfs":
 		s, err := h.store()
+		if p := h.place(); err == nil && s.FSType == "overlay" && p.inside() {
+			return warning("vfs, on the root of a container, which is an overlay itself", volumeMend(p, i.Store.GraphRoot)+"; then "+migrate)
+		}
 		if err != nil || noOverlay(s.FSType) {
 			return warning("vfs", "move it to a filesystem that holds overlay, and convert it on its way or there: storagectl relocate")
 		}
@@ -112,8 +115,15 @@ func lookDriver(_ context.Context, h *Host, i infoSeen) Finding {
 	return ok("overlay, by the kernel")
 }
 
+// volumeMend is how a container gets a folder that is on no overlay.
+func volumeMend(p place, path string) string {
+	return p.outer("start the container with a volume at "+word(path), "a volume of the pod (emptyDir, or a claim) at "+word(path))
+}
+
 // noOverlay names the filesystems on which the kernel's overlay cannot lie.
-func noOverlay(fsType string) bool { return slices.Contains([]string{"ceph", "nfs", "fuse"}, fsType) }
+func noOverlay(fsType string) bool {
+	return slices.Contains([]string{"ceph", "nfs", "fuse", "overlay"}, fsType)
+}
 
 func (h *Host) lookStore(ctx context.Context) (storeSeen, error) {
 	g, r, d, err := h.root()
@@ -129,6 +139,9 @@ func lookGraphRoot(_ context.Context, h *Host, graphRoot, _, driver string) Find
 		return notSeen(err)
 	}
 	relocate := "storagectl relocate" + h.userFlag() + " --path DIR --dry-run, to a local disk"
+	if p := h.place(); p.inside() {
+		relocate = volumeMend(p, graphRoot)
+	}
 	saw := fmt.Sprintf("%s on %s", graphRoot, s.FSType)
 	for _, o := range []string{"ro", "noexec", "nosuid"} {
 		if !slices.Contains(s.Options, o) {
@@ -160,61 +173,21 @@ func lookGraphRoot(_ context.Context, h *Host, graphRoot, _, driver string) Find
 			return problem(saw+" without d_type (XFS made with ftype=0)", relocate)
 		}
 	}
+	if s.FSType == "overlay" {
+		return warning(saw+": an overlay itself, which holds no other, and in a container goes with it", relocate)
+	}
 	if noOverlay(s.FSType) {
 		return warning(saw+": a network filesystem; podman locks and many small files are slow there", relocate)
 	}
 	return ok("%s", saw)
 }
 
-func lookSpace(_ context.Context, h *Host, graphRoot, _, _ string) Finding {
-	s, err := h.store()
-	if err != nil {
-		return notSeen(err)
-	}
-	if s.Size == 0 {
-		return Finding{Outcome: Unknown, Saw: "the filesystem does not tell its size"}
-	}
-	free := 100 * float64(s.Free) / float64(s.Size)
-	saw := fmt.Sprintf("%s of %s free (%.0f %%) at %s", size(s.Free), size(s.Size), free, s.MountedOn)
-	mend := []string{h.as("podman image prune"), "storagectl relocate" + h.userFlag() + " --path DIR --dry-run"}
-	if s.Inodes > 0 {
-		if inodes := 100 * float64(s.InodesFree) / float64(s.Inodes); inodes < 5 {
-			return problem(fmt.Sprintf("%s; %.0f %% of inodes free", saw, inodes), mend...)
-		}
-	}
-	switch {
-	case free < 5 && s.Free < 20e9:
-		return problem(saw, mend...)
-	case free < 15 && s.Free < 100e9:
-		return warning(saw, mend...)
-	}
-	return ok("%s", saw)
-}
-
-// size writes a number of bytes for people, in units of 1000.
-func size(n uint64) string {
-	f, units := float64(n), []string{"B", "kB", "MB", "GB", "TB", "PB"}
-	for f >= 1000 && len(units) > 1 {
-		f, units = f/1000, units[1:]
-	}
-	return fmt.Sprintf("%.3g %s", f, units[0])
-}
-
 func ref(graphRoot, runRoot, driver string) verify.StoreRef {
 	return verify.StoreRef{GraphRoot: graphRoot, RunRoot: runRoot, Driver: driver}
 }
 
-// records asks for the store's records, and tells those of podman's containers
-// from others'.
-func (h *Host) records(ctx context.Context, graphRoot, runRoot, driver string) (recordsSeen, error) {
-	if driver == "" {
-		return recordsSeen{}, errNoStore
-	}
-	return askOwner[recordsSeen](ctx, h, opRecords, ref(graphRoot, runRoot, driver))
-}
-
-func lookReclaimable(ctx context.Context, h *Host, graphRoot, runRoot, driver string) Finding {
-	r, err := h.records(ctx, graphRoot, runRoot, driver)
+func lookReclaimable(_ context.Context, h *Host) Finding {
+	r, err := h.records()
 	if err != nil {
 		return notSeen(err)
 	}
@@ -243,8 +216,8 @@ func lookReclaimable(ctx context.Context, h *Host, graphRoot, runRoot, driver st
 	return f
 }
 
-func lookExternal(ctx context.Context, h *Host, graphRoot, runRoot, driver string) Finding {
-	r, err := h.records(ctx, graphRoot, runRoot, driver)
+func lookExternal(_ context.Context, h *Host) Finding {
+	r, err := h.records()
 	if err != nil {
 		return notSeen(err)
 	}
@@ -278,8 +251,8 @@ func few(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-func lookRecords(ctx context.Context, h *Host, graphRoot, runRoot, driver string) Finding {
-	r, err := h.records(ctx, graphRoot, runRoot, driver)
+func lookRecords(_ context.Context, h *Host) Finding {
+	r, err := h.records()
 	if err != nil {
 		return notSeen(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -131,6 +132,14 @@ func lookSubIDs(_ context.Context, h *Host) Finding {
 	case gs == 0:
 		return problem(fmt.Sprintf("%s has none in /etc/subgid", o.Name), fmt.Sprintf("usermod --add-subgids %s %s", span, o.Name), h.as("podman system migrate"))
 	}
+	if n := mappedIDs(); n > 0 {
+		for _, r := range append(slices.Clone(o.SubUIDs), o.SubGIDs...) {
+			if end := uint64(r.Start) + uint64(r.Count); end > n {
+				return problem(fmt.Sprintf("%s has the ids %d-%d, and the user namespace that this runs in has none from %d on", o.Name, r.Start, end-1, n),
+					fmt.Sprintf("give the container around more ids, or %s others: a range below %d in /etc/subuid and /etc/subgid", o.Name, n))
+			}
+		}
+	}
 	for path, ranges := range files {
 		for _, a := range ranges {
 			if a.who != o.Name && a.who != strconv.FormatUint(uint64(o.UID), 10) {
@@ -159,7 +168,11 @@ func firstFree(all []idRange) uint64 {
 	return free
 }
 
-func lookNewIDMap(context.Context, *Host) Finding {
+func lookNewIDMap(_ context.Context, h *Host) Finding {
+	if p := h.place(); p.inside() && noNewPrivileges() {
+		return problem("no_new_privs is set: whatever they are, they get no privileges", p.outer(
+			"start the container without --security-opt no-new-privileges", "allowPrivilegeEscalation: true in the securityContext"))
+	}
 	for _, tool := range []string{"newuidmap", "newgidmap"} {
 		path := ""
 		for _, dir := range []string{"/usr/bin", "/bin", "/usr/local/bin"} {

@@ -26,6 +26,9 @@ type Host struct {
 	Getenv func(string) string
 	// Runs are the ids of the runs of this state directory.
 	Runs []string
+	// Images names the devices of this host that are images of Ceph; nil: it cannot be
+	// told.
+	Images func(context.Context) ([]Image, error)
 	// Cutover is the one of them that has podman stopped, if any: podman is not asked
 	// anything then.
 	Cutover string
@@ -35,6 +38,16 @@ type Host struct {
 	info    func() (infoSeen, error)
 	store   func() (storeSeen, error)
 	fuse    func() (kernelSeen, error)
+	records func() (recordsSeen, error)
+
+	idle chan *podman.Worker // that have answered, and can be asked again
+}
+
+// Image is an image of Ceph that is a device of this host.
+type Image struct {
+	Device string   // /dev/rbd0, /dev/loop7
+	Name   string   // POOL/IMAGE
+	Flags  []string // by which storagectl relocate reaches its cluster
 }
 
 // share sets up what several checks want to know: each is asked once.
@@ -47,6 +60,29 @@ func (h *Host) share(ctx context.Context) {
 	h.info = sync.OnceValues(func() (infoSeen, error) { return h.lookInfo(ctx) })
 	h.store = sync.OnceValues(func() (storeSeen, error) { return h.lookStore(ctx) })
 	h.fuse = sync.OnceValues(func() (kernelSeen, error) { return askOwner[kernelSeen](ctx, h, opKernel, none{}) })
+	h.records = sync.OnceValues(func() (recordsSeen, error) {
+		g, r, d, err := h.root()
+		if err != nil {
+			return recordsSeen{}, err
+		}
+		if d == "" {
+			return recordsSeen{}, errNoStore
+		}
+		return askOwner[recordsSeen](ctx, h, opRecords, ref(g, r, d))
+	})
+	h.idle = make(chan *podman.Worker, atOnce)
+}
+
+// dismiss ends the workers that wait for a question.
+func (h *Host) dismiss() {
+	for {
+		select {
+		case w := <-h.idle:
+			go func() { _ = w.Close() }() // it ends with this process at the latest
+		default:
+			return
+		}
+	}
 }
 
 // podmanLimit is how long podman may take to say what it uses.
@@ -56,11 +92,11 @@ func (h *Host) cli() podman.CLI {
 	return podman.CLI{Owner: h.Owner, Runner: h.Runner, Extra: h.ConfEnv, Limit: podmanLimit}
 }
 
-// NoPodman reports that podman cannot be asked anything here: it is not
-// installed, has not been used, or does not work.
-func (h *Host) NoPodman() bool {
+// Podman is why podman cannot be asked anything here, nil if it can. [NotSeen] makes
+// a finding of it.
+func (h *Host) Podman() error {
 	_, err := h.info()
-	return err != nil
+	return err
 }
 
 // self reports whether the caller is the store's owner, so that the caller's
@@ -212,6 +248,10 @@ func rooted(look func(ctx context.Context, h *Host, graphRoot, runRoot, driver s
 	}
 }
 
+// NotSeen is the finding where podman cannot be asked: absent only where there is
+// nothing to ask, and unknown where it does not answer.
+func NotSeen(err error) Finding { return notSeen(err) }
+
 // notSeen is a finding where what is looked at is not there, or not known.
 func notSeen(err error) Finding {
 	if errors.Is(err, errNoStore) || errors.Is(err, podman.ErrNoPodman) {
@@ -231,23 +271,33 @@ func withInfo(look func(ctx context.Context, h *Host, i infoSeen) Finding) func(
 	}
 }
 
-// askOwner has a worker of the store's owner answer one question. Each question
-// has a worker of its own, so that one that hangs holds up no other.
+// askOwner has a worker of the store's owner answer one question. One that has
+// answered is asked again; one that hangs holds up no other question, and is not.
 func askOwner[R any](ctx context.Context, h *Host, op string, args any) (R, error) {
 	var r R
-	// The worker outlives a check that is given up: it ends with this process.
-	w, err := podman.StartWorker(ctx, h.Owner, nil, h.ConfEnv...)
+	w, err := h.worker(ctx)
 	if err != nil {
 		return r, err
 	}
-	defer func() {
-		closed := make(chan struct{})
-		go func() { w.Close(); close(closed) }()
-		select {
-		case <-closed:
-		case <-time.After(time.Second):
-		}
-	}()
 	err = w.Call(ctx, op, args, &r, nil)
+	var fault *podman.Fault
+	if ctx.Err() == nil && (err == nil || errors.As(err, &fault)) && op != opKernel { // that one has a /tmp of its own now
+		select {
+		case h.idle <- w:
+			return r, err
+		default:
+		}
+	}
+	go func() { _ = w.Close() }() // it ends with this process at the latest
 	return r, err
+}
+
+// worker gives one that waits for a question, or a new one.
+func (h *Host) worker(ctx context.Context) (*podman.Worker, error) {
+	select {
+	case w := <-h.idle:
+		return w, nil
+	default:
+		return podman.StartWorker(ctx, h.Owner, nil, h.ConfEnv...)
+	}
 }

@@ -42,7 +42,7 @@ func Proofs(p Proof) []Check {
 				return ok("podman %s, driver %s, graphroot %s", i.Version.Version, i.Store.GraphDriverName, i.Store.GraphRoot)
 			}),
 		},
-		{ID: "records", Group: groupProof, Title: "The store's records are whole", Why: "An image whose layer or manifest is gone cannot be run, saved or converted.", Limit: time.Minute, Look: rooted(lookRecords)},
+		{ID: "records", Group: groupProof, Title: "The store's records are whole", Why: "An image whose layer or manifest is gone cannot be run, saved or converted.", Limit: time.Minute, Look: lookRecords},
 		{
 			ID: "storage-check", Group: groupProof, Title: "containers/storage finds nothing wrong", Why: "It is the library by which podman reads the store.", Limit: 2 * time.Minute,
 			Look: rooted(proveCheck),
@@ -85,6 +85,7 @@ func RunInTurn(ctx context.Context, h *Host, checks []Check) []Result {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	h.share(ctx)
+	defer h.dismiss()
 	var results []Result
 	for _, c := range checks {
 		results = append(results, one(ctx, h, c))

@@ -31,6 +31,8 @@ type storeArgs struct {
 type storeSeen struct {
 	FSType          string   `json:"fsType"`
 	MountedOn       string   `json:"mountedOn"`
+	Root            string   `json:"root"`   // the graphroot, without symbolic links
+	Source          string   `json:"source"` // of the mount
 	Options         []string `json:"options"`
 	Size            uint64   `json:"size"` // bytes
 	Free            uint64   `json:"free"`
@@ -62,7 +64,7 @@ func seeStore(a storeArgs) (storeSeen, error) {
 		return s, err
 	}
 	if m, is := table.Over(root); is {
-		s.FSType, s.MountedOn = m.Type, m.Path
+		s.FSType, s.MountedOn, s.Root, s.Source = m.Type, m.Path, root, m.Source
 		if strings.HasPrefix(m.Type, "fuse.") {
 			s.FSType = "fuse"
 		}
