@@ -22,7 +22,7 @@ PACKAGES := acl buildah busybox-static ca-certificates crun debian-archive-keyri
 	systemd-container uidmap util-linux xfsprogs attr rsync \
 	ceph-common ceph-fuse ceph-mds ceph-mgr ceph-mon ceph-osd gcc libc6-dev libcephfs-dev librados-dev librbd-dev
 
-.PHONY: build deps generate lint test test-uml demo demo-nomad sweep bench-nomad bench-migrate bench-relocate bench-relocate-rbd bench-relocate-down bench-verify clean
+.PHONY: build deps generate lint test test-uml demo demo-nomad sweep bench-nomad bench-migrate bench-relocate bench-relocate-rbd bench-relocate-down bench-verify bench-doctor clean
 
 build: generate
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/storagectl ./cmd/storagectl
@@ -84,6 +84,9 @@ bench-relocate-down: deps build
 
 bench-verify: deps build
 	go run ./integration/cmd/benchverify
+
+bench-doctor: deps build
+	go run ./integration/cmd/benchdoctor
 
 # The cluster has its data in memory: two copies of the tree at a time.
 bench-relocate-rbd: deps build

@@ -101,6 +101,28 @@ setsid bash -c 'exec -a nomad sh agent' </dev/null >/dev/null 2>&1 & echo $!`))
 		w.a.script("root", "kill "+pid)
 	})
 
+	t.Run("what doctor sees", func(t *testing.T) {
+		w := w.under(t)
+		sees := func(env, outcome, saw, mend string) {
+			t.Helper()
+			argv := append([]string{"env"}, w.Env(w.at, "")...)
+			argv = append(argv, env, "storagectl", "doctor", "--json", "--user", "hashi", "--check", "nomad")
+			r, all := w.a.diagnoses(w.a.exec("root", argv...))
+			if d := all["nomad"]; d.Outcome != outcome || !strings.Contains(d.Saw, saw) || !strings.Contains(strings.Join(d.Mend, " "), mend) {
+				t.Errorf("want %s, %q and %q: %s", outcome, saw, mend, r)
+			}
+		}
+		sees("A=", "ok", "eligible, driver healthy", "")
+		if _, err := admin.Nodes().ToggleEligibility(a.ID, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		sees("A=", "warning", "is not eligible for work", "nomad node eligibility -enable "+a.ID)
+		if _, err := admin.Nodes().ToggleEligibility(a.ID, true, nil); err != nil {
+			t.Fatal(err)
+		}
+		sees("NOMAD_ADDR=http://127.0.0.1:9", "problem", "", "")
+	})
+
 	t.Run("drain and undrain by hand", func(t *testing.T) {
 		w := w.under(t)
 		w.must("", "drain", "--user", "hashi", "--reason", "by hand")

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/storagectl/storagectl/verify"
@@ -82,12 +83,12 @@ const atOnce = 6
 
 // Run does checks side by side and gives their results in the order of the checks.
 // It returns at most a moment after the last one's deadline, also where one hangs
-// in the kernel: what it started then ends with this process.
+// in the kernel. Commands that were started for it and hang are killed by then.
 func Run(ctx context.Context, h *Host, checks []Check) []Result {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	var looks sync.WaitGroup
+	defer leave(h, cancel, &looks)
 	h.share(ctx)
-	defer h.dismiss()
 	results := make([]Result, len(checks))
 	type done struct {
 		i int
@@ -99,7 +100,7 @@ func Run(ctx context.Context, h *Host, checks []Check) []Result {
 		go func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			ended <- done{i, one(ctx, h, c)}
+			ended <- done{i, one(ctx, h, c, &looks)}
 		}()
 	}
 	for range checks {
@@ -109,7 +110,20 @@ func Run(ctx context.Context, h *Host, checks []Check) []Result {
 	return results
 }
 
-func one(ctx context.Context, h *Host, c Check) Result {
+// leave ends what is still under way of checks that were given up, and waits for
+// that a moment.
+func leave(h *Host, cancel context.CancelFunc, looks *sync.WaitGroup) {
+	cancel()
+	h.dismiss()
+	over := make(chan struct{})
+	go func() { looks.Wait(); close(over) }()
+	select {
+	case <-over:
+	case <-time.After(time.Second):
+	}
+}
+
+func one(ctx context.Context, h *Host, c Check, looks *sync.WaitGroup) Result {
 	limit := c.Limit
 	if limit == 0 {
 		limit = DefaultLimit
@@ -118,7 +132,7 @@ func one(ctx context.Context, h *Host, c Check) Result {
 	defer cancel()
 	began := time.Now()
 	seen := make(chan Finding, 1)
-	go func() { seen <- c.Look(ctx, h) }()
+	looks.Go(func() { seen <- c.Look(ctx, h) })
 	var f Finding
 	select {
 	case f = <-seen:

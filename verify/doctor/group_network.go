@@ -35,9 +35,12 @@ func networkChecks() []Check {
 			ID: "resolv-conf", Group: groupNetwork, Title: "/etc/resolv.conf can be read",
 			Why:   "Podman copies it into each container with a network, and starts none without it.",
 			Mends: "Make the file, or what the link leads to.",
-			Look: func(context.Context, *Host) Finding {
+			Look: func(_ context.Context, h *Host) Finding {
 				const path = "/etc/resolv.conf"
 				b, err := os.ReadFile(path)
+				if p := h.place(); err != nil && p.inside() {
+					return problem(fmt.Sprintf("%s: %s", path, reason(err)), p.outer("start the container with --dns ADDRESS", "dnsPolicy and dnsConfig of the pod")+", or write a line nameserver ADDRESS into "+path)
+				}
 				if err != nil {
 					return problem(fmt.Sprintf("%s: %s", path, reason(err)), "systemctl enable --now systemd-resolved, or write a line nameserver ADDRESS into "+path)
 				}

@@ -189,8 +189,15 @@ func lookNewIDMap(_ context.Context, h *Host) Finding {
 			return unknown(err)
 		}
 		caps, err := unix.Getxattr(path, "security.capability", nil)
-		if fi.Mode()&fs.ModeSetuid == 0 && (err != nil || caps == 0) {
+		setuid, byCaps := fi.Mode()&fs.ModeSetuid != 0, err == nil && caps > 0
+		if !setuid && !byCaps {
 			return problem(path+" is neither setuid nor has file capabilities", "apt-get install --reinstall uidmap")
+		}
+		// As a program of root's it gives up the user's id, and then the kernel wants
+		// CAP_SYS_ADMIN of it, which containers do not have (seen, Linux 6.18).
+		if !byCaps && h.place().inside() && !mayHave(unix.CAP_SYS_ADMIN) {
+			return problem(path+" is setuid, which does not do in a container without CAP_SYS_ADMIN",
+				"in the image of the container: chmod u-s /usr/bin/newuidmap /usr/bin/newgidmap; setcap cap_setuid+ep /usr/bin/newuidmap; setcap cap_setgid+ep /usr/bin/newgidmap")
 		}
 	}
 	return ok("both are there, with their privileges")

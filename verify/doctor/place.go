@@ -97,6 +97,21 @@ func noNewPrivileges() bool {
 	return err == nil && strings.Contains(string(b), "\nNoNewPrivs:\t1\n")
 }
 
+// mayHave reports whether a program of this container can have a capability
+// (capabilities(7), the bounding set). True where that is not known.
+func mayHave(capability int) bool {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return true
+	}
+	_, rest, _ := strings.Cut(string(b), "\nCapBnd:")
+	var set uint64
+	if _, err := fmt.Sscanf(rest, "%x", &set); err != nil {
+		return true
+	}
+	return set&(1<<capability) != 0
+}
+
 // mappedIDs is the number of ids, from 0 on, that this user namespace has: what lies
 // above cannot be given to a namespace below. 0: it is not known.
 func mappedIDs() uint64 {

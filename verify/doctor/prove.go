@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -83,12 +84,12 @@ func Proofs(p Proof) []Check {
 // RunInTurn does checks one after the other.
 func RunInTurn(ctx context.Context, h *Host, checks []Check) []Result {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	var looks sync.WaitGroup
+	defer leave(h, cancel, &looks)
 	h.share(ctx)
-	defer h.dismiss()
 	var results []Result
 	for _, c := range checks {
-		results = append(results, one(ctx, h, c))
+		results = append(results, one(ctx, h, c, &looks))
 	}
 	return results
 }

@@ -150,6 +150,30 @@ func Bulk(ctx context.Context, release, user string, gigabytes float64) (string,
 	})
 }
 
+// Crowd returns the seed of a node with a vfs store of so many small images, each of
+// three layers of its own.
+func Crowd(ctx context.Context, release, user string, count int) (string, error) {
+	const together = 25 // in one archive
+	var archives []archive
+	for begin := 0; begin < count; begin += together {
+		var imgs []Image
+		for i := begin; i < min(count, begin+together); i++ {
+			imgs = append(imgs, Filler{Name: fmt.Sprintf("localhost/lab/crowd%d:1", i), Seed: uint64(i + 1), Over: 3, Files: 150, Bytes: 1 << 20}.Image())
+		}
+		archives = append(archives, archive{fmt.Sprintf("crowd%03d.tar", begin), func(w io.Writer) error { return WriteDocker(w, imgs...) }})
+	}
+	const load = "cd /opt/archives\nfor f in *.tar; do podman load -q -i $f >/dev/null; done\n"
+	root, err := lab.Base(ctx, release)
+	if err != nil {
+		return "", err
+	}
+	key := sha256.Sum256([]byte(root + load + "1")) // raise the number when the images change
+	name := fmt.Sprintf("%s-%s-crowd%d-%s", release, user, count, hex.EncodeToString(key[:6]))
+	return lab.Seed(ctx, name, lab.Options{Release: release}, func(ctx context.Context, n *lab.Node) error {
+		return fillNode(ctx, n, user, load, archives)
+	})
+}
+
 type archive struct {
 	name  string
 	write func(io.Writer) error
