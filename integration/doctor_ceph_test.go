@@ -58,7 +58,7 @@ func TestDoctorCeph(t *testing.T) {
 	watchers := func(n string) string {
 		return `for i in $(seq 150); do test "$(rbd --id store status --format json rbd/store-` + w.user + ` | jq ".watchers | length")" != ` + n + ` || exit 0; sleep 0.2; done; exit 1`
 	}
-	w.script("root", "mkfifo /run/enter; sleep 1000 >/run/enter & setsid rbd --id store watch rbd/store-"+w.user+" </run/enter >/dev/null 2>&1 & "+watchers("2"))
+	w.script("root", "mkfifo /run/enter; sleep 1000 >/run/enter 2>/dev/null </dev/null & setsid rbd --id store watch rbd/store-"+w.user+" </run/enter >/dev/null 2>&1 & "+watchers("2"))
 	want("rbd-watchers", "problem", "is mapped here, and client.", "on all hosts but one")
 	w.script("root", "pkill -f 'rbd --id store watch'; "+watchers("1"))
 	want("rbd-watchers", "ok", "", "")

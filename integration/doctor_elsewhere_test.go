@@ -56,7 +56,8 @@ func TestDoctorHangs(t *testing.T) {
 	ends("everything hangs", "podman", "podman-info", "storage-conf", "conf-against-database", "database", "driver", "graphroot",
 		"network-backend", "netavark", "space", "reclaimable", "external-containers", "store-records", "store-files", "locks", "nomad")
 	w.same("the store", before, w.store())
-	if left := w.script("root", "ps -eo ppid,lstart,args | grep '[s]leep 1000' || true"); left != "" {
+	// Of the service behind the socket systemd is the parent, and may wait for it.
+	if left := w.script("root", "ps -eo ppid,lstart,args | awk '$1 == 1 && /[s]leep 1000/'"); left != "" {
 		t.Errorf("left: %s", left)
 	}
 }
@@ -136,5 +137,5 @@ func TestDoctorWorkspace(t *testing.T) {
 	all = look(":", "-e", kube, "--security-opt", "no-new-privileges")
 	want(all, "newuidmap", "problem", "no_new_privs", "allowPrivilegeEscalation: true")
 	all = look(":", "--security-opt", "seccomp=/run/no-mounts.json")
-	want(all, "overlay", "warning", "operation not permitted", "seccomp")
+	want(all, "overlay", "warning", "cannot be mounted", "seccomp")
 }

@@ -78,8 +78,9 @@ type Result struct {
 	Finding
 }
 
-// atOnce is how many checks run side by side: most wait for another process.
-const atOnce = 6
+// atOnce is how many checks run side by side: most wait for another process, and
+// half of them for the same answer of podman.
+const atOnce = 12
 
 // Run does checks side by side and gives their results in the order of the checks.
 // It returns at most a moment after the last one's deadline, also where one hangs

@@ -269,8 +269,8 @@ func lookCNI(ctx context.Context, h *Host) Finding {
 	if len(all) == 0 {
 		return absent("there is no network in %s", dir)
 	}
-	if f := notSeen(asked); asked != nil && f.Outcome == Unknown { // it may use netavark
-		return f
+	if asked != nil && notSeen(asked).Outcome == Unknown { // it may use netavark
+		return unknown(asked)
 	}
 	for _, c := range all {
 		switch {
