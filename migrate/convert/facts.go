@@ -201,26 +201,18 @@ func (c *comparison) diffEntry(path, name string, a, b int) error {
 		return c.facts(path, name, a, b, &x, &y)
 	}
 	c.proof.Entries++
-	subA, err := openDir(a, name)
-	if err != nil {
-		return &pathError{"open", path, err}
-	}
-	defer unix.Close(subA)
-	subB, err := openDir(b, name)
-	if err != nil {
-		return &pathError{"open staged", path, err}
-	}
-	defer unix.Close(subB)
-	names, err := readDir(subB)
-	if err != nil {
-		return &pathError{"list staged", path, err}
-	}
-	for _, e := range names {
-		if err := c.diffEntry(join(path, e.name), e.name, subA, subB); err != nil {
-			return err
+	return both(path, name, a, b, func(subA, subB int) error {
+		names, err := readDir(subB)
+		if err != nil {
+			return &pathError{"list staged", path, err}
 		}
-	}
-	return nil
+		for _, e := range names {
+			if err := c.diffEntry(join(path, e.name), e.name, subA, subB); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // whiteout sees that what a whiteout hides is hidden in vfs too, and was there

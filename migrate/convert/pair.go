@@ -80,10 +80,11 @@ func (c *comparison) entry(path, name string, a, b int) error {
 	if x.Mode&unix.S_IFMT != unix.S_IFDIR || y.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return nil
 	}
-	return c.children(path, name, a, b)
+	return both(path, name, a, b, func(subA, subB int) error { return c.children(path, subA, subB) })
 }
 
-func (c *comparison) children(path, name string, a, b int) error {
+// both opens a folder that both trees have, for a look through it.
+func both(path, name string, a, b int, look func(subA, subB int) error) error {
 	subA, err := openDir(a, name)
 	if err != nil {
 		return &pathError{"open", path, err}
@@ -94,6 +95,11 @@ func (c *comparison) children(path, name string, a, b int) error {
 		return &pathError{"open staged", path, err}
 	}
 	defer unix.Close(subB)
+	return look(subA, subB)
+}
+
+// children compares what is in a folder that both trees have.
+func (c *comparison) children(path string, subA, subB int) error {
 	left, err := readDir(subA)
 	if err != nil {
 		return &pathError{"list", path, err}
