@@ -302,6 +302,22 @@ func TestSubvolume(t *testing.T) {
 	if err != nil || one != two || !strings.HasPrefix(one.Path, "/volumes/stores/node1/") {
 		t.Errorf("%+v and %+v, %v", one, two, err)
 	}
+	if found, err := FindSubvolume(ctx, link, s); err != nil || found != one {
+		t.Errorf("found %+v, %v", found, err)
+	}
+	s.Name = "gone"
+	if found, err := FindSubvolume(ctx, link, s); cephlink.IDOf(err) != "no-subvolume" || !strings.Contains(cephlink.HintOf(err), "create cephfs gone --group_name stores") {
+		t.Errorf("found %+v, %v", found, err)
+	}
+}
+
+func TestParseSubvolume(t *testing.T) {
+	for text, want := range map[string]Subvolume{"fs:@group/sub": {FS: "fs", Group: "group", Name: "sub"}, "fs:@sub": {FS: "fs", Name: "sub"},
+		"fs:/x": {}, "fs:@": {}, "fs:@/sub": {}, "fs:@a/b/c": {}, ":@a": {}, "fs:@a b": {}, "fs:@-x": {}} {
+		if got, err := ParseSubvolume(text); got != want || (err == nil) != (want.Name != "") {
+			t.Errorf("%s: %+v %v", text, got, err)
+		}
+	}
 }
 
 // TestMountRefused: a key that the cluster does not take, and one without caps

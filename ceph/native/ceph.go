@@ -42,9 +42,10 @@ func Handlers(s *link.Session) map[string]cephlink.Handler {
 		}) (placed, error) {
 			return makePlace(s, q.Place, q.Owner)
 		}),
-		"ceph.lookplace": cephlink.Handle(func(p ceph.Place) (ceph.PlaceLook, error) { return lookPlace(s, p) }),
-		"ceph.unplace":   cephlink.Handle(func(p ceph.Place) (struct{}, error) { return struct{}{}, removePlace(s, p) }),
-		"ceph.subvolume": cephlink.Handle(func(v ceph.Subvolume) (string, error) { return subvolume(s, v) }),
+		"ceph.lookplace":     cephlink.Handle(func(p ceph.Place) (ceph.PlaceLook, error) { return lookPlace(s, p) }),
+		"ceph.unplace":       cephlink.Handle(func(p ceph.Place) (struct{}, error) { return struct{}{}, removePlace(s, p) }),
+		"ceph.findsubvolume": cephlink.Handle(func(v ceph.Subvolume) (string, error) { return findSubvolume(s, v) }),
+		"ceph.subvolume":     cephlink.Handle(func(v ceph.Subvolume) (string, error) { return subvolume(s, v) }),
 	}
 }
 

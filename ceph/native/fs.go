@@ -196,3 +196,25 @@ func subvolume(s *link.Session, v ceph.Subvolume) (string, error) {
 	path, err := a.SubVolumePath(v.FS, v.Group, v.Name)
 	return path, told("ask for its path", err)
 }
+
+// findSubvolume is the folder of a subvolume.
+func findSubvolume(s *link.Session, v ceph.Subvolume) (string, error) {
+	conn, err := s.Conn()
+	if err != nil {
+		return "", err
+	}
+	path, err := admin.NewFromConn(conn).SubVolumePath(v.FS, v.Group, v.Name)
+	name, group := v.FS+" "+v.Name, ""
+	if v.Group != "" {
+		group = " --group_name " + v.Group
+	}
+	switch {
+	case isErrno(err, syscall.ENOENT):
+		return "", &cephlink.Fault{ID: "no-subvolume", Errno: int(syscall.ENOENT), Text: fmt.Sprintf("there is no subvolume %s in %s: %v", v.Name, v.FS, err),
+			Hint: "ceph fs subvolume create " + name + group}
+	case isErrno(err, syscall.EPERM), isErrno(err, syscall.EACCES):
+		return "", &cephlink.Fault{ID: cephlink.NoRight, Errno: cephlink.Errno(err), Text: "the user may not ask the manager for a subvolume",
+			Hint: "give the user mgr 'allow rw', or give the path: ceph fs subvolume getpath " + name + group}
+	}
+	return path, told("ask for its path", err)
+}
