@@ -57,7 +57,7 @@ func child() int {
 	fmt.Println("ready")
 	in := bufio.NewReader(os.Stdin)
 	_, _ = in.ReadString('\n') // go
-	r.Mapping, err = h.Map(ctx, o.Spec, MapOptions{Mapper: cmp.Or(o.Mapper, Fuse), Unit: o.Unit})
+	r.Mapping, err = h.Map(ctx, o.Spec, MapOptions{Mapper: cmp.Or(o.Mapper, Fuse), Unit: o.Unit, Wait: 15 * time.Minute})
 	if err != nil {
 		var held *HeldError
 		r.Error, r.Held = err.Error(), errors.As(err, &held) || cephlink.IDOf(err) == cephlink.Held
@@ -168,6 +168,26 @@ func hubCluster(t *testing.T) *cephtest.Cluster {
 	return c
 }
 
+// namesake maps an image of the same name in another cluster on this host: the two are
+// not taken for one another.
+func namesake(t *testing.T, c *cephtest.Cluster, spec Spec) {
+	t.Helper()
+	cluster.Tool(t, "rbd", "create", "--size", "100M", spec.String())
+	h := admin(t)
+	m := mustMap(t, h, spec)
+	there := &Host{Link: hubLink(t, c), Run: h.Run, RunDir: h.RunDir}
+	if _, err := there.Map(t.Context(), spec, MapOptions{Mapper: Fuse}); err == nil || !strings.Contains(err.Error(), "of the cluster "+cluster.FSID) {
+		t.Errorf("taken for the other cluster's: %v", err)
+	}
+	img, err := there.Look(t.Context(), spec)
+	if err != nil || img.FSID != c.FSID || m.Of(img.FSID) || !m.Of(cluster.FSID) {
+		t.Errorf("%+v is of %s: %v", m, img.FSID, err)
+	}
+	if err := h.Unmap(t.Context(), m); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestTwoHosts: an image that another host has is refused with that host's
 // address; of two that map at once one wins, each time, and what it wrote is
 // whole; a dead holder is taken over by who may and wants to.
@@ -176,6 +196,7 @@ func TestTwoHosts(t *testing.T) {
 	c := hubCluster(t)
 	c.Tool(t, "rbd", "create", "--size", "400M", "rbd/shared")
 	spec := Spec{Pool: "rbd", Image: "shared"}
+	namesake(t, c, spec)
 	nsA, addrA := joined(t, c)
 	nsB, _ := joined(t, c)
 

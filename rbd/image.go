@@ -34,6 +34,7 @@ type Host struct {
 // Image is what is known of an image.
 type Image struct {
 	Spec        Spec      `json:"spec"`
+	FSID        string    `json:"fsid"` // of its cluster
 	ID          string    `json:"id"`
 	Size        int64     `json:"size"` // bytes
 	ObjectSize  int64     `json:"objectSize"`
@@ -130,6 +131,7 @@ func (h *Host) Look(ctx context.Context, spec Spec) (Image, error) {
 	if err != nil {
 		return img, err
 	}
+	mapped = slices.DeleteFunc(mapped, func(m Mapping) bool { return !m.Of(img.FSID) })
 	mark(&img, mapped, localAddrs())
 	return img, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,9 +18,11 @@ import (
 type MapOptions struct {
 	Mapper  Mapper   // "": krbd where the kernel has it, else fuse
 	Options []string // further options of krbd or nbd, as rbd(8) has them
-	// Unit serves mapper fuse by a systemd unit that comes back at boot, instead
-	// of by a process of this boot alone.
+	// Unit serves mapper fuse or nbd by a systemd unit that comes back at boot,
+	// instead of by a process of this boot alone.
 	Unit bool
+	// Wait is how long the unit waits at a boot for a cluster that does not answer.
+	Wait time.Duration
 }
 
 // Times of Map.
@@ -49,6 +52,17 @@ func (h *Host) Map(ctx context.Context, spec Spec, opts MapOptions) (Mapping, er
 	there, err := h.Mapped(ctx, spec)
 	if err != nil {
 		return Mapping{}, err
+	}
+	if len(there) > 0 {
+		img, err := h.Look(ctx, spec)
+		if err != nil {
+			return Mapping{}, err
+		}
+		for _, m := range there { // they would get each other's names under /dev/rbd
+			if !m.Of(img.FSID) {
+				return Mapping{}, fmt.Errorf("cannot map image %s of the cluster %s: %s is one of that name already, of the cluster %s", spec, img.FSID, m.Device, m.FSID)
+			}
+		}
 	}
 	if len(there) == 1 && there[0].Mapper == opts.Mapper && !there[0].Dead && !there[0].Shared {
 		return there[0], nil
@@ -85,15 +99,33 @@ func (h *Host) Map(ctx context.Context, spec Spec, opts MapOptions) (Mapping, er
 
 // DefaultMapper is krbd where the kernel has it or can load it, else fuse.
 func (h *Host) DefaultMapper(ctx context.Context) Mapper {
-	if _, err := os.Stat(h.sys("bus/rbd")); err == nil {
-		return Krbd
-	}
-	// That there is no such module is an answer, too.
-	_, _ = h.Run.Run(ctx, host.Cmd{Argv: []string{"modprobe", "rbd"}, Env: toolEnv(), Timeout: 20 * time.Second})
-	if _, err := os.Stat(h.sys("bus/rbd")); err == nil {
+	if what, _ := h.Lacks(ctx, Krbd); what == "" {
 		return Krbd
 	}
 	return Fuse
+}
+
+// Lacks tells what a mapper needs and this host has not, and what would help; "" where
+// it has all.
+func (h *Host) Lacks(ctx context.Context, m Mapper) (what, hint string) {
+	module, shows := "rbd", "bus/rbd"
+	if m == NBD {
+		module, shows = "nbd", "block/nbd0"
+		if _, err := exec.LookPath("rbd-nbd"); err != nil {
+			return "there is no rbd-nbd here", "apt install rbd-nbd"
+		}
+	}
+	if m == Fuse {
+		return "", ""
+	}
+	if _, err := os.Stat(h.sys(shows)); err == nil {
+		return "", ""
+	}
+	_, _ = h.Run.Run(ctx, host.Cmd{Argv: []string{"modprobe", module}, Env: toolEnv(), Timeout: 20 * time.Second})
+	if _, err := os.Stat(h.sys(shows)); err == nil {
+		return "", ""
+	}
+	return "this kernel has no " + module, "say --mapper fuse, or load the module " + module
 }
 
 // waitFree returns when nobody has the image, or who has it as a HeldError.
@@ -183,10 +215,15 @@ func (h *Host) attach(ctx context.Context, spec Spec, opts MapOptions) (Mapping,
 	ctx, cancel := context.WithTimeout(ctx, mapTime)
 	defer cancel()
 	switch opts.Mapper {
-	case Krbd, NBD:
+	case Krbd:
 		return h.rbdMap(ctx, spec, opts)
+	case NBD:
+		if !opts.Unit {
+			return h.rbdMap(ctx, spec, opts)
+		}
+		return h.serve(ctx, spec, opts)
 	case Fuse:
-		return h.serve(ctx, spec, opts.Unit)
+		return h.serve(ctx, spec, opts)
 	}
 	return Mapping{}, fmt.Errorf("there is no mapper %q", opts.Mapper)
 }
@@ -248,6 +285,14 @@ func (h *Host) Unmap(ctx context.Context, m Mapping) error {
 	}
 	if err := waitUnused(ctx, m.Device); err != nil {
 		return fmt.Errorf("cannot unmap image %s: %w", m.Spec, err)
+	}
+	if m.Mapper == NBD { // its service, if it has one, unmaps it
+		if err := h.stopUnit(ctx, m.Spec); err != nil {
+			return fmt.Errorf("cannot unmap image %s: %w", m.Spec, err)
+		}
+		if now, err = h.Mapped(ctx, m.Spec); err != nil || !here(now) {
+			return err
+		}
 	}
 	argv := append([]string{"rbd"}, h.Link.Cluster.Args()...)
 	_, err = h.Run.Run(ctx, host.Cmd{Argv: append(argv, "device", "unmap", "--device-type", string(m.Mapper), m.Device), Env: toolEnv(), Timeout: unmapTime})

@@ -40,7 +40,7 @@ type Mapping struct {
 	Number string `json:"number,omitempty"` // of krbd
 	Shared bool   `json:"shared,omitempty"` // of krbd: it gives the exclusive lock to who asks for it, or does not tell
 
-	// Of mapper fuse:
+	// Of mapper fuse, or of the service of nbd:
 	PID   int    `json:"pid,omitempty"`
 	Start uint64 `json:"start,omitempty"` // when it started, in clock ticks since boot: a pid comes back
 	Boot  string `json:"boot,omitempty"`  // the boot it belongs to
@@ -49,9 +49,14 @@ type Mapping struct {
 	Dead  bool   `json:"-"` // the process is gone; its device gives but errors
 }
 
+// Of reports whether it can be of a cluster. One whose mapper does not tell can be of
+// any, and so can all where fsid is "".
+func (m Mapping) Of(fsid string) bool { return m.FSID == "" || fsid == "" || m.FSID == fsid }
+
 // Mapped lists the devices that an image has on this host, as the kernel and
 // the processes are now. More than one is possible: nothing keeps others from
-// mapping without the exclusive lock.
+// mapping without the exclusive lock. An image of the same name in another cluster
+// is among them ([Mapping.Of]).
 func (h *Host) Mapped(ctx context.Context, spec Spec) ([]Mapping, error) {
 	all, err := h.Devices(ctx)
 	return slices.DeleteFunc(all, func(m Mapping) bool { return m.Spec != spec }), err
@@ -68,11 +73,22 @@ func (h *Host) Devices(ctx context.Context) ([]Mapping, error) {
 	if err != nil {
 		return nil, err
 	}
-	fuse, err := h.fuse()
+	served, err := h.served()
 	if err != nil {
 		return nil, err
 	}
-	return slices.Concat(all, nbd, fuse), nil
+	for _, m := range served {
+		if m.Mapper != NBD {
+			all = append(all, m)
+			continue
+		}
+		for i := range nbd { // rbd-nbd does not tell of which cluster
+			if nbd[i].Device == m.Device && nbd[i].Spec == m.Spec && !m.Dead {
+				nbd[i].FSID = m.FSID
+			}
+		}
+	}
+	return append(all, nbd...), nil
 }
 
 func (h *Host) sys(path string) string {
@@ -153,9 +169,9 @@ func parseNBD(out []byte) ([]Mapping, error) {
 	return ms, nil
 }
 
-// fuse reads the state files of mapper fuse, and leaves out what is gone with
-// its process and its mount.
-func (h *Host) fuse() ([]Mapping, error) {
+// served reads what the helper serves, by mapper fuse or nbd, and leaves out what is
+// gone with its process and its mount.
+func (h *Host) served() ([]Mapping, error) {
 	files, err := filepath.Glob(filepath.Join(h.runDir(), "*.json"))
 	var out []Mapping
 	for _, f := range files {

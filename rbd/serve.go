@@ -18,13 +18,16 @@ import (
 	"github.com/storagectl/storagectl/internal/cephlink"
 )
 
-// ServeRequest tells the helper what to serve as mapper fuse.
+// ServeRequest tells the helper what to serve, and by which mapper: fuse, or nbd, which
+// rbd-nbd does under its eyes.
 type ServeRequest struct {
 	Cluster cephlink.Cluster `json:"cluster"`
 	Spec    Spec             `json:"spec"`
-	Dir     string           `json:"dir"`   // where its file is mounted; made if need be
-	State   string           `json:"state"` // file with its Mapping, while it serves
-	Link    string           `json:"link"`  // a symlink to the device, while it serves; "" for none
+	Mapper  Mapper           `json:"mapper,omitempty"` // NBD; else fuse
+	Wait    int              `json:"wait,omitempty"`   // seconds for a cluster that does not answer yet
+	Dir     string           `json:"dir"`              // where its file is mounted; made if need be
+	State   string           `json:"state"`            // file with its Mapping, while it serves
+	Link    string           `json:"link"`             // a symlink to the device, while it serves; "" for none
 }
 
 // ServeReply is what the helper says when it serves, or cannot.
@@ -55,12 +58,12 @@ func (h *Host) serveRequest(spec Spec) ServeRequest {
 }
 
 // serve starts the process that serves an image, and returns when it does.
-func (h *Host) serve(ctx context.Context, spec Spec, byUnit bool) (Mapping, error) {
+func (h *Host) serve(ctx context.Context, spec Spec, opts MapOptions) (Mapping, error) {
 	if err := os.MkdirAll(h.runDir(), 0o700); err != nil {
 		return Mapping{}, err
 	}
-	if byUnit {
-		return h.serveByUnit(ctx, spec)
+	if opts.Unit {
+		return h.serveByUnit(ctx, spec, opts)
 	}
 	req, err := json.Marshal(h.serveRequest(spec))
 	if err != nil {
@@ -254,11 +257,11 @@ func others(device, file string) bool {
 	return errors.Is(err, unix.ENOENT) || err == nil && st.Dev != info.Device
 }
 
-// waitUnused is unused, but lets a device be let go of: after an unmount that is
+// waitUnused is [Unused], but lets a device be let go of: after an unmount that is
 // done a moment later, in whatever mount namespaces there are copies.
 func waitUnused(ctx context.Context, device string) error {
 	for end := time.Now().Add(letGo); ; {
-		err := unused(device)
+		err := Unused(device)
 		if err == nil || time.Now().After(end) {
 			return err
 		}
@@ -274,9 +277,9 @@ func waitUnused(ctx context.Context, device string) error {
 // gone.
 const letGo = 5 * time.Second
 
-// unused fails with EBUSY while a block device is mounted or held by another
+// Unused fails with EBUSY while a block device is mounted or held by another
 // driver: opening it exclusively is what both do.
-func unused(device string) error {
+func Unused(device string) error {
 	fd, err := unix.Open(device, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENXIO) {
 		return nil

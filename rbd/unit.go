@@ -22,7 +22,7 @@ const (
 	configDir = "/etc/storagectl/rbd" // what the units serve
 )
 
-// UnitName is the systemd service that serves an image by mapper fuse, where
+// UnitName is the systemd service that serves an image by mapper fuse or nbd, where
 // MapOptions.Unit asked for one: what a mount of the image must require.
 func UnitName(spec Spec) string {
 	return "storagectl-rbd-" + spec.name() + ".service"
@@ -57,8 +57,8 @@ func Served() ([]ServeRequest, error) {
 
 // unitText is the service. It starts when the network is up and before network
 // filesystems are mounted, and stops after they are gone. Were it killed before,
-// what is mounted could not be written back.
-func unitText(spec Spec, helper, config string) string {
+// what is mounted could not be written back. It may take wait to start.
+func unitText(spec Spec, helper, config string, wait time.Duration) string {
 	esc := func(s string) string {
 		return strings.NewReplacer(`%`, `%%`, `\`, `\\`, `"`, `\"`, `$`, `$$`).Replace(s)
 	}
@@ -75,22 +75,27 @@ Type=notify
 NotifyAccess=main
 ExecStart="%s" rbd-serve "%s"
 KillMode=mixed
-TimeoutStartSec=120
+TimeoutStartSec=%d
 TimeoutStopSec=180
 OOMScoreAdjust=-1000
 
 [Install]
 WantedBy=remote-fs.target
-`, strings.ReplaceAll(spec.String(), "%", "%%"), esc(helper), esc(config))
+`, strings.ReplaceAll(spec.String(), "%", "%%"), esc(helper), esc(config), int((wait + 2*time.Minute).Seconds()))
 }
 
 // serveByUnit starts the service of an image, and lets it come back at boot.
-func (h *Host) serveByUnit(ctx context.Context, spec Spec) (Mapping, error) {
+func (h *Host) serveByUnit(ctx context.Context, spec Spec, opts MapOptions) (Mapping, error) {
 	if !host.HasSystemd() {
 		return Mapping{}, errors.New("systemd does not run here")
 	}
 	file, config := unitPaths(spec)
-	req, err := json.MarshalIndent(h.serveRequest(spec), "", "  ")
+	order := h.serveRequest(spec)
+	order.Wait = int(opts.Wait.Seconds())
+	if opts.Mapper == NBD {
+		order.Mapper = NBD
+	}
+	req, err := json.MarshalIndent(order, "", "  ")
 	if err != nil {
 		return Mapping{}, err
 	}
@@ -100,7 +105,7 @@ func (h *Host) serveByUnit(ctx context.Context, spec Spec) (Mapping, error) {
 	if err := renameio.WriteFile(config, append(req, '\n'), 0o600); err != nil {
 		return Mapping{}, err
 	}
-	if err := renameio.WriteFile(file, []byte(unitText(spec, h.Link.Path, config)), 0o644); err != nil {
+	if err := renameio.WriteFile(file, []byte(unitText(spec, h.Link.Path, config, opts.Wait)), 0o644); err != nil {
 		return Mapping{}, err
 	}
 	for _, args := range [][]string{{"daemon-reload"}, {"enable", UnitName(spec)}, {"restart", UnitName(spec)}} {
@@ -109,7 +114,7 @@ func (h *Host) serveByUnit(ctx context.Context, spec Spec) (Mapping, error) {
 			return Mapping{}, errors.Join(fmt.Errorf("%w%s", err, words), h.stopUnit(context.WithoutCancel(ctx), spec))
 		}
 	}
-	now, err := h.fuse()
+	now, err := h.served()
 	if err != nil {
 		return Mapping{}, err
 	}
@@ -131,7 +136,7 @@ func (h *Host) lastWords(ctx context.Context, spec Spec) string {
 	return "; it said: " + string(out)
 }
 
-// Forget stops the service that serves an image by mapper fuse, and keeps it from
+// Forget stops the service that serves an image by mapper fuse or nbd, and keeps it from
 // coming back at a boot. It needs no cluster; where there is none it does nothing.
 func (h *Host) Forget(ctx context.Context, spec Spec) error { return h.stopUnit(ctx, spec) }
 

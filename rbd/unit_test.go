@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/storagectl/storagectl/internal/cephlink"
+	"github.com/storagectl/storagectl/internal/cephlink/cephtest"
 )
 
 // TestColdBoot: a real node with systemd. The image is mapped by its unit and
@@ -60,7 +61,7 @@ func TestColdBoot(t *testing.T) {
 		test "$(readlink -f ` + spec.Link() + `)" = "$(losetup --noheadings --output NAME,BACK-FILE | awk '/node-1/ {print $1}')"
 		mkfs.xfs -q ` + spec.Link() + `
 		mkdir /srv/store
-		echo '` + spec.Link() + ` /srv/store xfs noauto,noatime,_netdev,x-systemd.automount,x-systemd.requires=` + UnitName(spec) + ` 0 0' >>/etc/fstab
+		echo '` + spec.Link() + ` /srv/store xfs noauto,noatime,_netdev,x-systemd.automount,x-systemd.device-timeout=900,x-systemd.requires=` + UnitName(spec) + ` 0 0' >>/etc/fstab
 		systemctl daemon-reload
 		systemctl start srv-store.automount
 		echo kept >/srv/store/file
@@ -75,6 +76,7 @@ func TestColdBoot(t *testing.T) {
 		}
 		t.Logf("there again %s after the boot", time.Since(start).Round(time.Second/10))
 	}
+	late(t, c, lab, name, UnitName(spec))
 	// In order: the filesystem is unmounted before its device goes.
 	lab("", "poweroff", name)
 	img := c.Tool(t, "rbd", "status", "rbd/node-1")
@@ -84,5 +86,24 @@ func TestColdBoot(t *testing.T) {
 	lab("", "start", name)
 	if out := lab(`cat /srv/store/file`); out != "kept\n" {
 		t.Errorf("after an ordered shutdown: %s", out)
+	}
+}
+
+// late boots a node before the cluster answers, by minutes if STORAGECTL_SWEEP is full:
+// what uses the image waits, and gets it.
+func late(t *testing.T, c *cephtest.Cluster, lab func(string, ...string) string, name, unit string) {
+	t.Helper()
+	c.Daemon(t, "stop", "mon")
+	lab("", "kill", name)
+	lab("", "start", name)
+	lab(`systemd-run --quiet --unit=user-of-it sh -c 'cat /srv/store/file >/run/got'
+		until journalctl --boot --unit='` + unit + `' --output=cat | grep -q 'looking again'; do sleep 1; done`)
+	if os.Getenv("STORAGECTL_SWEEP") == "full" {
+		time.Sleep(150 * time.Second)
+	}
+	c.Daemon(t, "start", "mon")
+	c.Healthy(t)
+	if out := lab(`timeout 120 sh -c 'until [ -s /run/got ]; do sleep 0.2; done'; cat /run/got; systemctl is-active '` + unit + `'`); out != "kept\nactive\n" {
+		t.Errorf("with a cluster that was late: %s", out)
 	}
 }

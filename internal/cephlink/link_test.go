@@ -147,6 +147,16 @@ func TestServe(t *testing.T) {
 	}
 }
 
+// An address without a nonce is all of a host's clients to the blocklist.
+func TestOneClient(t *testing.T) {
+	for addr, want := range map[string]string{"10.0.0.1:0/4123": "10.0.0.1:0/4123", "v1:[fd00::1]:0/10": "[fd00::1]:0/10", "any:10.0.0.1:0/7": "10.0.0.1:0/7",
+		"10.0.0.1:0/0": "", "10.0.0.1:0": "", "v1:10.0.0.1": "", "10.0.0.1:0/": "", "10.0.0.0/24/x": "", "-": "", "/3": "", "10.0.0.1:0/000": ""} {
+		if got, err := OneClient(addr); got != want || (err == nil) != (want != "") {
+			t.Errorf("%s: %q %v", addr, got, err)
+		}
+	}
+}
+
 func TestCluster(t *testing.T) {
 	c := Cluster{Name: "backup", User: "client.app", KeyFile: "/k"}
 	if want := []string{"--conf", "/etc/ceph/backup.conf", "--id", "app", "--cluster", "backup", "--keyfile", "/k"}; !slices.Equal(c.Args(), want) {

@@ -115,6 +115,11 @@ func poolOf(spec rbd.Spec) string {
 func look(conn *rados.Conn, io *rados.IOContext, spec rbd.Spec) (rbd.Image, error) {
 	out := rbd.Image{Spec: spec, Watchers: []rbd.Watcher{}, Lockers: []rbd.Locker{}}
 	// Opened for reading it leaves no watch, which others would take for a user.
+	fsid, err := conn.GetFSID()
+	if err != nil {
+		return out, fmt.Errorf("cannot tell the cluster's id: %w", err)
+	}
+	out.FSID = fsid
 	img, err := librbd.OpenImageReadOnly(io, spec.Image, librbd.NoSnapshot)
 	if err != nil {
 		return out, told(spec, "open the image", err)

@@ -23,17 +23,21 @@ import (
 // without it.
 const udevTime = 10 * time.Second
 
-// rule tells udev to name the loop device on the image's file, before there is
-// one. systemd knows a device, and mounts it at boot, only by names of udev's.
-func (s *served) rule(ctx context.Context) {
+// pattern is a text as udev's rules match it: what could be special in one stands for
+// any character.
+func pattern(text string) string {
+	return regexp.MustCompile(`[^A-Za-z0-9./_-]`).ReplaceAllString(text, "?")
+}
+
+// rule tells udev to name the device that matches. systemd knows a device, and mounts
+// it at boot, only by names of udev's.
+func (s *served) rule(ctx context.Context, match string) {
 	name, ok := strings.CutPrefix(s.req.Link, "/dev/")
 	_, err := os.Stat("/run/udev/control")
 	if err != nil || !ok || !regexp.MustCompile(`^[A-Za-z0-9._/-]+$`).MatchString(name) {
 		return
 	}
-	// A pattern: what could be special in one stands for any character.
-	pattern := regexp.MustCompile(`[^A-Za-z0-9./_-]`).ReplaceAllString(s.mapping.File, "?")
-	text := fmt.Sprintf("SUBSYSTEM==\"block\", KERNEL==\"loop[0-9]*\", ATTR{loop/backing_file}==\"%s\", SYMLINK+=\"%s\"\n", pattern, name)
+	text := fmt.Sprintf("SUBSYSTEM==\"block\", %s, SYMLINK+=\"%s\"\n", match, name)
 	path := rbd.UdevRule(s.req.Dir)
 	err = os.MkdirAll(filepath.Dir(path), 0o755)
 	if err == nil {

@@ -41,13 +41,20 @@ func Serve(in io.Reader, out *os.File) error {
 	if err := json.NewDecoder(in).Decode(&req); err != nil {
 		return fmt.Errorf("cannot read what to serve: %w", err)
 	}
+	limit := max(startTime, time.Duration(req.Wait)*time.Second)
 	// What hangs in a library hangs for ever. Storagectl would kill us, too.
-	over := time.AfterFunc(startTime, func() {
-		fmt.Fprintf(os.Stderr, "the image was not served within %s\n", startTime)
+	over := time.AfterFunc(limit, func() {
+		fmt.Fprintf(os.Stderr, "the image was not served within %s\n", limit)
 		os.Exit(1)
 	})
 	// A signal that comes before we serve ends us as usual.
-	s, err := begin(req)
+	s, err := begin(req, limit)
+	for req.Wait > 0 && silent(err) { // after a power cut of the whole site it may be late
+		fmt.Fprintf(os.Stderr, "%v; looking again\n", err)
+		signal.Reset(syscall.SIGTERM, syscall.SIGINT)
+		time.Sleep(5 * time.Second) // nobody tells of a cluster that comes up
+		s, err = begin(req, limit)
+	}
 	over.Stop()
 	if err != nil {
 		_ = json.NewEncoder(out).Encode(rbd.ServeReply{Fault: cephlink.FaultOf("rbd-serve", err)})
@@ -61,6 +68,15 @@ func Serve(in io.Reader, out *os.File) error {
 	return s.run()
 }
 
+// silent reports whether the cluster gave no answer at all.
+func silent(err error) bool {
+	if err == nil {
+		return false
+	}
+	f := cephlink.FaultOf("rbd-serve", err)
+	return f.ID == cephlink.Unreachable || f.ID == cephlink.TooSlow || errors.Is(f, syscall.ETIMEDOUT)
+}
+
 // served is an image that is a device.
 type served struct {
 	req     rbd.ServeRequest
@@ -72,18 +88,22 @@ type served struct {
 	signals chan os.Signal
 }
 
-func begin(req rbd.ServeRequest) (_ *served, err error) {
+func begin(req rbd.ServeRequest, limit time.Duration) (_ *served, err error) {
 	s := &served{req: req, signals: make(chan os.Signal, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.end(context.Background()))
 		}
 	}()
-	ctx, cancel := context.WithTimeout(context.Background(), startTime)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	// What an earlier process left would be in the way.
 	if err := rbd.CleanServe(ctx, req.Dir, req.State, req.Link); err != nil {
 		return s, err
+	}
+	if req.Mapper == rbd.NBD {
+		signal.Notify(s.signals, syscall.SIGTERM, syscall.SIGINT)
+		return s, s.nbd(ctx)
 	}
 	if err := s.lock(); err != nil {
 		return s, err
@@ -148,7 +168,7 @@ func (s *served) device(ctx context.Context) error {
 	if err := s.mapping.Process(os.Getpid()); err != nil {
 		return err
 	}
-	s.rule(ctx)
+	s.rule(ctx, fmt.Sprintf(`KERNEL=="loop[0-9]*", ATTR{loop/backing_file}=="%s"`, pattern(s.mapping.File)))
 	cmd := exec.CommandContext(ctx, "losetup", "--find", "--show", "--direct-io=on", s.mapping.File)
 	var words strings.Builder // it warns of an image that ends within a sector
 	cmd.Stderr = &words
@@ -157,6 +177,11 @@ func (s *served) device(ctx context.Context) error {
 		return fmt.Errorf("cannot make a loop device: %w: %s", err, strings.TrimSpace(words.String()))
 	}
 	s.mapping.Device = strings.TrimSpace(string(out))
+	return s.show(ctx)
+}
+
+// show records the mapping, and gives its device the lasting name.
+func (s *served) show(ctx context.Context) error {
 	b, err := json.Marshal(s.mapping)
 	if err != nil {
 		return err
@@ -176,7 +201,7 @@ func (s *served) run() error {
 		if err == nil {
 			return nil
 		}
-		if s.fuse == nil {
+		if s.fuse == nil && s.req.Mapper != rbd.NBD {
 			return err
 		}
 		fmt.Fprintf(os.Stderr, "still serving %s: %v\n", s.req.Spec, err)
@@ -187,6 +212,9 @@ func (s *served) run() error {
 // end takes all back, in order: nothing of the image is let go while something
 // above it may still write.
 func (s *served) end(ctx context.Context) error {
+	if s.req.Mapper == rbd.NBD {
+		return s.endNBD(ctx)
+	}
 	if server := s.fuse; server != nil {
 		if err := rbd.CleanServe(ctx, s.req.Dir, s.req.State, s.req.Link); err != nil {
 			return err

@@ -40,6 +40,11 @@ func takeOver(conn *rados.Conn, io *rados.IOContext, q rbd.TakeOverRequest) erro
 		}
 		addrs = append(addrs, w.Addr)
 	}
+	for _, a := range addrs { // all, before the first is shut out
+		if _, err := cephlink.OneClient(a); err != nil {
+			return err
+		}
+	}
 	slices.Sort(addrs)
 	// First the blocklist, then the lock: between the two nobody may write.
 	for _, a := range slices.Compact(addrs) {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"syscall"
 
 	"github.com/ceph/go-ceph/rados"
@@ -35,7 +34,10 @@ func MayBlock(conn *rados.Conn) error {
 // from its address, ADDRESS:PORT/NONCE. The monitors take no whole number for
 // the time.
 func Block(conn *rados.Conn, addr string, seconds int) error {
-	addr = strings.TrimPrefix(strings.TrimPrefix(addr, "v1:"), "v2:") // monitors take no prefix
+	addr, err := cephlink.OneClient(addr)
+	if err != nil {
+		return err
+	}
 	if err := blocklist(conn, map[string]any{"addr": addr, "expire": json.Number(fmt.Sprintf("%d.0", seconds))}); err != nil {
 		return fmt.Errorf("cannot put %s on the blocklist: %w", addr, err)
 	}
