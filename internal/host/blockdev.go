@@ -32,15 +32,15 @@ type BlockDevice struct {
 // ErrNoDevice says that no block device has what is looked for.
 var ErrNoDevice = errors.New("no such block device")
 
-// ManyDevicesError says that more than one device has the same filesystem id:
-// copies of one another, and mounting the wrong one would be a disaster.
+// ManyDevicesError says that more than one device has the same filesystem id or label:
+// copies of one another, maybe, and mounting the wrong one would be a disaster.
 type ManyDevicesError struct {
-	UUID  string
+	Tag   string
 	Paths []string
 }
 
 func (e *ManyDevicesError) Error() string {
-	return fmt.Sprintf("cannot tell which device is meant by UUID %s: %s have it", e.UUID, strings.Join(e.Paths, ", "))
+	return fmt.Sprintf("cannot tell which device is meant by %s: %s have it", e.Tag, strings.Join(e.Paths, ", "))
 }
 
 // LookDevice looks at a block device. Its path must be root's alone to change.
@@ -104,21 +104,32 @@ func LookDevice(path string) (BlockDevice, error) {
 	return d, nil
 }
 
-// FindDevice finds the block device with a filesystem id by reading the devices
+// IsTag reports whether a device is named by what it holds, as fstab may name it:
+// UUID=…, LABEL=…, PARTUUID=… or PARTLABEL=….
+func IsTag(name string) bool {
+	key, _, ok := strings.Cut(name, "=")
+	return ok && slices.Contains([]string{"UUID", "LABEL", "PARTUUID", "PARTLABEL"}, key)
+}
+
+// FindDevice finds the block device that a tag ([IsTag]) names by reading the devices
 // themselves: no udev and no cache has a say. The error is [ErrNoDevice] or a
 // [*ManyDevicesError].
-func (r *Runner) FindDevice(ctx context.Context, uuid string) (BlockDevice, error) {
-	for _, c := range uuid {
-		if !strings.ContainsRune("0123456789abcdefABCDEF-", c) {
-			return BlockDevice{}, fmt.Errorf("cannot find the device with UUID %q: that is no UUID", uuid)
-		}
+func (r *Runner) FindDevice(ctx context.Context, tag string) (BlockDevice, error) {
+	fail := func(err error) (BlockDevice, error) {
+		return BlockDevice{}, fmt.Errorf("cannot find the device with %s: %w", tag, err)
 	}
-	out, err := r.tool(ctx, 0, "blkid", "-c", "/dev/null", "-o", "device", "-t", "UUID="+uuid)
+	key, value, _ := strings.Cut(tag, "=")
+	value = strings.Trim(value, `"`) // as in fstab
+	const digits = "0123456789abcdefABCDEF-"
+	if !IsTag(tag) || value == "" || strings.HasSuffix(key, "UUID") && strings.Trim(value, digits) != "" || strings.ContainsAny(value, "\"\\\n") {
+		return fail(errors.New("it cannot be looked for"))
+	}
+	out, err := r.tool(ctx, 0, "blkid", "-c", "/dev/null", "-o", "device", "-t", key+"="+value)
 	const nothing = 2
 	if code := exitCode(err); code == nothing {
-		return BlockDevice{}, fmt.Errorf("cannot find the device with UUID %s: %w", uuid, ErrNoDevice)
+		return fail(ErrNoDevice)
 	} else if code != 0 {
-		return BlockDevice{}, fmt.Errorf("cannot find the device with UUID %s: %w", uuid, err)
+		return fail(err)
 	}
 	var found []BlockDevice
 	for _, path := range strings.Fields(string(out)) {
@@ -133,11 +144,11 @@ func (r *Runner) FindDevice(ctx context.Context, uuid string) (BlockDevice, erro
 	}
 	switch len(found) {
 	case 0:
-		return BlockDevice{}, fmt.Errorf("cannot find the device with UUID %s: %w", uuid, ErrNoDevice)
+		return fail(ErrNoDevice)
 	case 1:
 		return found[0], nil
 	}
-	e := &ManyDevicesError{UUID: uuid}
+	e := &ManyDevicesError{Tag: tag}
 	for _, d := range found {
 		e.Paths = append(e.Paths, d.Path)
 	}

@@ -8,8 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 	"unicode"
 
+	"github.com/coreos/go-systemd/v22/unit"
 	"github.com/google/renameio/v2"
 )
 
@@ -48,6 +50,13 @@ func StoreDropIn(unit, run, path string) (d DropIn, ok bool) {
 		text += `RequiresMountsFor="` + quoted + "\"\n"
 	}
 	return DropIn{Unit: unit, Name: dropInName(run), Text: []byte(text)}, true
+}
+
+// DeviceDropIn has systemd wait longer than usual for a device that a unit of
+// [MountUnitFiles] mounts; a line in fstab says that itself.
+func DeviceDropIn(device, run string, wait time.Duration) DropIn {
+	text := runComment + run + "\n[Unit]\nJobRunningTimeoutSec=" + seconds(wait) + "\n"
+	return DropIn{Unit: unit.UnitNamePathEscape(device) + ".device", Name: dropInName(run), Text: []byte(text)}
 }
 
 // dropInName is the same for all units that a run adds to.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // FstabEntry is what one line of fstab(5) says, with octal escapes decoded.
@@ -158,8 +159,11 @@ func escapeFstab(s string) string {
 
 // FstabHow is how a line of ours is to be mounted.
 type FstabHow struct {
-	Boot     bool     // at boot instead of when it is first used
-	Network  bool     // needs the network (_netdev)
+	Boot    bool // at boot instead of when it is first used
+	Network bool // needs the network (_netdev)
+	// Wait is how long the device may take to come, and the mounting itself; 0: as
+	// systemd has it, 90 s.
+	Wait     time.Duration
 	Requires []string // units
 	After    []string // units that may fail, such as rbdmap.service: of any image of the host
 	More     []string // the filesystem's own options
@@ -188,8 +192,15 @@ func FstabOptions(how FstabHow) []string {
 	for _, u := range how.After {
 		o = append(o, "x-systemd.after="+u)
 	}
+	if how.Wait > 0 {
+		s := seconds(how.Wait)
+		o = append(o, "x-systemd.device-timeout="+s, "x-systemd.mount-timeout="+s)
+	}
 	return append(o, how.More...)
 }
+
+// seconds is a time as systemd and fstab take it.
+func seconds(d time.Duration) string { return strconv.Itoa(int(d.Seconds())) + "s" }
 
 // EditFstab gives the text with the lines of a run being exactly those wanted,
 // none to remove them. New ones go to the end. Every other line stays byte for

@@ -42,7 +42,7 @@ func TestMkfs(t *testing.T) {
 			if err != nil || len(found) != 1 || found[0].Type != kind || found[0].UUID != f.UUID || found[0].Table {
 				t.Errorf("%+v %v", found, err)
 			}
-			d, err := r.FindDevice(t.Context(), f.UUID)
+			d, err := r.FindDevice(t.Context(), "UUID="+f.UUID)
 			if err != nil || d.Path != dev || d.Size != large || d.ReadOnly || d.InUse || d.Mounts != nil {
 				t.Errorf("%+v %v", d, err)
 			}
@@ -268,14 +268,23 @@ func TestFindDevice(t *testing.T) {
 	command(t, "cp", "--sparse=always", img, clone)
 	attachLoop(t, clone)
 	var many *ManyDevicesError
-	if _, err := r.FindDevice(t.Context(), f.UUID); !errors.As(err, &many) || len(many.Paths) != 2 {
+	if _, err := r.FindDevice(t.Context(), "UUID="+f.UUID); !errors.As(err, &many) || len(many.Paths) != 2 {
 		t.Errorf("%v", err)
 	}
-	if _, err := r.FindDevice(t.Context(), "00000000-1111-2222-3333-444444444444"); !errors.Is(err, ErrNoDevice) {
+	if _, err := r.FindDevice(t.Context(), "UUID=00000000-1111-2222-3333-444444444444"); !errors.Is(err, ErrNoDevice) {
 		t.Errorf("%v", err)
 	}
-	if _, err := r.FindDevice(t.Context(), "x -o all"); err == nil || errors.Is(err, ErrNoDevice) {
-		t.Errorf("%v", err)
+	for _, bad := range []string{"UUID=x -o all", "LABEL=", "SIZE=1", f.UUID, `LABEL=a"b`} {
+		if _, err := r.FindDevice(t.Context(), bad); err == nil || errors.Is(err, ErrNoDevice) {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+	labelled, _ := loopDevice(t, large)
+	label := fmt.Sprintf("of %d", os.Getpid())
+	_, err = r.Mkfs(t.Context(), labelled, MkfsOptions{Type: "ext4", Label: label})
+	must(t, err)
+	if d, err := r.FindDevice(t.Context(), `LABEL="`+label+`"`); err != nil || d.Path != labelled {
+		t.Errorf("%+v %v", d, err)
 	}
 	link := filepath.Join(t.TempDir(), "link")
 	must(t, os.Symlink(dev, link))

@@ -29,6 +29,7 @@ type MountUnit struct {
 	Options    string `json:"options,omitempty"`    // of a mount
 	Fragment   string `json:"fragment,omitempty"`   // the unit's file; empty: only seen in the table of mounts
 	Source     string `json:"source,omitempty"`     // what the file was generated from: /etc/fstab
+	Queued     bool   `json:"queued,omitempty"`     // something is to become of it, such as a start that waits for its device
 	NeedReload bool   `json:"needReload,omitempty"` // systemd has not read what is on the disk
 }
 
@@ -55,6 +56,10 @@ func (b *Bus) LookMountUnit(ctx context.Context, name string) (MountUnit, error)
 		Fragment: text("FragmentPath"), Source: text("SourcePath"),
 	}
 	m.NeedReload, _ = p["NeedDaemonReload"].(bool)
+	if job, ok := p["Job"].([]any); ok && len(job) > 0 {
+		id, _ := job[0].(uint32)
+		m.Queued = id != 0
+	}
 	if m.Load == "" || m.Active == "" {
 		return MountUnit{}, fmt.Errorf("cannot look at unit %s: systemd does not tell its state", name)
 	}
@@ -115,7 +120,7 @@ func (b *Bus) StopMount(ctx context.Context, path string) error {
 		if err != nil {
 			return err
 		}
-		if m.Active == "inactive" || m.Active == "failed" {
+		if (m.Active == "inactive" || m.Active == "failed") && !m.Queued {
 			continue
 		}
 		if err := b.Stop(ctx, name); err != nil {

@@ -72,6 +72,9 @@ func MountUnitFiles(e FstabEntry, how FstabHow, run string) ([]UnitFile, error) 
 	for _, key := range []string{"What", "Where", "Type", "Options"} {
 		m += key + "=" + values[key] + "\n"
 	}
+	if how.Wait > 0 { // for its device there is [DeviceDropIn]
+		m += "TimeoutSec=" + seconds(how.Wait) + "\n"
+	}
 	if env := how.Environment; env != "" {
 		if strings.ContainsFunc(env, unicode.IsControl) || strings.ContainsAny(env, `"\$`) {
 			return nil, fmt.Errorf("cannot say in a unit: Environment=%q", env)

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestMountUnitFiles(t *testing.T) {
@@ -26,6 +27,12 @@ func TestMountUnitFiles(t *testing.T) {
 	units, err = MountUnitFiles(e, FstabHow{Environment: "A=--b 5% c"}, "r1")
 	if err != nil || !strings.HasSuffix(string(units[0].Text), "\nEnvironment=\"A=--b 5%% c\"\n") {
 		t.Errorf("%q %v", units, err)
+	}
+	if units, err = MountUnitFiles(e, FstabHow{Wait: time.Minute}, "r1"); err != nil || !strings.HasSuffix(string(units[0].Text), "\nTimeoutSec=60s\n") {
+		t.Errorf("%q %v", units, err)
+	}
+	if d := DeviceDropIn("/dev/rbd/p/i-1", "r1", time.Minute); d.Unit != `dev-rbd-p-i\x2d1.device` || string(d.Text) != "# storagectl r1\n[Unit]\nJobRunningTimeoutSec=60s\n" {
+		t.Errorf("%+v", d)
 	}
 	if units, err := MountUnitFiles(e, FstabHow{Environment: "A=\"b"}, "r1"); err == nil {
 		t.Errorf("%+v", units)
