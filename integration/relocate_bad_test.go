@@ -98,6 +98,8 @@ func TestRelocateBadCluster(t *testing.T) {
 		{"image-size", w.onto("rbd/locked", "--size", "2G")},
 		{"image-held", w.onto("rbd/locked", "--take-over")},
 		{"no-room", w.onto("rbd/new", "--size", "30M")},
+		{"ceph-no-mapper", w.onto("rbd/new", "--size", "1G", "--mapper", "krbd")},
+		{"ceph-no-mapper", w.onto("rbd/new", "--size", "1G", "--mapper", "nbd")}, // this kernel has neither
 	} {
 		got := w.ctl(append(r.args, "--json")...)
 		if got.code != exitRefused || !strings.Contains(got.stdout, `"`+r.id+`"`) {

@@ -8,30 +8,19 @@ import (
 
 	"github.com/storagectl/storagectl/integration/lab"
 	"github.com/storagectl/storagectl/integration/lab/ceph"
-	"github.com/storagectl/storagectl/integration/lab/images"
 )
 
 // newCephFS starts a cluster with a user who may use one folder of its CephFS and
 // nothing else, as the documentation says is enough.
 func newCephFS(t *testing.T) *ceph.Cluster {
 	t.Helper()
-	c, err := ceph.Start(t.Context(), ceph.Options{Hub: true, Size: 3 << 30})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Close(); err != nil {
-			t.Errorf("cannot remove the cluster: %v", err)
-		}
+	c := newCluster(t, map[string][]string{
+		"files": {"mon", "allow r fsname=" + ceph.FS, "mds", "allow rw fsname=" + ceph.FS, "osd", "allow rw tag cephfs data=" + ceph.FS,
+			"mgr", "allow rw"}, // for the path of a subvolume
+		"reader": {"mon", "allow r"},
 	})
 	// After a power cut what the dead client held is waited for.
 	if _, err := c.Ceph(t.Context(), "fs", "set", ceph.FS, "session_timeout", "30"); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.User(t.Context(), "files", "mon", "allow r fsname="+ceph.FS, "mds", "allow rw fsname="+ceph.FS, "osd", "allow rw tag cephfs data="+ceph.FS); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.User(t.Context(), "reader", "mon", "allow r"); err != nil {
 		t.Fatal(err)
 	}
 	return c
@@ -40,15 +29,7 @@ func newCephFS(t *testing.T) *ceph.Cluster {
 // onFiles boots a node in a cluster's network, with its keys.
 func onFiles(t *testing.T, c *ceph.Cluster, user string) *world {
 	t.Helper()
-	netns, _, err := c.Join(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := newWorldWith(t, user, images.Small, lab.Options{Release: "bookworm", Netns: netns})
-	if err := c.Install(t.Context(), w.node, "files", "reader"); err != nil {
-		t.Fatal(err)
-	}
-	return w
+	return joinedWith(t, c, user, lab.Options{}, "files", "reader")
 }
 
 // toFiles is a relocation into a folder of CephFS.
@@ -95,9 +76,14 @@ func TestRelocateCephFS(t *testing.T) {
 	lap("migrated")
 	before = w.manifest()
 	store := w.store()
+	for _, args := range [][]string{{"subvolumegroup", "create", ceph.FS, "stores"}, {"subvolume", "create", ceph.FS, "overlay", "--group_name", "stores"}} {
+		if _, err := c.Ceph(w.ctx, append([]string{"fs"}, args...)...); err != nil {
+			t.Fatal(err)
+		}
+	}
 	elsewhere := func(more ...string) []string {
 		args := w.toFiles(more...)
-		args[2] = "cephfs:/overlay"
+		args[2] = "cephfs:@stores/overlay"
 		return args
 	}
 	r := w.ctl(elsewhere()...)
@@ -123,6 +109,26 @@ func TestRelocateCephFS(t *testing.T) {
 	w.offCephFS(before)
 	w.same("the configuration", conf, w.conf())
 	lap("rolled back")
+	third := elsewhere("--driver", "fuse-overlayfs", "--commit")
+	third[2] = "cephfs:/third"
+	w.must(third...)
+	w.onCephFS(before)
+	w.killedAt("after-old-parked", w.homeward()...)
+	w.powerCut()
+	w.must("resume")
+	w.isHome(before)
+	w.must("rollback")
+	w.onCephFS(before)
+	lap("home and back")
+	w.script("root", "rm -r "+w.graphroot()+".storagectl-*-new") // it was in use, and is kept
+	w.must(w.homeward("--commit")...)
+	w.isHome(before)
+	w.offCephFS(before)
+	w.tidy()
+	if r := w.ctl(append(third, "--dry-run")...); r.code != exitDone || !strings.Contains(r.stdout, "cephfs:/third/storage-"+w.user) {
+		t.Errorf("the folder is not empty: %s", r)
+	}
+	lap("home for good")
 }
 
 // judgedFiles asserts that a cluster or user that cannot serve is refused before
@@ -146,6 +152,9 @@ func (w *world) judgedFiles(c *ceph.Cluster) {
 	refused("ceph-no-right", w.toFiles("--ceph-user", "reader")...)
 	refused("ceph-no-fs", append(w.toFiles(), "--cephfs", "gone:/stores")...)
 	refused("no-target", append(w.toFiles(), "--cephfs", "stores")...)
+	refused("no-target", append(w.toFiles(), "--cephfs", "cephfs:@a/b/c")...)
+	refused("ceph-no-subvolume", append(w.toFiles(), "--cephfs", "cephfs:@stores/gone")...)
+	refused("ceph-no-right", append(w.toFiles("--ceph-user", "reader"), "--cephfs", "cephfs:@stores/gone")...)
 	refused("ceph-no-mounter", w.toFiles("--mounter", "kernel")...)
 	ceph("fs", "fail", "cephfs")
 	refused("ceph-fs-offline", w.toFiles()...)

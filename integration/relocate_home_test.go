@@ -177,7 +177,12 @@ func TestRelocateFromMount(t *testing.T) {
 		w.script("root", "rm -r /srv/disk/storage-hashi")
 		w.must(w.relocate()...)
 		w.moved(before)
-		w.script("root", "echo x >/opt/own/store/mine")
+		// Nor those of the owner's group, should the store be open to all.
+		w.script("root", "chmod 755 /opt/own/store")
+		if r := w.exec("root", "sh", "-c", "setpriv --reuid=nobody --regid=hashi --clear-groups ls /run/storagectl/mounts/*-old/store"); r.code == 0 || !strings.Contains(r.stderr, "denied") {
+			t.Errorf("the owner's group looks into the old store: %s", r)
+		}
+		w.script("root", "chmod 700 /opt/own/store; echo x >/opt/own/store/mine")
 		if r := w.exec("nobody", "ls", "/opt/own/store"); r.code == 0 {
 			t.Errorf("others look into the old store: %s", r)
 		}
@@ -203,6 +208,9 @@ systemctl enable var-lib-containers-storage.mount`)
 		w.killedAt("after-old-down", w.relocate()...)
 		w.powerCut()
 		w.same("the store", before, w.manifest())
+		// Podman works on the old store again, after the manifest was taken.
+		w.podman("rmi", "localhost/lab/base:1")
+		before = w.manifest()
 		w.must("resume")
 		w.moved(before)
 		w.script("root", "sed -i s/loop,noatime/loop,nofail/ /etc/fstab; mv "+w.diskImage()+" /opt/lost.img; sync")
@@ -223,6 +231,37 @@ systemctl enable var-lib-containers-storage.mount`)
 		w.isHome(before)
 		w.tidy()
 	})
+}
+
+// TestRelocateOldLost: the disk that a store was moved away from dies, and the host
+// boots. The run can be ended on the operator's word, and only then.
+func TestRelocateOldLost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "bookworm", lab.Owner, images.Small)
+	w.disk("xfs", "2G")
+	own := strings.ReplaceAll(w.diskImage(), "disk", "own")
+	w.handMade("truncate -s 2G "+own+"; mkfs.xfs -q "+own+"; mount -o loop "+own+" /mnt; cp -a $old/. /mnt; chown --reference=$old /mnt; chmod 700 /mnt; umount /mnt",
+		"echo '"+own+"' $old xfs loop,nofail,noatime 0 0 >>/etc/fstab")
+	before := w.manifest()
+	w.must(w.relocate()...)
+	w.moved(before)
+	if r := w.ctl("commit", "--old-lost"); r.code != exitRefused || !strings.Contains(r.stderr, "is not lost") {
+		t.Errorf("want a refusal: %s", r)
+	}
+	w.script("root", "mv "+own+" /opt/lost.img; sync -f /opt")
+	w.powerCut()
+	w.moved(before)
+	w.refused("store-gone", "rollback")
+	if r := w.ctl("commit"); r.code != exitRefused || !strings.Contains(r.stderr, "commit --old-lost") {
+		t.Errorf("want a refusal: %s", r)
+	}
+	if r := w.must("commit", "--old-lost"); !strings.Contains(r.stdout+r.stderr, "could not be reached") {
+		t.Errorf("it is not told: %s", r)
+	}
+	w.moved(before)
+	if out := w.script("root", "ls /run/storagectl/mounts; grep -e parked -e "+own+" /etc/fstab || true"); out != "" {
+		t.Errorf("left: %s", out)
+	}
 }
 
 // TestRelocateMountRefused: a mount that could not be put back as it was is not
@@ -262,9 +301,14 @@ func TestRelocateHomeFromRBD(t *testing.T) {
 	w.isHome(before)
 	w.powerCut()
 	w.isHome(before)
-	w.must("commit")
+	// The commit is cut off, and the cluster away: what it had not got to yet goes all
+	// the same.
+	w.killedAt("after-old-unmounted", "commit")
+	w.script("root", "systemctl stop 'storagectl-rbd-*'; mv /etc/ceph/ceph.conf /root")
+	w.must("resume")
 	w.isHome(before)
 	w.tidy()
+	w.script("root", "mv /root/ceph.conf /etc/ceph")
 	if out := w.script("root", "ls /etc/systemd/system | grep storagectl-rbd || true; ls /etc/storagectl/rbd; losetup -nlO BACK-FILE | grep rbd:store-"+w.user+"/ || true"); out != "" {
 		t.Errorf("left of the image: %s", out)
 	}

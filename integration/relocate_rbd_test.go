@@ -13,6 +13,12 @@ import (
 // documentation says is enough.
 func newCeph(t *testing.T) *ceph.Cluster {
 	t.Helper()
+	return newCluster(t, map[string][]string{"store": {"mon", "profile rbd", "osd", "profile rbd pool=rbd"}})
+}
+
+// newCluster starts a cluster that nodes can join, with users of these caps.
+func newCluster(t *testing.T, users map[string][]string) *ceph.Cluster {
+	t.Helper()
 	c, err := ceph.Start(t.Context(), ceph.Options{Hub: true, Size: 3 << 30})
 	if err != nil {
 		t.Fatal(err)
@@ -22,21 +28,30 @@ func newCeph(t *testing.T) *ceph.Cluster {
 			t.Errorf("cannot remove the cluster: %v", err)
 		}
 	})
-	if err := c.User(t.Context(), "store", "mon", "profile rbd", "osd", "profile rbd pool=rbd"); err != nil {
-		t.Fatal(err)
+	for name, caps := range users {
+		if err := c.User(t.Context(), name, caps...); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return c
 }
 
-// joined boots a node in a cluster's network, with its keys.
+// joined boots a node in a cluster's network, with the keys for images.
 func joined(t *testing.T, c *ceph.Cluster, user string) *world {
+	t.Helper()
+	return joinedWith(t, c, user, lab.Options{Udev: true}, "store")
+}
+
+// joinedWith boots a node in a cluster's network, with the keys of some users.
+func joinedWith(t *testing.T, c *ceph.Cluster, user string, opts lab.Options, keys ...string) *world {
 	t.Helper()
 	netns, _, err := c.Join(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := newWorldWith(t, user, images.Small, lab.Options{Release: "bookworm", Udev: true, Netns: netns})
-	if err := c.Install(t.Context(), w.node, "store"); err != nil {
+	opts.Release, opts.Netns = "bookworm", netns
+	w := newWorldWith(t, user, images.Small, opts)
+	if err := c.Install(t.Context(), w.node, keys...); err != nil {
 		t.Fatal(err)
 	}
 	return w
@@ -111,5 +126,10 @@ func (w *world) onImage(before inventory) {
 	w.same("the store", before, w.manifest())
 	if out := w.script("root", "findmnt -nro SOURCE,FSTYPE "+w.graphroot()+" | tail -1"); !strings.Contains(out, "/dev/loop") || !strings.Contains(out, "xfs") {
 		w.t.Errorf("the store is on %q", out)
+	}
+	// A cluster that is late at a boot only delays what uses the store.
+	if out := w.script("root", `systemctl show --value -p JobRunningTimeoutUSec "$(systemd-escape -p --suffix=device /dev/rbd/rbd/store-`+w.user+`)"
+systemctl show --value -p TimeoutUSec "$(systemd-escape -p --suffix=mount `+w.graphroot()+`)"`); out != "15min\n15min\n" {
+		w.t.Errorf("systemd waits for the image %q", out)
 	}
 }

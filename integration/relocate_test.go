@@ -251,13 +251,14 @@ func TestRelocateRefused(t *testing.T) {
 mkdir -p /srv/link-to; ln -s /srv/link-to /srv/link
 install -d -o hashi /srv/theirs; install -d -m 777 /srv/open
 mkdir /srv/tmp; mount -t tmpfs -o nodev,mode=755 tmpfs /srv/tmp
-mkdir -p /opt/there/storage-hashi`)
+mkdir -p /opt/there/storage-hashi
+install -d /srv/inside `+lab.GraphRoot+`/volumes/of-root; mount --bind `+lab.GraphRoot+`/volumes/of-root /srv/inside`)
 	before := w.untouched()
 	for _, c := range []struct{ path, id string }{
 		{"/srv/nowhere", "no-target"}, {"/srv/link", "no-target"}, {"/etc/passwd", "no-target"},
 		{"/srv/theirs", "target-owner"}, {"/srv/open", "target-owner"},
 		{"/srv/tmp", "target-mount"}, {"/opt/there", "target-taken"}, {"/srv/disk", "no-room"},
-		{lab.GraphRoot, "target-owner"},
+		{lab.GraphRoot, "target-owner"}, {"/srv/inside", "target-inside"},
 	} {
 		r := w.ctl("relocate", "--path", c.path, "--user", lab.Owner, "--yes", "--json")
 		if r.code != exitRefused || !strings.Contains(r.stdout, `"`+c.id+`"`) {

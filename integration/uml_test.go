@@ -4,6 +4,7 @@ package integration
 
 import (
 	"context"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +100,58 @@ ls /etc/systemd/system | grep -F -e .automount -e .mount -e user@ || true; grep 
 				t.Errorf("left: %s", out)
 			}
 		})
+	}
+}
+
+// TestUMLRelocateNBD: the same by rbd-nbd, whose service maps the image at each boot.
+func TestUMLRelocateNBD(t *testing.T) {
+	c := newCeph(t)
+	w := newMachine(t, c, lab.Owner, "store")
+	before := w.manifest()
+	libs, err := filepath.Glob("/lib/*/libnl*-3.so.200")
+	if err != nil || len(libs) < 2 {
+		t.Fatalf("%q %v", libs, err)
+	}
+	w.refused("ceph-no-mapper", w.toImage("--size", "1G", "--mapper", "nbd")...)
+	for _, file := range append(libs, "/usr/bin/rbd-nbd") { // as the package rbd-nbd has them
+		if err := w.node.CopyIn(w.ctx, "root", file, file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.script("root", "chmod 755 /usr/bin/rbd-nbd; ldconfig; sync")
+	began := time.Now()
+	w.must(w.toImage("--size", "1G", "--mapper", "nbd")...)
+	t.Logf("moved after %.0f s", time.Since(began).Seconds())
+	w.onNBD(c)
+	w.same("the store", before, w.manifest())
+	w.must(w.toImage("--size", "2G")...)
+	w.onNBD(c)
+	w.restart((*lab.Node).Poweroff)
+	w.onNBD(c)
+	w.same("the store", before, w.manifest())
+	w.restart((*lab.Node).Kill)
+	w.onNBD(c)
+	w.must("rollback", "1")
+	w.same("the store", before, w.manifest())
+	out := w.script("root", `findmnt -nR `+w.graphroot()+` || true; cat /sys/block/nbd*/pid 2>/dev/null || true
+ls /etc/storagectl/rbd /run/storagectl/rbd; ls /etc/systemd/system | grep -F -e .automount -e .mount -e .device -e user@ -e -rbd- || true`)
+	if strings.TrimSpace(strings.NewReplacer("/etc/storagectl/rbd:", "", "/run/storagectl/rbd:", "").Replace(out)) != "" {
+		t.Errorf("left: %s", out)
+	}
+}
+
+// onNBD asserts that the store is on the image by rbd-nbd alone, and that what runs at
+// boot ran on it.
+func (w *world) onNBD(c *ceph.Cluster) {
+	w.t.Helper()
+	w.ranAtBoot()
+	out := w.script("root", `findmnt -nro SOURCE,FSTYPE `+w.graphroot()+`; readlink -f /dev/rbd/rbd/store-`+w.user+`; systemctl --failed --no-legend --plain`)
+	if out != "systemd-1 autofs\n/dev/nbd0 xfs\n/dev/nbd0\n" {
+		w.t.Errorf("the store is not where it should be, or something failed: %s", out)
+	}
+	locks, err := c.RBD(w.ctx, "lock", "ls", "rbd/store-"+w.user)
+	if err != nil || strings.Count(locks, "client.") != 1 {
+		w.t.Errorf("locks: %s (%v)", locks, err)
 	}
 }
 

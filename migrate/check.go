@@ -159,7 +159,11 @@ func (s *Session) keptFile(ref *FileRef) ([]byte, error) {
 }
 
 func (s *Session) readManifest() (verify.Manifest, error) {
-	b, err := s.keptFile(s.facts.Before)
+	ref := s.facts.Before
+	if n := len(s.facts.BeforeAnew); n > 0 {
+		ref = &s.facts.BeforeAnew[n-1]
+	}
+	b, err := s.keptFile(ref)
 	if err != nil {
 		return verify.Manifest{}, err
 	}

@@ -185,16 +185,20 @@ func (s *Session) letGo(ctx context.Context) error {
 
 func (s *Session) unmapAll(ctx context.Context) error {
 	t := s.Inputs.Target.Image
-	return withCeph(ctx, s.env.Runner, t.Cluster, func(h *rbd.Host) error { return unmapHere(ctx, h, t.Spec) })
+	return withCeph(ctx, s.env.Runner, t.Cluster, func(h *rbd.Host) error { return unmapHere(ctx, h, t) })
 }
 
-// unmapHere takes an image from this host, however often it is mapped.
-func unmapHere(ctx context.Context, h *rbd.Host, spec rbd.Spec) error {
-	all, err := h.Mapped(ctx, spec)
+// unmapHere takes an image from this host, however often it is mapped. One of the
+// same name in another cluster stays.
+func unmapHere(ctx context.Context, h *rbd.Host, img *TargetImage) error {
+	all, err := h.Mapped(ctx, img.Spec)
 	if err != nil {
 		return err
 	}
 	for _, m := range all {
+		if !m.Of(img.FSID) {
+			continue
+		}
 		if err := h.Unmap(ctx, m); err != nil {
 			return err
 		}
@@ -226,7 +230,7 @@ func (s *Session) takenBack(ctx context.Context) (bool, error) {
 func (s *Session) takeBack(ctx context.Context) error {
 	t := s.Inputs.Target.Image
 	err := withCeph(ctx, s.env.Runner, t.Cluster, func(h *rbd.Host) error {
-		_, err := h.Map(ctx, t.Spec, rbd.MapOptions{Mapper: t.Mapper, Unit: true})
+		_, err := h.Map(ctx, t.Spec, rbd.MapOptions{Mapper: t.Mapper, Unit: true, Wait: t.wait()})
 		return err
 	})
 	if err != nil {

@@ -45,7 +45,7 @@ func (a *Assessment) growth(ctx context.Context, run *host.Runner) error {
 	if err != nil {
 		return err
 	}
-	img := &TargetImage{Spec: spec, Cluster: r.Cluster, Size: r.Size, Mapper: all[0].Mapper, Had: size}
+	img := &TargetImage{Spec: spec, Cluster: r.Cluster, Size: r.Size, Mapper: all[0].Mapper, FSID: all[0].FSID, Wait: int(lateCluster.Seconds()), Had: size}
 	a.Inputs.Target = &Target{Kind: KindRBD, Where: spec.String(), FSType: m.Type, Image: img}
 	return a.grows(ctx, run, full, all[0].FSID)
 }

@@ -120,6 +120,9 @@ type Facts struct {
 	Stage *StageFact `json:"stage,omitempty"`
 	// Before names the manifest of the stopped store in the run's folder.
 	Before *FileRef `json:"before,omitempty"`
+	// BeforeAnew are those that were taken since of a store that is moved, because
+	// podman could be used in between. The last one counts.
+	BeforeAnew []FileRef `json:"beforeAnew,omitempty"`
 	// Sample names the hashes of sampled files of the stopped store.
 	Sample *FileRef `json:"sample,omitempty"`
 	// Conf is storage.conf as it was, and as the run wrote it.
@@ -154,6 +157,9 @@ type Facts struct {
 	// OldBoot are the units' files that told a boot of the mount which the run took
 	// down, and of what waits for it.
 	OldBoot *[]host.BootFile `json:"oldBoot,omitempty"`
+	// SourceGone says that a commit took away what an earlier run had made for the
+	// old store to be on.
+	SourceGone bool `json:"sourceGone,omitempty"`
 	// Boots are those in which the copy was worked on, by the kernel's boot id.
 	Boots []string `json:"boots,omitempty"`
 	// RestBegun says that copying after the stop was begun before.

@@ -32,10 +32,13 @@ type Progress struct {
 
 // Env is what a job takes from the program around it.
 type Env struct {
-	Dir      engine.Dir
-	Version  string
-	Runner   *host.Runner
-	Point    func(string) // the crash sweep's; nil otherwise
+	Dir     engine.Dir
+	Version string
+	Runner  *host.Runner
+	Point   func(string) // the crash sweep's; nil otherwise
+	// OldLost is the operator's word that the disk of an old store is lost for good: a
+	// commit goes on without it, if it cannot be reached.
+	OldLost  bool
 	Progress func(Progress)
 	Event    func(engine.Event)
 	Note     func(string)
@@ -55,6 +58,7 @@ type Session struct {
 	facts   Facts
 
 	committing bool // the steps before the last were told already
+	manifested bool // this process took the manifest of the stopped store
 
 	drainer   *drain.Client
 	lease     *drain.Lease // of the slot, while this process has it

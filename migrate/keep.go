@@ -194,7 +194,7 @@ func (s *Session) stageRest(ctx context.Context) error {
 // noteManifest takes the manifest of the stopped store, whose folders hold part,
 // unless the run has one.
 func (s *Session) noteManifest(ctx context.Context, part verify.StorePart) error {
-	if s.facts.Before != nil {
+	if s.facts.Before != nil && !s.relocating() {
 		return nil
 	}
 	m, err := verify.Take(ctx, s.cli.Run, part)
@@ -205,11 +205,18 @@ func (s *Session) noteManifest(ctx context.Context, part verify.StorePart) error
 	if err := m.Encode(&b); err != nil {
 		return err
 	}
-	ref, err := s.keepFile("manifest-before.jsonl", b.Bytes())
+	if s.facts.Before == nil {
+		ref, err := s.keepFile("manifest-before.jsonl", b.Bytes())
+		if err != nil {
+			return err
+		}
+		return s.learn(func(f *Facts) { f.Before = &ref })
+	}
+	ref, err := s.keepFile(fmt.Sprintf("manifest-before-%d.jsonl", len(s.facts.BeforeAnew)+2), b.Bytes())
 	if err != nil {
 		return err
 	}
-	return s.learn(func(f *Facts) { f.Before = &ref })
+	return s.learn(func(f *Facts) { f.BeforeAnew = append(slices.Clone(f.BeforeAnew), ref) })
 }
 
 // refuseContainers looks once more, podman being stopped: a container may have

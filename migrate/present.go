@@ -116,7 +116,7 @@ func (s *Session) knownLayers(ctx context.Context, driver, old string) error {
 // its place and is not.
 func (s *Session) wholeMove() error {
 	steps := s.journal.State().Steps
-	if steps[stepSwap].Mark != engine.MarkDone || steps[stepCommit].Mark != engine.MarkNone {
+	if steps[stepSwap].Mark != engine.MarkDone || steps[stepCommit].Mark != engine.MarkNone || s.env.OldLost {
 		return nil
 	}
 	there, err := s.asideThere()

@@ -38,7 +38,7 @@ type Relocation struct {
 	// folder of its own in it.
 	Path string `json:"path,omitempty"`
 	// Device is a block device whose filesystem the store gets for itself: a path,
-	// or UUID=… of a filesystem that holds nothing.
+	// or UUID=…, LABEL=… of a filesystem that holds nothing, PARTUUID=…, PARTLABEL=….
 	Device string `json:"device,omitempty"`
 	// RBD is an image of Ceph, POOL[/NAMESPACE]/IMAGE, that the store gets for itself.
 	RBD      string           `json:"rbd,omitempty"`
@@ -85,6 +85,8 @@ type TargetImage struct {
 	Size     int64            `json:"size,omitempty"`   // bytes
 	DataPool string           `json:"dataPool,omitempty"`
 	Mapper   rbd.Mapper       `json:"mapper"`
+	FSID     string           `json:"fsid,omitempty"` // of the cluster
+	Wait     int              `json:"wait,omitempty"` // seconds for which a boot waits for it
 	// Had is how many bytes the image had on which the store stands already, and
 	// which only grows; 0: it is to be moved there.
 	Had int64 `json:"had,omitempty"`
@@ -141,7 +143,7 @@ func (s *Session) relocateSteps() []engine.Step {
 		image = append(image, engine.Step{Name: stepImage, Title: "make the image a device of this host", Holds: s.imageMapped, Do: s.mapImage, Undo: s.unmapImage})
 	}
 	stopped := append(slices.Clone(ready), stepStop)
-	swap := engine.Step{Name: stepSwap, Title: "move the old store aside", Needs: stopped,
+	swap := engine.Step{Name: stepSwap, Title: "move the old store aside", Needs: append(slices.Clone(stopped), stepManifest),
 		Holds: s.asideAlone, Do: s.moveAside, Undo: s.moveBack}
 	commit := engine.Step{Name: stepCommit, Title: "remove the old store", Final: true, Needs: []string{stepMount},
 		Holds: s.asideGone, Do: s.removeAside}
@@ -173,7 +175,7 @@ func (s *Session) relocateSteps() []engine.Step {
 		{Name: stepStop, Title: "stop podman", Pausable: true,
 			Holds: s.stopped, Do: s.stop, Undo: s.putBack},
 		{Name: stepManifest, Title: "take the manifest of the stopped store", Needs: stopped,
-			Do: s.takeManifest},
+			Holds: s.manifestFresh, Do: s.takeManifest},
 		swap,
 		{Name: stepCopyRest, Title: "copy what changed since", Needs: stopped,
 			Do: s.copyRest},
@@ -242,5 +244,23 @@ func (s *Session) takeManifest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.noteManifest(ctx, part)
+	if err := s.noteManifest(ctx, part); err != nil {
+		return err
+	}
+	s.manifested = true
+	return nil
+}
+
+// manifestFresh observes that podman has not been used since the manifest was taken:
+// this process took it, or the store is out of podman's reach already. A boot in
+// between starts podman on the old store, and what it makes or removes then is the
+// store that is moved.
+func (s *Session) manifestFresh(context.Context) (bool, error) {
+	if s.facts.Before == nil {
+		return false, nil
+	}
+	if s.manifested || s.journal.State().Phase == engine.PhaseRollingBack {
+		return true, nil
+	}
+	return s.asideThere()
 }

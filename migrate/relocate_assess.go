@@ -238,11 +238,12 @@ func (a *Assessment) target() error {
 	if err := a.targetOn(KindPath, f); err != nil {
 		return err
 	}
-	if root := a.Look.RealPath; strings.HasPrefix(dir+"/", root+"/") || strings.HasPrefix(root+"/", filepath.Join(dir, a.folderName())+"/") {
-		a.refuse("target-inside", "give a folder outside the store", "%s and the store %s lie in each other", dir, root)
-	}
 	folder := filepath.Join(dir, a.folderName())
-	if _, err := os.Lstat(folder); err == nil {
+	if in, err := a.intertwined(f); err != nil {
+		return err
+	} else if in {
+		a.refuse("target-inside", "give a folder outside the store", "%s and the store %s lie in each other", dir, a.Look.RealPath)
+	} else if _, err := os.Lstat(folder); err == nil {
 		a.Refusals = append(a.Refusals, *targetTaken(folder))
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot look at %s: %w", folder, err)
@@ -251,6 +252,25 @@ func (a *Assessment) target() error {
 		a.Notes = append(a.Notes, fmt.Sprintf("%s lies on the same filesystem as the store: there will be no more room than there was", dir))
 	}
 	return nil
+}
+
+// intertwined reports whether a target lies in the store, or the store in the folder
+// that it would get there: by whatever path, also one of a bind mount.
+func (a *Assessment) intertwined(target *os.File) (bool, error) {
+	root, err := host.OpenDir(a.Look.RealPath)
+	if err != nil {
+		return false, err
+	}
+	defer root.Close()
+	if in, err := host.Inside(target, root); err != nil || in {
+		return in, err
+	}
+	folder, err := host.OpenBelow(target, a.folderName())
+	if err != nil { // then nothing can be in it; what it is else is looked at afterwards
+		return false, nil
+	}
+	defer folder.Close()
+	return host.Inside(root, folder)
 }
 
 // targetOn notes the target's filesystem, which is mounted, and refuses one that is
@@ -264,7 +284,7 @@ func (a *Assessment) targetOn(kind string, dir *os.File) error {
 	if err := unix.Fstatfs(int(dir.Fd()), &sf); err != nil {
 		return fmt.Errorf("cannot look at %s: %w", dir.Name(), err)
 	}
-	id, err := filesystemID(dir)
+	id, err := host.FilesystemID(dir)
 	if err != nil {
 		return err
 	}

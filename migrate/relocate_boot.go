@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/storagectl/storagectl/internal/host"
 	"github.com/storagectl/storagectl/rbd"
@@ -44,7 +45,8 @@ func (s *Session) bootMount() (host.FstabEntry, host.FstabHow, error) {
 	e.Source, e.Type = "UUID="+s.facts.Target.UUID, s.facts.Target.FSType
 	if s.Inputs.Target.Kind == KindRBD {
 		e.Source, how.Network = s.spec().Link(), true
-		if s.Inputs.Target.Image.Mapper == rbd.Fuse {
+		how.Wait = s.Inputs.Target.Image.wait()
+		if s.Inputs.Target.Image.Mapper != rbd.Krbd {
 			how.Requires = []string{rbd.UnitName(s.spec())}
 		} else { // it fails with any other image of the host; the device itself is required in any case
 			how.After = []string{rbdMapUnit}
@@ -52,6 +54,14 @@ func (s *Session) bootMount() (host.FstabEntry, host.FstabHow, error) {
 	}
 	return e, how, nil
 }
+
+// lateCluster is how long a boot waits for an image: after a power cut of the whole
+// site the cluster may be up long after this host.
+const lateCluster = 15 * time.Minute
+
+// wait is how long a boot waits for the image; 0, of a run of an earlier release: as
+// long as systemd does by itself.
+func (t *TargetImage) wait() time.Duration { return time.Duration(t.Wait) * time.Second }
 
 // bootUnits are the units that mount the target, where fstab must not: others than
 // root can change the path.
@@ -200,6 +210,9 @@ func (s *Session) dropIns() []host.DropIn {
 				add(u)
 			}
 		}
+	}
+	if img := s.Inputs.Target.Image; img != nil && img.Wait > 0 && s.Inputs.Target.Units {
+		ds = append(ds, host.DeviceDropIn(img.Spec.Link(), s.ID, img.wait()))
 	}
 	return ds
 }

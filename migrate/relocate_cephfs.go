@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -270,10 +271,9 @@ func (s *Session) letGoPlace(ctx context.Context) error {
 // targetPlace judges a folder of CephFS as target.
 func (a *Assessment) targetPlace(ctx context.Context, run *host.Runner, need uint64) error {
 	r := a.Inputs.Request.Relocate
-	top, err := ceph.ParsePlace(r.CephFS)
-	if err != nil {
-		a.refuse("no-target", "give it as FS:/PATH, the filesystem's name and a folder of it", "%v", err)
-		return nil
+	top, err := a.cephTop(ctx, run)
+	if err != nil || len(a.Refusals) > 0 {
+		return err
 	}
 	p := &TargetPlace{Place: ceph.Place{FS: top.FS, Path: path.Join(top.Path, a.folderName())}, Cluster: r.Cluster, Mounter: ceph.Mounter(r.Mounter)}
 	if p.Mounter == "" {
@@ -303,6 +303,28 @@ func (a *Assessment) targetPlace(ctx context.Context, run *host.Runner, need uin
 		return nil
 	})
 	return a.takeRefusal(cephRefusal(err))
+}
+
+// cephTop is the folder of CephFS in which the store is to get its own.
+func (a *Assessment) cephTop(ctx context.Context, run *host.Runner) (top ceph.Place, err error) {
+	r := a.Inputs.Request.Relocate
+	const form = "give it as FS:/PATH, the filesystem's name and a folder of it, or as FS:@GROUP/SUBVOLUME"
+	if !strings.Contains(r.CephFS, ":@") {
+		if top, err = ceph.ParsePlace(r.CephFS); err != nil {
+			a.refuse("no-target", form, "%v", err)
+		}
+		return top, nil
+	}
+	sub, err := ceph.ParseSubvolume(r.CephFS)
+	if err != nil {
+		a.refuse("no-target", form, "%v", err)
+		return top, nil
+	}
+	err = withCeph(ctx, run, r.Cluster, func(h *rbd.Host) error {
+		top, err = ceph.FindSubvolume(ctx, h.Link, sub)
+		return err
+	})
+	return top, a.takeRefusal(cephRefusal(err))
 }
 
 // mounter refuses a client of CephFS that this host has not, or that cannot be told

@@ -27,7 +27,7 @@ func (s *Session) deviceOf(ctx context.Context) (host.BlockDevice, error) {
 		return host.LookDevice(m.Device)
 	}
 	if s.facts.Target != nil {
-		return s.env.Runner.FindDevice(ctx, s.facts.Target.UUID)
+		return s.env.Runner.FindDevice(ctx, "UUID="+s.facts.Target.UUID)
 	}
 	return host.LookDevice(s.Inputs.Target.Where)
 }
@@ -290,13 +290,13 @@ func (a *Assessment) targetDevice(ctx context.Context, run *host.Runner) error {
 	r := a.Inputs.Request.Relocate
 	var dev host.BlockDevice
 	var err error
-	if uuid, ok := strings.CutPrefix(r.Device, "UUID="); ok {
-		dev, err = run.FindDevice(ctx, uuid)
+	if host.IsTag(r.Device) {
+		dev, err = run.FindDevice(ctx, r.Device)
 	} else {
 		dev, err = host.LookDevice(r.Device)
 	}
 	if err != nil {
-		a.refuse("no-target", "give a block device by its path, or by UUID=… of its filesystem", "%v", err)
+		a.refuse("no-target", "give a block device by its path, by UUID=… or LABEL=… of its filesystem, or by PARTUUID=… or PARTLABEL=…", "%v", err)
 		return nil
 	}
 	t := &Target{Kind: KindDevice, Where: dev.Path, FSType: r.FS, Free: uint64(dev.Size)}

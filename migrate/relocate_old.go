@@ -23,10 +23,12 @@ type OldMount struct {
 	host.BootMount
 	Folder string `json:"folder"`         // the store's folder, as [host.FolderID] knows it
 	Open   bool   `json:"open,omitempty"` // the mount point was not immutable
+	// Place is the folder of CephFS that is mounted; nil where it is anything else.
+	Place *OldPlace `json:"place,omitempty"`
 }
 
 // oldPlace is where the old store is reached once its mount is taken down. The
-// folder above lets only the owner's group and root through.
+// folder above lets only the owner and root through.
 func oldPlace(run string) string { return filepath.Join(privateMounts, run+"-old", "store") }
 
 // reached reports whether the old store is mounted at the run's own place.
@@ -67,11 +69,11 @@ func (s *Session) lockOld(ctx context.Context) error {
 		}
 	}
 	if err := s.reachOld(ctx); err != nil {
-		if s.inForce(stepCommit) { // it is emptied, and what it was on may be gone
+		if s.inForce(stepCommit) || s.env.OldLost { // it is emptied, and what it was on may be gone
 			return lock(root)
 		}
 		return &Refusal{ID: "store-gone", Text: fmt.Sprintf("the old store is not there: %v", err),
-			Hint: "see where its filesystem is; without it the run can neither go on nor be rolled back"}
+			Hint: "see where its filesystem is; without it the run cannot be rolled back. If it is lost for good: storagectl commit --old-lost " + s.ID}
 	}
 	if err := s.freshWorker(ctx); err != nil {
 		return err
@@ -94,6 +96,9 @@ func (s *Session) oldHere(ctx context.Context) (bool, error) {
 }
 
 func (s *Session) isOld(dir *os.File) (bool, error) {
+	if s.Inputs.Store.Mount.Place != nil {
+		return s.isOldPlace(dir)
+	}
 	id, err := host.FolderID(dir)
 	return id == s.Inputs.Store.Mount.Folder, err
 }
@@ -119,13 +124,13 @@ func (s *Session) reachOld(ctx context.Context) error {
 		return err
 	}
 	// The store's own mode may open it to all: at its old place others were in the way.
-	if err := errors.Join(os.Chown(above, 0, int(s.Inputs.Owner.GID)), os.Chmod(above, 0o710)); err != nil {
-		return fmt.Errorf("cannot open the way to the old store: %w", err)
+	if _, err := host.LetThrough(above, s.Inputs.Owner.UID, s.Inputs.Owner.GID); err != nil {
+		return err
 	}
 	if err := os.Mkdir(s.aside(), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("cannot make a place for the old store: %w", err)
 	}
-	if err := s.env.Runner.MountAsBoot(ctx, s.Inputs.Store.Mount.BootMount, s.aside()); err != nil {
+	if err := s.mountOld(ctx); err != nil {
 		return err
 	}
 	dir, err := host.OpenDir(s.aside())
@@ -156,6 +161,9 @@ func (s *Session) leaveOld(ctx context.Context) error {
 		if err := host.Unmount(ctx, s.aside()); err != nil {
 			return err
 		}
+	}
+	if err := s.oldWritten(ctx, s.aside()); err != nil {
+		return err
 	}
 	for _, dir := range []string{s.aside(), filepath.Dir(s.aside())} {
 		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {

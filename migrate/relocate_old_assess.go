@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/storagectl/storagectl/ceph"
 	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/internal/host"
 )
@@ -39,9 +40,12 @@ func (a *Assessment) oldMount(ctx context.Context, env Env) error {
 	if len(stack) > 2 || len(stack) == 2 && stack[1].Type != "autofs" {
 		return refuse("unmount what is not the store", "more than one mount lies on the graphroot %s", root)
 	}
-	// Those of a block device, which can be mounted elsewhere at any time.
-	if local := []string{"ext4", "xfs", "btrfs", "f2fs"}; !slices.Contains(local, top.Type) {
-		return refuse(byHand, "the graphroot %s is a mount of type %s, which this release does not take down (only %s)", root, top.Type, strings.Join(local, ", "))
+	// Those of a block device, which can be mounted elsewhere at any time; and CephFS, if
+	// it is known how.
+	local := []string{"ext4", "xfs", "btrfs", "f2fs"}
+	cephfs := top.Type == ceph.Kernel.FSType() || top.Type == ceph.Fuse.FSType()
+	if !cephfs && !slices.Contains(local, top.Type) {
+		return refuse(byHand, "the graphroot %s is a mount of type %s, which this release does not take down (only %s, and CephFS)", root, top.Type, strings.Join(local, ", "))
 	}
 	text, err := readFstab()
 	if err != nil {
@@ -61,6 +65,9 @@ func (a *Assessment) oldMount(ctx context.Context, env Env) error {
 	} else if !done {
 		a.refuse("uncommitted", fmt.Sprintf("storagectl commit %s, or storagectl rollback %s", m.Run, m.Run), "run %s, which mounted %s, is not committed", m.Run, root)
 		return nil
+	}
+	if m.Place = earlierPlace(env.Dir, m.Run); cephfs && m.Place == nil {
+		return refuse(byHand, "the graphroot %s is a mount of CephFS that no run of storagectl known here has made", root)
 	}
 	live, err := host.OpenDir(root)
 	if err != nil {
@@ -108,8 +115,8 @@ func ownerOf(dir *os.File) (uint32, error) {
 }
 
 // differs tells why what a boot mounts is not what is mounted; "" where it is, or
-// where that shows only when it is mounted (a label, a file of a loop device): the
-// cutover looks then.
+// where that shows only when it is mounted (a file of a loop device): the cutover
+// looks then.
 func (m *OldMount) differs(ctx context.Context, run *host.Runner, live *os.File, top host.Mount) (string, error) {
 	if slices.Contains(m.Options, "rbind") {
 		return "it mounts what is below, too (rbind)", nil
@@ -138,8 +145,8 @@ func (m *OldMount) differs(ctx context.Context, run *host.Runner, live *os.File,
 	}
 	var dev host.BlockDevice
 	var err error
-	if uuid, ok := strings.CutPrefix(m.Source, "UUID="); ok {
-		dev, err = run.FindDevice(ctx, strings.Trim(uuid, `"`))
+	if host.IsTag(m.Source) {
+		dev, err = run.FindDevice(ctx, m.Source)
 	} else if strings.HasPrefix(m.Source, "/dev/") {
 		dev, err = host.LookDevice(m.Source)
 	} else {

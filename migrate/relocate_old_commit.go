@@ -16,9 +16,9 @@ import (
 )
 
 // oldGone observes that nothing of the old store is left: neither its files, which
-// go before their mount does, nor what told of it.
+// go before their mount does, nor what told of it, nor what it was on.
 func (s *Session) oldGone(context.Context) (bool, error) {
-	if up, err := s.reached(); err != nil || up {
+	if up, err := s.reached(); err != nil || up || !s.facts.SourceGone {
 		return false, err
 	}
 	if _, err := os.Lstat(filepath.Dir(s.aside())); !errors.Is(err, fs.ErrNotExist) {
@@ -26,6 +26,14 @@ func (s *Session) oldGone(context.Context) (bool, error) {
 	}
 	now, err := readFstab()
 	return !host.HasParked(now, s.ID), err
+}
+
+// OldThere reports whether the old store of a run is where the run can remove it.
+func (s *Session) OldThere() (bool, error) {
+	if !s.relocating() || s.Inputs.Store.Mount == nil {
+		return true, nil // on the same filesystem as its place, or in it
+	}
+	return s.reached()
 }
 
 // removeOldMount removes the old store from the filesystem that it was on, and what
@@ -58,8 +66,14 @@ func (s *Session) removeOldMount(ctx context.Context) error {
 	if _, err := ask[none](ctx, s, opLock, pathArg{s.Inputs.Store.GraphRoot}); err != nil {
 		return err
 	}
-	if err := s.dropSource(ctx); err != nil {
-		return err
+	if !s.facts.SourceGone { // else it is told twice
+		if err := s.dropSource(ctx); err != nil {
+			return err
+		}
+		s.point("before after-source-dropped")
+		if err := s.learn(func(f *Facts) { f.SourceGone = true }); err != nil {
+			return err
+		}
 	}
 	return s.editFstab(ctx, func(now []byte) ([]byte, error) { return host.DropParked(now, s.ID), nil })
 }
@@ -68,6 +82,14 @@ func (s *Session) removeOldMount(ctx context.Context) error {
 // and tells of what stays.
 func (s *Session) dropSource(ctx context.Context) error {
 	m := s.Inputs.Store.Mount
+	if s.env.OldLost {
+		if err := s.note("what %s holds of the old store was not removed: it could not be reached", m.Source); err != nil {
+			return err
+		}
+	}
+	if m.Place != nil {
+		return s.dropPlace(ctx, m.Place)
+	}
 	if slices.Contains(m.Options, "bind") {
 		return s.dropFolder(m)
 	}
@@ -127,5 +149,5 @@ func (s *Session) unmapEarlier(ctx context.Context, img *TargetImage) error {
 		return err
 	}
 	s.point("before after-image-forgotten")
-	return withCeph(ctx, s.env.Runner, img.Cluster, func(h *rbd.Host) error { return unmapHere(ctx, h, img.Spec) })
+	return withCeph(ctx, s.env.Runner, img.Cluster, func(h *rbd.Host) error { return unmapHere(ctx, h, img) })
 }

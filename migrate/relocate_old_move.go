@@ -67,6 +67,9 @@ func (s *Session) takeOldDown(ctx context.Context) error {
 	if err := s.takeDown(down); err != nil {
 		return errors.Join(oldBusy(err), s.renewWorker(ctx))
 	}
+	if err := s.oldWritten(down, root); err != nil {
+		return errors.Join(err, s.renewWorker(ctx))
+	}
 	s.point("before after-old-down")
 	err = s.removeOldBoot(ctx, func(host.BootFile) bool { return true })
 	if err == nil {

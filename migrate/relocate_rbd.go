@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,6 +42,7 @@ func (s *Session) mapping(ctx context.Context) (rbd.Mapping, error) {
 	if err != nil {
 		return rbd.Mapping{}, err
 	}
+	all = slices.DeleteFunc(all, func(m rbd.Mapping) bool { return !m.Of(s.Inputs.Target.Image.FSID) })
 	for _, m := range all {
 		if len(all) == 1 && !m.Dead {
 			return m, nil
@@ -86,7 +88,7 @@ func (s *Session) mapImage(ctx context.Context) error {
 		if err := s.notMapped(ctx, h); err != nil {
 			return err
 		}
-		_, err = h.Map(ctx, t.Spec, rbd.MapOptions{Mapper: t.Mapper, Unit: s.Inputs.Systemd})
+		_, err = h.Map(ctx, t.Spec, rbd.MapOptions{Mapper: t.Mapper, Unit: s.Inputs.Systemd, Wait: t.wait()})
 		return err
 	})
 	if err != nil {
@@ -175,7 +177,7 @@ func (s *Session) unmapImage(ctx context.Context) error {
 	}
 	err := withCeph(ctx, s.env.Runner, t.Cluster, func(h *rbd.Host) error {
 		if s.facts.Mapped { // else they are of others
-			if err := unmapHere(ctx, h, t.Spec); err != nil {
+			if err := unmapHere(ctx, h, t); err != nil {
 				return err
 			}
 		}
@@ -219,7 +221,7 @@ func (s *Session) editRBDMap(edit func([]byte) ([]byte, error)) error {
 }
 
 // setRBDMap adds the image to those that the kernel's client maps at boot, or
-// takes it out. Mapper fuse has a unit of its own for that.
+// takes it out. The other mappers have units of their own for that.
 func (s *Session) setRBDMap(ctx context.Context, on bool) error {
 	t := s.Inputs.Target.Image
 	if t.Mapper != rbd.Krbd {
@@ -275,7 +277,7 @@ func (a *Assessment) targetImage(ctx context.Context, run *host.Runner, need uin
 		a.refuse("no-target", "give it as POOL/IMAGE or POOL/NAMESPACE/IMAGE", "%v", err)
 		return nil
 	}
-	img := &TargetImage{Spec: spec, Cluster: r.Cluster, Size: r.Size, DataPool: r.DataPool, Mapper: rbd.Mapper(r.Mapper)}
+	img := &TargetImage{Spec: spec, Cluster: r.Cluster, Size: r.Size, DataPool: r.DataPool, Mapper: rbd.Mapper(r.Mapper), Wait: int(lateCluster.Seconds())}
 	t := &Target{Kind: KindRBD, Where: spec.String(), FSType: r.FS, Image: img}
 	a.Inputs.Target = t
 	there, err := (&rbd.Host{Run: run}).Mapped(ctx, spec)
@@ -289,13 +291,18 @@ func (a *Assessment) targetImage(ctx context.Context, run *host.Runner, need uin
 		if img.Mapper == "" {
 			img.Mapper = h.DefaultMapper(ctx)
 		}
-		if img.Mapper == rbd.Krbd && !a.hasUdev() { // its name under /dev/rbd is udev's, too
+		if what, hint := h.Lacks(ctx, img.Mapper); what != "" {
+			a.refuse("ceph-no-mapper", hint, "the image cannot be mapped by %s: %s", img.Mapper, what)
+			return nil
+		}
+		if img.Mapper != rbd.Fuse && !a.hasUdev() { // its name under /dev/rbd is udev's, too
 			return nil
 		}
 		report, err := ceph.Judge(ctx, h.Link, ceph.Query{Pool: spec.Pool, Namespace: spec.Namespace, DataPool: r.DataPool, Need: int64(need), TakeOver: r.TakeOver})
 		if err != nil {
 			return err
 		}
+		img.FSID = report.FSID
 		a.problems(report)
 		have, err := h.Look(ctx, spec)
 		switch {

@@ -92,7 +92,7 @@ func (s *Session) makeFolder(ctx context.Context) error {
 	defer where.Close()
 	if m, err := host.MountOf(where); err != nil {
 		return err
-	} else if id, err := filesystemID(where); err != nil {
+	} else if id, err := host.FilesystemID(where); err != nil {
 		return err
 	} else if m.Path != t.On || id != t.ID {
 		return &Refusal{ID: "target-gone", Text: fmt.Sprintf("%s does not lie on the filesystem any more that was mounted on %s", t.Where, t.On),
@@ -133,15 +133,6 @@ func (s *Session) makeFolder(ctx context.Context) error {
 		return fmt.Errorf("cannot make %s: %w", folder, err)
 	}
 	return syncFolder(where)
-}
-
-// filesystemID tells filesystems apart, also after a boot (statfs(2), f_fsid).
-func filesystemID(dir *os.File) (string, error) {
-	var sf unix.Statfs_t
-	if err := unix.Fstatfs(int(dir.Fd()), &sf); err != nil {
-		return "", fmt.Errorf("cannot look at %s: %w", dir.Name(), err)
-	}
-	return fmt.Sprintf("%08x%08x", uint32(sf.Fsid.Val[0]), uint32(sf.Fsid.Val[1])), nil
 }
 
 func targetTaken(folder string) *Refusal {

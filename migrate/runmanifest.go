@@ -19,8 +19,12 @@ func RunManifest(dir engine.Dir, run string) (verify.Manifest, Inputs, error) {
 	if s.Inputs, err = DecodeInputs(st); err != nil {
 		return verify.Manifest{}, Inputs{}, err
 	}
-	if raw, is := st.Facts["before"]; is {
-		if err := json.Unmarshal(raw, &s.facts.Before); err != nil {
+	for name, to := range map[string]any{"before": &s.facts.Before, "beforeAnew": &s.facts.BeforeAnew} {
+		raw, is := st.Facts[name]
+		if !is {
+			continue
+		}
+		if err := json.Unmarshal(raw, to); err != nil {
 			return verify.Manifest{}, Inputs{}, fmt.Errorf("cannot read the run's facts: %w", err)
 		}
 	}

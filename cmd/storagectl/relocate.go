@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -42,7 +43,8 @@ than root can change the path: when it is first used, or with --mount boot at bo
 
 A store that stands on a mount of its own is moved likewise, and the mount goes. With
 --path and the folder that the graphroot lies in it comes home: a plain folder again.
-(Not from a mount of CephFS, NFS or FUSE; and not with --to.)
+(Not from a mount of NFS or FUSE, nor of CephFS that storagectl has not made; and not
+with --to.)
 
 Sizes are in units of 1000: 100G is 100 000 000 000 bytes. (rbd's own are of 1024.)
 
@@ -81,14 +83,14 @@ so until the run is resumed or rolled back.
 	}
 	f := cmd.Flags()
 	f.StringVar(&req.Relocate.Path, "path", "", "a folder of root's on the filesystem that the store is to go to; or the folder that a mounted graphroot lies in")
-	f.StringVar(&req.Relocate.Device, "device", "", "a block device for the store alone: a path, or UUID=… of an empty filesystem")
+	f.StringVar(&req.Relocate.Device, "device", "", "a block device for the store alone: a path, UUID=… or LABEL=… of an empty filesystem, PARTUUID=… or PARTLABEL=…")
 	f.StringVar(&req.Relocate.RBD, "rbd", "", "an image of Ceph for the store alone: POOL/IMAGE or POOL/NAMESPACE/IMAGE")
 	f.StringVar(&size, "size", "0", "size of an image that is to be made; or, larger than it is, of the image that the store is on already (100G)")
 	f.BoolVar(&req.Relocate.TakeOver, "take-over", false, "take the image from a dead holder: shut that client out of the cluster, and break its lock")
-	f.StringVar(&req.Relocate.CephFS, "cephfs", "", "a folder of CephFS, FS:/PATH, in which the store gets one of its own")
+	f.StringVar(&req.Relocate.CephFS, "cephfs", "", "a folder of CephFS, FS:/PATH, or a subvolume, FS:@GROUP/NAME, in which the store gets a folder of its own")
 	f.StringVar(&req.Relocate.Mounter, "mounter", "", "kernel or fuse, what mounts CephFS (default: kernel where it has the client)")
 	f.StringVar(&req.Relocate.DataPool, "data-pool", "", "a pool for the data of an image that is made (erasure coding)")
-	f.StringVar(&req.Relocate.Mapper, "mapper", "", "krbd or fuse, what makes the image a device (default: krbd where the kernel has it)")
+	f.StringVar(&req.Relocate.Mapper, "mapper", "", "krbd, nbd or fuse, what makes the image a device (default: krbd where the kernel has it, else fuse)")
 	f.StringVar(&req.Relocate.Cluster.Conf, "ceph-conf", "", "the cluster's ceph.conf (default /etc/ceph/ceph.conf)")
 	f.StringVar(&req.Relocate.Cluster.User, "ceph-user", "", "the cluster's user, without \"client.\" (default admin)")
 	f.StringVar(&req.Relocate.Cluster.Keyring, "ceph-keyring", "", "the user's keyring (default: where ceph.conf says)")
@@ -126,8 +128,8 @@ func checkRelocation(r migrate.Request) error {
 		return usagef("cannot use --mounter without --cephfs")
 	case r.Relocate.Mounter != "" && r.Relocate.Mounter != "kernel" && r.Relocate.Mounter != "fuse":
 		return usagef("cannot use --mounter %q: it is kernel or fuse", r.Relocate.Mounter)
-	case r.Relocate.Mapper != "" && r.Relocate.Mapper != "krbd" && r.Relocate.Mapper != "fuse":
-		return usagef("cannot use --mapper %q: it is krbd or fuse", r.Relocate.Mapper)
+	case r.Relocate.Mapper != "" && !slices.Contains([]string{"krbd", "nbd", "fuse"}, r.Relocate.Mapper):
+		return usagef("cannot use --mapper %q: it is krbd, nbd or fuse", r.Relocate.Mapper)
 	case r.Relocate.FS != "xfs" && r.Relocate.FS != "ext4":
 		return usagef("cannot use --fs %q: it is xfs or ext4", r.Relocate.FS)
 	case r.Relocate.Driver != "" && r.To != "":

@@ -26,6 +26,7 @@ type app struct {
 
 	json, quiet, yes bool
 	stateDir         string
+	oldLost          bool // of commit: go on without an old store that cannot be reached
 
 	out *output
 }
@@ -125,7 +126,7 @@ func (a *app) dir() engine.Dir { return engine.Dir{Path: a.stateDir} }
 // env is what jobs take from this program.
 func (a *app) env() migrate.Env {
 	return migrate.Env{
-		Dir: a.dir(), Version: version, Runner: &host.Runner{Point: a.point}, Point: a.point,
+		Dir: a.dir(), Version: version, Runner: &host.Runner{Point: a.point}, Point: a.point, OldLost: a.oldLost,
 		Progress: a.out.progress, Event: a.out.event, Note: a.out.note,
 	}
 }

@@ -84,15 +84,19 @@ waits for the current step. RUN left out is the latest run.
 }
 
 func newCommit(a *app) *cobra.Command {
-	return &cobra.Command{
+	var lost bool
+	cmd := &cobra.Command{
 		Use:   "commit [RUN]",
 		Short: "Remove the old store of a finished run",
 		Long: `commit removes the old store that a finished run kept, and frees its space. It is the
 only step without a way back; at a terminal it asks first, and tells whose store
 it is, where it lies and what it frees. RUN left out is the latest run.
 
+A store that relocate has moved away from a mount of its own is on that disk until the
+commit. If that disk is lost for good, --old-lost ends the run without it.
+
 ` + exitHelp,
-		Example: "  storagectl commit\n  storagectl commit 0003-migrate-9f2c --yes",
+		Example: "  storagectl commit\n  storagectl commit 0003-migrate-9f2c --yes\n  storagectl commit --old-lost",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			run, st, err := a.find(runArg(args))
@@ -107,7 +111,13 @@ it is, where it lies and what it frees. RUN left out is the latest run.
 				return &migrate.Refusal{ID: "rolled-back", Text: fmt.Sprintf("cannot commit: run %s is %s", run, phaseWord(st.Phase))}
 			}
 			question := !a.yes && !a.json && st.Phase == engine.PhaseFinished && term.IsTerminal(int(a.stdin.Fd()))
+			a.oldLost = lost
 			return a.with(cmd.Context(), run, func(s *migrate.Session) error {
+				if there, err := s.OldThere(); err != nil {
+					return err
+				} else if lost && there {
+					return &migrate.Refusal{ID: "old-there", Text: "the old store is not lost: it is in " + oneLine(s.Inputs.OldStore(s.ID)), Hint: "storagectl commit " + s.ID}
+				}
 				if question {
 					if err := a.askCommit(cmd.Context(), s); err != nil {
 						return err
@@ -117,6 +127,8 @@ it is, where it lies and what it frees. RUN left out is the latest run.
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&lost, "old-lost", false, "the disk of the old store is lost for good: go on without it")
+	return cmd
 }
 
 // askCommit asks before a run's old store is deleted.
