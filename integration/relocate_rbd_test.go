@@ -91,6 +91,7 @@ func TestRelocateRBD(t *testing.T) {
 			}
 			w.must(w.toImage("--size", "1G")...)
 			w.onImage(before)
+			w.patient()
 			// Nor can another store of this host, and nothing is taken from this one.
 			if r := w.ctl(w.notMine()...); r.code != exitRefused || !strings.Contains(r.stderr, "on this host already") {
 				t.Errorf("want the other store refused: %s", r)
@@ -127,9 +128,16 @@ func (w *world) onImage(before inventory) {
 	if out := w.script("root", "findmnt -nro SOURCE,FSTYPE "+w.graphroot()+" | tail -1"); !strings.Contains(out, "/dev/loop") || !strings.Contains(out, "xfs") {
 		w.t.Errorf("the store is on %q", out)
 	}
-	// A cluster that is late at a boot only delays what uses the store.
+}
+
+// patient asserts that a cluster that is late at a boot only delays what uses the store.
+func (w *world) patient() {
+	w.t.Helper()
 	if out := w.script("root", `systemctl show --value -p JobRunningTimeoutUSec "$(systemd-escape -p --suffix=device /dev/rbd/rbd/store-`+w.user+`)"
 systemctl show --value -p TimeoutUSec "$(systemd-escape -p --suffix=mount `+w.graphroot()+`)"`); out != "15min\n15min\n" {
 		w.t.Errorf("systemd waits for the image %q", out)
+	}
+	if out := w.script("root", `systemctl show --value -p After remote-fs.target multi-user.target | tr ' ' '\n' | grep -e storage || true`); out != "" {
+		w.t.Errorf("the boot waits for %s", out)
 	}
 }

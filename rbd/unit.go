@@ -55,9 +55,12 @@ func Served() ([]ServeRequest, error) {
 	return all, err
 }
 
-// unitText is the service. It starts when the network is up and before network
-// filesystems are mounted, and stops after they are gone. Were it killed before,
-// what is mounted could not be written back. It may take wait to start.
+// unitText is the service. It starts when the network is up; what mounts the image
+// requires it and comes after it, and so it stops after that is gone. Were it killed
+// before, what is mounted could not be written back.
+//
+// It may take wait to start, and nothing else of the boot waits for it, as targets do by
+// default: before remote-fs.target is reached nobody but root can log in.
 func unitText(spec Spec, helper, config string, wait time.Duration) string {
 	esc := func(s string) string {
 		return strings.NewReplacer(`%`, `%%`, `\`, `\\`, `"`, `\"`, `$`, `$$`).Replace(s)
@@ -65,10 +68,12 @@ func unitText(spec Spec, helper, config string, wait time.Duration) string {
 	return fmt.Sprintf(`# Written by storagectl; storagectl removes it.
 [Unit]
 Description=RBD image %s as a block device
+DefaultDependencies=no
+Requires=sysinit.target
 Wants=network-online.target
-After=network-online.target nss-lookup.target
-Before=remote-fs-pre.target
-Wants=remote-fs-pre.target
+After=sysinit.target basic.target network-online.target nss-lookup.target
+Conflicts=shutdown.target
+Before=shutdown.target
 
 [Service]
 Type=notify

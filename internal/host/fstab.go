@@ -194,6 +194,9 @@ func FstabOptions(how FstabHow) []string {
 	}
 	if how.Wait > 0 {
 		s := seconds(how.Wait)
+		if !how.Boot { // else who starts it early in a boot has remote-fs.target, and all logins, wait for it
+			o = append(o, "nofail")
+		}
 		o = append(o, "x-systemd.device-timeout="+s, "x-systemd.mount-timeout="+s)
 	}
 	return append(o, how.More...)

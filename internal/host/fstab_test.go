@@ -153,9 +153,9 @@ func TestEditFstabRefuses(t *testing.T) {
 
 func TestFstabOptions(t *testing.T) {
 	for want, how := range map[string]FstabHow{
-		"noauto,noatime,x-systemd.automount":                                                            {},
-		"nofail,noatime,_netdev,x-systemd.requires=a.service,nouuid":                                    {Boot: true, Network: true, Requires: []string{"a.service"}, More: []string{"nouuid"}},
-		"noauto,noatime,x-systemd.automount,x-systemd.device-timeout=900s,x-systemd.mount-timeout=900s": {Wait: 15 * time.Minute},
+		"noauto,noatime,x-systemd.automount":                                                                   {},
+		"nofail,noatime,_netdev,x-systemd.requires=a.service,nouuid":                                           {Boot: true, Network: true, Requires: []string{"a.service"}, More: []string{"nouuid"}},
+		"noauto,noatime,x-systemd.automount,nofail,x-systemd.device-timeout=900s,x-systemd.mount-timeout=900s": {Wait: 15 * time.Minute},
 	} {
 		if got := strings.Join(FstabOptions(how), ","); got != want {
 			t.Errorf("%s, want %s", got, want)

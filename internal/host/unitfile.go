@@ -40,7 +40,7 @@ func MountUnitFiles(e FstabEntry, how FstabHow, run string) ([]UnitFile, error) 
 	// Options of [FstabOptions] that are for the generator are units' settings here.
 	options := []string{"noatime"}
 	wantedBy := "local-fs.target"
-	if how.Boot {
+	if how.Boot || how.Wait > 0 {
 		options = append(options, "nofail") // else boot waits for it (systemd.mount(5))
 	}
 	if how.Network {
