@@ -17,7 +17,7 @@ CGO     := CGO_ENABLED=1 GOFLAGS=-buildvcs=false go
 LINT    := go tool -modfile=tools/go.mod golangci-lint
 
 # What the lab and the tests start on the host itself.
-PACKAGES := acl buildah busybox-static ca-certificates crun debian-archive-keyring e2fsprogs \
+PACKAGES := acl buildah busybox-static ca-certificates containernetworking-plugins crun debian-archive-keyring e2fsprogs \
 	fuse-overlayfs git iproute2 libcap2-bin mmdebstrap netavark aardvark-dns podman procps skopeo slirp4netns \
 	systemd-container uidmap util-linux xfsprogs attr rsync \
 	ceph-common ceph-fuse ceph-mds ceph-mgr ceph-mon ceph-osd gcc libc6-dev libcephfs-dev librados-dev librbd-dev

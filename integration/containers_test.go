@@ -184,13 +184,17 @@ podman rmi localhost/lab/from-running:1 >/dev/null`)
 func TestContainersRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "bookworm", lab.Owner, images.Small)
-	for _, c := range []struct{ name, id, make, lift string }{
-		{"goes", "auto-remove", "podman run -d --rm --name goes --network=none localhost/lab/base:1 /bin/busybox sleep 1000", "podman stop -t0 goes"},
-		{"holds", "paused", "podman run -d --name holds --network=none localhost/lab/base:1 /bin/busybox sleep 1000; podman pause holds", "podman unpause holds; podman rm -f -t0 holds"},
+	for _, c := range []struct {
+		name, id, make, lift string
+		with                 []string
+	}{
+		{name: "rootless", id: "checkpoint", make: "podman run -d --name frozen --network=none localhost/lab/base:1 /bin/busybox sleep 1000", lift: "podman rm -f -t0 frozen", with: []string{"--containers", "checkpoint"}},
+		{name: "goes", id: "auto-remove", make: "podman run -d --rm --name goes --network=none localhost/lab/base:1 /bin/busybox sleep 1000", lift: "podman stop -t0 goes"},
+		{name: "holds", id: "paused", make: "podman run -d --name holds --network=none localhost/lab/base:1 /bin/busybox sleep 1000; podman pause holds", lift: "podman unpause holds; podman rm -f -t0 holds"},
 	} {
 		w.script(w.user, "cd; "+c.make)
 		before := w.untouched()
-		r := w.ctl(w.migrate("--json")...)
+		r := w.ctl(w.migrate(append(c.with, "--json")...)...)
 		w.same("the machine after a refusal", before, w.untouched())
 		said := slices.ContainsFunc(jsonLines(t, r.stdout+r.stderr), func(m map[string]any) bool {
 			return strings.Contains(fmt.Sprint(m), c.id) && strings.Contains(fmt.Sprint(m), c.name)
@@ -208,12 +212,22 @@ func TestMappedRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "bookworm", "root", images.Small)
 	w.podman("create", "--name", "mapped", "--uidmap=0:100000:5000", "--gidmap=0:200000:5000", "localhost/lab/base:1", "/bin/busybox", "true")
+	w.script("root", "echo containers:300000:65536 | tee -a /etc/subuid >>/etc/subgid")
+	w.podman("create", "--name", "auto", "--userns=auto:size=2000", "localhost/lab/base:1", "/bin/busybox", "true")
 	w.podman("info") // each podman command gives the driver's folder the owner that it needs
 	before := w.untouched()
 	r := w.ctl(w.migrate()...)
 	w.same("the machine after a refusal", before, w.untouched())
-	if r.code != exitRefused || !strings.Contains(r.stderr, "mapped") {
-		t.Errorf("not a refusal that names the container: %s", r)
+	if r.code != exitRefused || !strings.Contains(r.stderr, "mapped") || !strings.Contains(r.stderr, "auto") {
+		t.Errorf("not a refusal that names the containers: %s", r)
+	}
+
+	// Nor does a container go on with its memory where CRIU is not.
+	before = w.untouched()
+	r = w.ctl(w.migrate("--containers", "checkpoint")...)
+	w.same("the machine after a refusal", before, w.untouched())
+	if r.code != exitRefused || !strings.Contains(r.stderr, "no criu") || !strings.Contains(r.stderr, "crun") {
+		t.Errorf("not a refusal that says what is missing: %s", r)
 	}
 }
 
@@ -228,6 +242,10 @@ cat >$units/web.service <<-EOF
 	ExecStart=/usr/bin/podman start -a unit
 	ExecStop=/usr/bin/podman stop unit
 EOF
+# As podman writes it, with the pid's path and the driver in that. It does not run: a
+# rootless podman of the lab leaves the control group of its unit.
+podman create --name idle $image >/dev/null
+(cd $units && podman generate systemd --files --name idle >/dev/null)
 systemctl --user daemon-reload`,
 		"trixie": `
 systemctl --user mask podman-user-wait-network-online.service # a lab node never is online
@@ -250,9 +268,10 @@ cd; units=~/.config/systemd/user; mkdir -p $units
 `+strings.ReplaceAll(make, "$image", `--network=none -v vol1:/v localhost/lab/base:1 /bin/busybox sh -c 'trap "exit 0" TERM; while :; do /bin/busybox sleep 0.2; done'`)+`
 systemctl --user start web.service; sleep 1; podman exec unit /bin/busybox true`)
 			state := func() string {
-				return w.script(w.user, `cd; systemctl --user is-active web.service; podman ps --format '{{.Names}}'; podman exec unit /bin/busybox cat /v/file`)
+				return w.script(w.user, `cd; systemctl --user is-active web.service; podman ps --sort names --format '{{.Names}}'; podman exec unit /bin/busybox cat /v/file`)
 			}
 			before := state()
+			units := w.unitFiles(lab.Home + "/.config/systemd/user")
 			w.must(w.migrate()...)
 			if d := w.driver(); d != "overlay" {
 				t.Fatalf("podman is on %s", d)
@@ -260,7 +279,14 @@ systemctl --user start web.service; sleep 1; podman exec unit /bin/busybox true`
 			if now := state(); now != before {
 				t.Errorf("the unit was\n%s\nand is\n%s", before, now)
 			}
+			if release == "bookworm" {
+				w.script(w.user, `grep -q '^PIDFile=.*/overlay-containers/' ~/.config/systemd/user/container-idle.service
+systemctl --user show --property=PIDFile container-idle.service | grep -q /overlay-containers/`)
+			}
 			w.must("rollback")
+			if now := w.unitFiles(lab.Home + "/.config/systemd/user"); now != units {
+				t.Errorf("the unit files were\n%s\nand are after a rollback\n%s", units, now)
+			}
 			if now := state(); now != before || w.driver() != "vfs" {
 				t.Errorf("after a rollback the unit is\n%s\non %s", now, w.driver())
 			}

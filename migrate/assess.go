@@ -109,7 +109,7 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 		a.plan(s)
 		return a, nil
 	}
-	if a.Info.Store.GraphDriverName != req.To || req.Relocate != nil {
+	if a.Info.Store.GraphDriverName != req.To || req.Relocate != nil || req.MigrateDB {
 		if err := a.nomad(ctx, cli); err != nil || len(a.Refusals) > 0 {
 			return a, err
 		}
@@ -117,6 +117,7 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 	if err := a.database(ctx, s); err != nil {
 		return a, err
 	}
+	a.migrateDB()
 	s.Inputs = a.Inputs
 	if err := a.atWork(ctx, cli); err != nil {
 		return a, err
@@ -130,6 +131,8 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 	}
 	if same := a.Info.Store.GraphDriverName == req.To; same && req.Relocate != nil {
 		return a, a.relocation(ctx, s)
+	} else if same && a.Inputs.Request.MigrateDB {
+		return a, a.databaseOnly(ctx, s)
 	} else if a.Already = same; a.Already {
 		return a, nil
 	}
@@ -315,11 +318,11 @@ func (a *Assessment) units(ctx context.Context, s *Session) error {
 func (a *Assessment) findUnits(ctx context.Context, s *Session) error {
 	if !host.HasSystemd() {
 		a.Notes = append(a.Notes, "no systemd here: steps on units are left out")
-		return nil
+		return a.pidFiles(ctx, s)
 	}
 	if !a.Inputs.Owner.Rootful() && a.Inputs.Owner.RuntimeDir == "" {
 		a.Notes = append(a.Notes, fmt.Sprintf("%s has no systemd running (no linger, not logged in): steps on units are left out", a.Inputs.Owner.Name))
-		return nil
+		return a.pidFiles(ctx, s)
 	}
 	u, err := s.activeUnits(ctx)
 	if err != nil {

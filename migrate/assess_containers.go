@@ -3,35 +3,12 @@ package migrate
 import (
 	"context"
 	"errors"
-	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
 	"github.com/storagectl/storagectl/drain"
 	"github.com/storagectl/storagectl/internal/podman"
 )
-
-// pidFiles refuses units that look for their container's process below a folder
-// with the old driver's name, as "podman generate systemd" without --new writes
-// it: they would not start again.
-func (a *Assessment) pidFiles(ctx context.Context, s *Session) error {
-	if a.Inputs.Request.Containers != Keep || a.Inputs.Request.To == a.Inputs.Store.Driver || len(a.Units.all()) == 0 {
-		return nil
-	}
-	paths, err := ask[map[string]string](ctx, s, opUnitPIDs, a.Units.Own)
-	if err != nil {
-		return err
-	}
-	for _, u := range slices.Sorted(maps.Keys(paths)) {
-		old := "/" + a.Inputs.Store.Driver + "-containers/"
-		if strings.Contains(paths[u], old) {
-			a.refuse("unit-pidfile", fmt.Sprintf("stop and disable the unit; after the migration put %s for %s in it, and enable it again", "/"+a.Inputs.Request.To+"-containers/", old),
-				"the unit %s has the old driver's name in its PIDFile=%s, and would not start again", u, paths[u])
-		}
-	}
-	return nil
-}
 
 // running judges the running containers, which a run has to stop. Those of a
 // unit come and go with it.
@@ -41,7 +18,7 @@ func (a *Assessment) running(ctx context.Context, cli podman.CLI) error {
 		return err
 	}
 	var running []podman.Container
-	keep := a.Inputs.Request.Containers == Keep
+	keep := a.Inputs.Request.keeping()
 	for _, c := range cs {
 		u := c.Labels["PODMAN_SYSTEMD_UNIT"]
 		_, nomads := drain.IsNomads(c.Names, c.Labels)
@@ -50,13 +27,16 @@ func (a *Assessment) running(ctx context.Context, cli podman.CLI) error {
 			drain.Matches(c.Labels, a.Inputs.Request.Outage.Busy.Labels): // waited for
 		default:
 			running = append(running, c)
-			a.Running = append(a.Running, Ran{c.ID, c.Name()})
+			a.Running = append(a.Running, Ran{ID: c.ID, Name: c.Name()})
 		}
 	}
 	if keep {
 		r, err := unkeepable(ctx, cli, running)
 		if r != nil {
 			a.Refusals = append(a.Refusals, *r)
+		}
+		if err == nil && a.Inputs.Request.Containers == Checkpoint {
+			err = a.checkpoints(ctx, cli, running)
 		}
 		return err
 	}
@@ -85,7 +65,7 @@ func (a *Assessment) atWork(ctx context.Context, cli podman.CLI) error {
 // can, the overlay driver gives their layers their ids at mount (containers/storage,
 // SupportsShifting), and would map once more what vfs has mapped in its copies.
 func (a *Assessment) mapped() {
-	if a.Inputs.Request.Containers != Keep || !a.Inputs.Owner.Rootful() {
+	if !a.Inputs.Request.keeping() || !a.Inputs.Owner.Rootful() {
 		return
 	}
 	var names []string

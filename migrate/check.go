@@ -28,7 +28,7 @@ func (s *Session) verify(ctx context.Context) error {
 	// Podman may have been used since the cutover, if the run was cut off.
 	if in, err := s.swapped(ctx); err != nil {
 		return err
-	} else if !in {
+	} else if !in && !s.Inputs.DatabaseOnly() {
 		if err := s.swapIn(ctx); err != nil {
 			return err
 		}
@@ -40,8 +40,10 @@ func (s *Session) verify(ctx context.Context) error {
 	if err := s.compareManifest(ctx, part); err != nil {
 		return err
 	}
-	if err := s.checkSample(ctx); err != nil {
-		return err
+	if !s.Inputs.DatabaseOnly() {
+		if err := s.checkSample(ctx); err != nil {
+			return err
+		}
 	}
 	return s.smoke(ctx)
 }

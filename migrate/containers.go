@@ -9,23 +9,29 @@ import (
 
 	"github.com/storagectl/storagectl/drain"
 	"github.com/storagectl/storagectl/internal/podman"
+	"github.com/storagectl/storagectl/internal/podman/libpoddb"
 )
 
 // Ran is a container that ran when podman was stopped for a run.
 type Ran struct {
 	ID   string `json:"id"`
 	Name string `json:"name"`
+	// Init is for an init container: it runs and ends before the others of its pod
+	// start, each time that the pod does.
+	Init bool `json:"init,omitempty"`
+	// Frozen is for one that goes on from a checkpoint.
+	Frozen bool `json:"frozen,omitempty"`
 }
 
 // stopContainers stops what runs in podman when the units are down, with
 // podman's own grace time. What is kept is remembered first, in the order in
 // which it was started.
 func (s *Session) stopContainers(ctx context.Context) error {
-	cs, err := s.cli.Containers(ctx)
+	all, err := s.cli.Containers(ctx)
 	if err != nil {
 		return err
 	}
-	cs = slices.DeleteFunc(cs, func(c podman.Container) bool {
+	cs := slices.DeleteFunc(slices.Clone(all), func(c podman.Container) bool {
 		_, nomads := drain.IsNomads(c.Names, c.Labels)
 		// What Nomad still has here was to leave with the drain: it is not ours to
 		// stop, and is told as what still uses podman.
@@ -34,10 +40,13 @@ func (s *Session) stopContainers(ctx context.Context) error {
 	if len(cs) == 0 {
 		return nil
 	}
-	if s.Inputs.Request.Containers == Keep {
-		if err := s.remember(ctx, cs); err != nil {
+	if s.Inputs.Request.keeping() {
+		if err := s.remember(ctx, cs, all); err != nil {
 			return err
 		}
+	}
+	if err := s.freeze(ctx, cs); err != nil {
+		return err
 	}
 	// Its exit status is no witness: the processes are looked for afterwards.
 	ids := make([]string, len(cs))
@@ -51,25 +60,48 @@ func (s *Session) stopContainers(ctx context.Context) error {
 	return err
 }
 
-// remember adds running containers to the facts, and refuses those that would
-// not come back as they are.
-func (s *Session) remember(ctx context.Context, running []podman.Container) error {
+// remember adds running containers, of all, to the facts, and refuses those that
+// would not come back as they are.
+func (s *Session) remember(ctx context.Context, running, all []podman.Container) error {
 	if r, err := unkeepable(ctx, s.cli, running); err != nil {
 		return err
 	} else if r != nil {
 		return r
 	}
+	inits, err := s.initContainers(ctx, running, all)
+	if err != nil {
+		return err
+	}
+	running = append(slices.Clone(inits), running...) // first among those that were started in the same second
 	slices.SortStableFunc(running, func(a, b podman.Container) int { return int(a.StartedAt - b.StartedAt) })
 	ran := slices.Clone(s.facts.Ran)
 	for _, c := range running {
 		if !slices.ContainsFunc(ran, func(r Ran) bool { return r.ID == c.ID }) {
-			ran = append(ran, Ran{c.ID, c.Name()})
+			init := slices.ContainsFunc(inits, func(i podman.Container) bool { return i.ID == c.ID })
+			ran = append(ran, Ran{ID: c.ID, Name: c.Name(), Init: init, Frozen: !init && s.Inputs.Request.Containers == Checkpoint})
 		}
 	}
 	if len(ran) == len(s.facts.Ran) {
 		return nil
 	}
 	return s.learn(func(f *Facts) { f.Ran = ran })
+}
+
+// initContainers are those of all that ran when the pods of running containers were
+// started. To start a pod's containers one by one leaves them out.
+func (s *Session) initContainers(ctx context.Context, running, all []podman.Container) ([]podman.Container, error) {
+	if !slices.ContainsFunc(running, func(c podman.Container) bool { return c.Pod != "" }) {
+		return nil, nil
+	}
+	db, err := s.database(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(c podman.Container) bool {
+		i := slices.IndexFunc(db.Containers, func(d libpoddb.Container) bool { return d.ID == c.ID })
+		return i < 0 || db.Containers[i].Init != "always" || c.StartedAt <= 0 || // one that runs once is gone by then
+			!slices.ContainsFunc(running, func(r podman.Container) bool { return r.Pod == c.Pod })
+	}), nil
 }
 
 // unkeepable refuses running containers that cannot be stopped and started
@@ -134,7 +166,20 @@ func (s *Session) startContainers(ctx context.Context) error {
 		if s.runsAgain(cs[i]) {
 			continue
 		}
-		if _, err := s.cli.Run(ctx, nil, "start", r.ID); err != nil {
+		if r.Frozen {
+			done, err := s.thaw(ctx, r)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("container %s does not go on from its checkpoint (podman start %s gives that up): %w", r.Name, r.Name, err))
+			}
+			if done || err != nil {
+				continue
+			}
+		}
+		start := []string{"start", r.ID}
+		if r.Init { // and wait for its end: a failure is one of the pod's start, too
+			start = []string{"start", "--attach", r.ID}
+		}
+		if _, err := s.cli.Run(ctx, nil, start...); err != nil {
 			errs = append(errs, fmt.Errorf("cannot start container %s again: %w", r.Name, err))
 		}
 	}

@@ -21,6 +21,8 @@ const (
 	Keep    = "keep"
 	Refuse  = "refuse" // containers only
 	Discard = "discard"
+	// Checkpoint keeps containers, and the memory of those that run; containers only.
+	Checkpoint = "checkpoint"
 )
 
 // Request is what an operator asks of a migrate job.
@@ -28,10 +30,11 @@ type Request struct {
 	To          string `json:"to"`
 	User        string `json:"user,omitempty"` // "": the caller
 	Images      string `json:"images"`         // Keep or Discard
-	Containers  string `json:"containers"`     // Keep, Refuse or Discard
+	Containers  string `json:"containers"`     // Keep, Checkpoint, Refuse or Discard
 	KeepDamaged bool   `json:"keepDamaged,omitempty"`
 	SmokeImage  string `json:"smokeImage,omitempty"`
-	Commit      bool   `json:"commit,omitempty"` // remove the old store at the end
+	MigrateDB   bool   `json:"migrateDB,omitempty"` // podman's database, from BoltDB to SQLite
+	Commit      bool   `json:"commit,omitempty"`    // remove the old store at the end
 	Outage      Outage `json:"outage,omitzero"`
 	// Relocate is nil in a migrate job.
 	Relocate *Relocation `json:"relocate,omitempty"`
@@ -72,6 +75,9 @@ type Inputs struct {
 	Systemd bool     `json:"systemd"`         // the owner's units can be reached
 	Podman  string   `json:"podman"`          // version
 	HadTo   bool     `json:"hadTo,omitempty"` // folders of the new driver were there already
+	// UnitFiles are the owner's units that have the old driver's name in the path of
+	// a pid file.
+	UnitFiles []string `json:"unitFiles,omitempty"`
 }
 
 // Job names the job of these inputs.
@@ -127,6 +133,12 @@ type Facts struct {
 	Sample *FileRef `json:"sample,omitempty"`
 	// Conf is storage.conf as it was, and as the run wrote it.
 	Conf *ConfFact `json:"conf,omitempty"`
+	// OldDB is podman's database as it was before it was moved to SQLite, and NewDB
+	// where it is since.
+	OldDB *libpoddb.Facts `json:"oldDB,omitempty"`
+	NewDB string          `json:"newDB,omitempty"`
+	// UnitFiles are units' files as they were, and as the run wrote them.
+	UnitFiles *[]UnitFact `json:"unitFiles,omitempty"`
 	// Dropped are the containers that were given up on the operator's word.
 	Dropped *[]string `json:"dropped,omitempty"`
 	// Smoke is what the smoke test saw.

@@ -255,6 +255,9 @@ func (s *Session) Forward(ctx context.Context, commit bool) error {
 	}
 	steps := s.journal.State().Steps
 	touched := steps[stepSwap].Mark != engine.MarkNone || steps[stepReset].Mark != engine.MarkNone
+	if s.Inputs.DatabaseOnly() { // until then a move that failed is taken back
+		touched = steps[stepVerify].Mark != engine.MarkNone
+	}
 	if s.relocating() { // it is only renamed until the target takes its place
 		touched = steps[stepMount].Mark != engine.MarkNone || steps[StepGrowFS].Mark != engine.MarkNone
 	}
@@ -294,7 +297,7 @@ func (s *Session) Rollback(ctx context.Context) error {
 			return err
 		}
 		var before verify.Manifest
-		if s.Inputs.Request.Containers == Keep {
+		if s.Inputs.Request.keeping() {
 			if before, err = s.readManifest(); err != nil {
 				return err
 			}
@@ -393,5 +396,5 @@ func (s *Session) swap() swap {
 
 func (s *Session) db() dbArgs {
 	st := s.Inputs.Store
-	return dbArgs{Path: st.Database, Saved: filepath.Join(s.folder(), "db"), From: st.Driver, To: s.Inputs.Request.To}
+	return dbArgs{Path: s.dbPath(), Saved: filepath.Join(s.folder(), "db"), From: st.Driver, To: s.Inputs.Request.To}
 }

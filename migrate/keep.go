@@ -252,11 +252,11 @@ func (s *Session) database(ctx context.Context) (libpoddb.Facts, error) {
 		return libpoddb.Facts{}, err
 	}
 	for _, f := range all {
-		if f.Path == s.Inputs.Store.Database {
+		if f.Path == s.dbPath() {
 			return f, nil
 		}
 	}
-	return libpoddb.Facts{}, fmt.Errorf("cannot find podman's database %s any more", s.Inputs.Store.Database)
+	return libpoddb.Facts{}, fmt.Errorf("cannot find podman's database %s any more", s.dbPath())
 }
 
 func (s *Session) stagedAll(ctx context.Context) (bool, error) {

@@ -26,6 +26,8 @@ const (
 	opUnits      = "units"
 	opUnitActive = "unit-active"
 	opUnitPIDs   = "unit-pid-files"
+	opUnitFiles  = "unit-files"
+	opUnitReload = "unit-reload"
 	opUnitStop   = "unit-stop"
 	opUnitStart  = "unit-start"
 	opPing       = "ping"
@@ -78,6 +80,9 @@ const (
 	opEmptyOld    = "empty-old"
 	opMakeHome    = "make-home"
 	opProbe       = "probe-target"
+
+	opUnitFilesMove = "unit-files-move"
+	opBundle        = "bundle"
 )
 
 // The kinds of faults that the worker's answers are told apart by.
@@ -151,6 +156,12 @@ func Handlers(uid int) map[string]podman.Handler {
 		opUnitPIDs: podman.Handle(func(ctx context.Context, units []string, _ func(any)) (paths map[string]string, err error) {
 			err = w.withBus(ctx, func(b *host.Bus) (err error) { paths, err = b.PIDFiles(ctx, units); return err })
 			return paths, err
+		}),
+		opUnitFiles:     podman.Handle(w.unitFiles),
+		opUnitFilesMove: podman.Handle(w.moveUnitFiles),
+		opBundle:        podman.Handle(moveBundle),
+		opUnitReload: podman.Handle(func(ctx context.Context, _ none, _ func(any)) (none, error) {
+			return none{}, w.withBus(ctx, func(b *host.Bus) error { return b.Reload(ctx) })
 		}),
 		opUnitStop: podman.Handle(func(ctx context.Context, unit string, _ func(any)) (none, error) {
 			return none{}, w.withBus(ctx, func(b *host.Bus) error { return b.Stop(ctx, unit) })

@@ -48,6 +48,7 @@ func (a *Assessment) what() map[string]string {
 		stepSwap:      fmt.Sprintf("renames %s* into the run's folder, %s* out of it", st.Driver, a.Inputs.Request.To),
 		stepRepoint:   db,
 		stepConf:      a.Conf.What,
+		stepUnitFiles: fmt.Sprintf("PIDFile= of %s: %s-containers becomes %s-containers", strings.Join(a.Inputs.UnitFiles, ", "), st.Driver, a.Inputs.Request.To),
 		stepClear:     fmt.Sprintf("%s-* in %s", st.Driver, st.RunRoot),
 		stepVerify:    "images, layers, containers, pods, volumes, secrets, networks; podman info; a container runs and is removed",
 		stepSmoke:     "podman info; a container runs and is removed",
@@ -55,6 +56,11 @@ func (a *Assessment) what() map[string]string {
 		stepStart:     "what was stopped, units in reverse order, then containers; podman's socket must answer",
 		stepCommit:    "only with --commit, or later by storagectl commit; no way back after it",
 		stepReset:     a.deletes(),
+	}
+	what[stepMigrateDB] = fmt.Sprintf("%s: podman system migrate --migrate-db; a copy is kept first, and the result is compared", st.Database)
+	what[stepManifest] = "images, layers, containers, pods, volumes, secrets, networks"
+	if a.Inputs.DatabaseOnly() {
+		what[stepCommit] = "the copy of the old database; " + what[stepCommit]
 	}
 	if a.Inputs.Growing() {
 		a.growWhat(what)

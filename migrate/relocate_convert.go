@@ -45,12 +45,12 @@ func (s *Session) conversion(ready, stopped []string) conversion {
 				Holds: s.copyRepointed, Do: s.repointCopy},
 		},
 		// They do not need the mount: their way back must not.
-		mounted: []engine.Step{
+		mounted: append(s.unitFileSteps(), []engine.Step{
 			{Name: stepConf, Title: "write storage.conf", Needs: []string{stepStop},
 				Holds: s.configured, Do: s.configure, Undo: s.unconfigure},
 			{Name: stepClear, Title: "clear the old driver's run state", Needs: []string{stepStop},
 				Holds: s.cleared, Do: s.clear, Undo: s.unclear},
-		},
+		}...),
 	}
 }
 

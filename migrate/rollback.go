@@ -166,7 +166,7 @@ func (s *Session) restoreDB(ctx context.Context) error {
 		return err
 	}
 	ours := slices.ContainsFunc(all, func(f libpoddb.Facts) bool {
-		return f.Path == s.Inputs.Store.Database && (f.GraphDriver == s.Inputs.Request.To || f.GraphDriver == "")
+		return f.Path == s.dbPath() && (f.GraphDriver == s.Inputs.Request.To || f.GraphDriver == "")
 	})
 	if in && ours && s.facts.KeptNew == nil {
 		fresh, err := s.madeSince(ctx)
@@ -179,7 +179,7 @@ func (s *Session) restoreDB(ctx context.Context) error {
 	}
 	// Podman may have moved to another kind of database since, or made one.
 	for _, f := range all {
-		if f.Path == s.Inputs.Store.Database || f.GraphDriver != s.Inputs.Request.To {
+		if f.Path == s.dbPath() || f.GraphDriver != s.Inputs.Request.To {
 			continue
 		}
 		if err := s.learn(func(k *Facts) { k.KeptNew = append(slices.Clone(k.KeptNew), "podman's database "+f.Path) }); err != nil {

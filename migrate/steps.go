@@ -13,6 +13,8 @@ const (
 	stepSwap      = "swap"
 	stepRepoint   = "repoint"
 	stepConf      = "storage-conf"
+	stepUnitFiles = "unit-files"
+	stepMigrateDB = "migrate-db"
 	stepClear     = "clear-run-state"
 	stepVerify    = "verify"
 	stepDrop      = "drop-containers"
@@ -33,6 +35,8 @@ func (s *Session) steps() []engine.Step {
 		return s.growSteps()
 	case s.relocating():
 		return s.around(s.relocateSteps())
+	case s.Inputs.DatabaseOnly():
+		return s.around(s.databaseOnlySteps())
 	case s.Inputs.Request.Images == Discard:
 		return s.around(s.discardSteps())
 	}
@@ -50,6 +54,8 @@ func (s *Session) keepSteps() []engine.Step {
 			Do: s.prove},
 		{Name: stepStop, Title: "stop podman", Pausable: true,
 			Holds: s.stopped, Do: s.stop, Undo: s.putBack},
+	}
+	plan = append(append(plan, s.databaseSteps()...), []engine.Step{
 		{Name: stepStageRest, Title: "stage what changed since", Needs: stopped,
 			Holds: s.stagedAll, Do: s.stageRest},
 		{Name: stepSwap, Title: "move the new store in and the old one aside", Needs: stopped,
@@ -58,11 +64,13 @@ func (s *Session) keepSteps() []engine.Step {
 			Holds: s.repointed, Do: s.repoint, Undo: s.restoreDB},
 		{Name: stepConf, Title: "write storage.conf", Needs: stopped,
 			Holds: s.configured, Do: s.configure, Undo: s.unconfigure},
+	}...)
+	plan = append(append(plan, s.unitFileSteps()...), []engine.Step{
 		{Name: stepClear, Title: "clear the old driver's run state", Needs: stopped,
 			Holds: s.cleared, Do: s.clear, Undo: s.unclear},
 		{Name: stepVerify, Title: "verify against the manifest and run a container", Needs: stopped,
 			Do: s.verify},
-	}
+	}...)
 	if s.Inputs.Request.Containers == Discard {
 		plan = append(plan, engine.Step{Name: stepDrop, Title: "remove the containers", Needs: stopped,
 			Holds: s.containersDropped, Do: s.dropContainers})

@@ -224,6 +224,14 @@ func oldMounts(folder string) ([]string, error) {
 // into a folder of its own in saved.
 func databaseAside(path, saved string) error {
 	dir := filepath.Join(saved, "since")
+	for i := 2; ; i++ { // there may be one of an earlier time
+		if there, err := exists(filepath.Join(dir, filepath.Base(path))); err != nil {
+			return err
+		} else if !there {
+			break
+		}
+		dir = filepath.Join(saved, fmt.Sprintf("since.%d", i))
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("cannot keep podman's database: %w", err)
 	}

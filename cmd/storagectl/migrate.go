@@ -35,7 +35,12 @@ rootful store. It shows the plan and asks, unless you say --yes.
 
 Containers are kept: what runs is stopped, by its unit or by podman, and started
 again. --containers refuse leaves a store with containers alone, --containers
-discard removes them.
+discard removes them. With --containers checkpoint what runs in the rootful store
+goes on with its memory, where CRIU can work.
+
+--migrate-db also moves podman's database from BoltDB, which podman 6 cannot
+read, to SQLite: a step of its own, with the old database kept. Where the store
+is on the driver already, that is all that is done. It takes podman 5.8.
 
 Ctrl-C stops at the next safe point; where podman is stopped then, it
 stays so until the run is resumed or rolled back.
@@ -44,6 +49,7 @@ stays so until the run is resumed or rolled back.
 		Example: `  storagectl migrate --to overlay --user hashi --dry-run   show the plan, change nothing
   storagectl migrate --to overlay --user hashi --yes       do it; the old store stays for a rollback
   storagectl migrate --to overlay --yes --commit           the rootful store; remove the old one at the end
+  storagectl migrate --to overlay --migrate-db --yes       and podman's database to SQLite, for podman 6
   storagectl migrate --to overlay --images discard --yes   the classic way: podman system reset, an empty store
   storagectl migrate --to overlay --user hashi --yes --slots 1 --drain-deadline 10m --canary localhost/base:1
                                                            on a Nomad client: one node at a time, tried by a job`,
@@ -61,9 +67,10 @@ stays so until the run is resumed or rolled back.
 	f.StringVar(&req.To, "to", "", "the driver to convert to: overlay")
 	f.StringVar(&req.User, "user", "", "the user whose store it is (default: the caller)")
 	f.StringVar(&req.Images, "images", migrate.Keep, "keep, or discard (podman system reset: images, containers, volumes, secrets and networks are deleted)")
-	f.StringVar(&req.Containers, "containers", migrate.Keep, "keep them (what ran is stopped, and started again), refuse to go on while there are any, or discard them; with --images discard the default is refuse")
+	f.StringVar(&req.Containers, "containers", migrate.Keep, "keep them (what ran is stopped, and started again), checkpoint (as keep, but what runs goes on with its memory: rootful, with CRIU), refuse to go on while there are any, or discard them; with --images discard the default is refuse")
 	f.BoolVar(&req.KeepDamaged, "keep-damaged", false, "carry damaged images over as they are")
 	f.StringVar(&req.SmokeImage, "smoke-image", "", "an image of the store to run as a test (default: a tiny one that comes with storagectl)")
+	f.BoolVar(&req.MigrateDB, "migrate-db", false, "move podman's database from BoltDB to SQLite, too (podman 5.8 and later)")
 	f.BoolVar(&req.Commit, "commit", false, "remove the old store at the end; there is no rollback then")
 	outageFlags(f, &req.Outage)
 	f.BoolVar(&dryRun, "dry-run", false, "show the plan and write nothing at all")
@@ -78,10 +85,12 @@ func checkRequest(r migrate.Request) error {
 		return usagef("cannot migrate to %q: overlay is the only driver to convert to", r.To)
 	case r.Images != migrate.Keep && r.Images != migrate.Discard:
 		return usagef("cannot use --images %q: it is keep or discard", r.Images)
-	case r.Containers != migrate.Keep && r.Containers != migrate.Refuse && r.Containers != migrate.Discard:
-		return usagef("cannot use --containers %q: it is keep, refuse or discard", r.Containers)
-	case r.Images == migrate.Discard && r.Containers == migrate.Keep:
+	case r.Containers != migrate.Keep && r.Containers != migrate.Checkpoint && r.Containers != migrate.Refuse && r.Containers != migrate.Discard:
+		return usagef("cannot use --containers %q: it is keep, checkpoint, refuse or discard", r.Containers)
+	case r.Images == migrate.Discard && (r.Containers == migrate.Keep || r.Containers == migrate.Checkpoint):
 		return usagef("cannot keep containers with --images discard")
+	case r.Images == migrate.Discard && r.MigrateDB:
+		return usagef("cannot use --migrate-db with --images discard: podman makes itself a new database then")
 	case r.Images == migrate.Discard && r.KeepDamaged:
 		return usagef("cannot use --keep-damaged with --images discard")
 	}
@@ -220,7 +229,9 @@ func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) 
 		growText(&b, m, started)
 	case st.Phase == engine.PhaseRolledBack:
 		m.Driver, m.SecondsDown, m.SecondsToStarted = in.Store.Driver, 0, 0
-		if m.Target != "" {
+		if in.DatabaseOnly() {
+			fmt.Fprintf(&b, "Run %s is rolled back: podman's database of %s is BoltDB again, as it was.\n", s.ID, in.Owner.Name)
+		} else if m.Target != "" {
 			fmt.Fprintf(&b, "Run %s is rolled back: the store of %s is in its old place again, as it was.\n", s.ID, in.Owner.Name)
 		} else {
 			fmt.Fprintf(&b, "Run %s is rolled back: the store of %s is on %s again, as it was.\n", s.ID, in.Owner.Name, m.Driver)
@@ -236,11 +247,21 @@ func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) 
 		if m.Reclaimable, err = s.Reclaimable(ctx); err != nil {
 			return err
 		}
+		if in.DatabaseOnly() {
+			fmt.Fprintf(&b, "Podman's database of %s is SQLite now: every container, pod and volume compared and found.\n", in.Owner.Name)
+			b.WriteString(downText(verified, started, time.Since(st.Started()), time.Since(began)))
+			fmt.Fprintf(&b, "The old one is kept. \"storagectl commit %s\" removes it; \"storagectl rollback %s\" returns to it.\n", s.ID, s.ID)
+			break
+		}
 		fmt.Fprintf(&b, "The store of %s is on %s: every image, container, volume, secret and network compared and found.\n", in.Owner.Name, place(m, in.Converting()))
 		b.WriteString(downText(verified, started, time.Since(st.Started()), time.Since(began)))
 		fmt.Fprintf(&b, "The old store is kept. \"storagectl commit %s\" removes it and frees %s; \"storagectl rollback %s\" returns to it.\n", s.ID, migrate.Bytes(m.Reclaimable), s.ID)
 	case st.Phase == engine.PhaseCommitted:
-		fmt.Fprintf(&b, "The store of %s is on %s, and the old one is removed.\n", in.Owner.Name, place(m, in.Converting()))
+		if in.DatabaseOnly() {
+			fmt.Fprintf(&b, "Podman's database of %s is SQLite, and the old one is removed.\n", in.Owner.Name)
+		} else {
+			fmt.Fprintf(&b, "The store of %s is on %s, and the old one is removed.\n", in.Owner.Name, place(m, in.Converting()))
+		}
 		if verified > 0 && !began.After(st.Started()) {
 			fmt.Fprintf(&b, "Podman was down for %s (until verified; %s until its units ran again).\n", seconds(verified), seconds(started))
 		}
@@ -290,6 +311,8 @@ func planText(p *migrate.Assessment) string {
 	in, e := p.Inputs, p.Estimate
 	if in.Growing() {
 		fmt.Fprintf(&b, "Make the image %s larger, which the store of %s (podman %s, on %s) is on\n\n", oneLine(in.Target.Where), in.Owner.Name, in.Podman, in.Store.Driver)
+	} else if in.DatabaseOnly() {
+		fmt.Fprintf(&b, "Move podman's database of %s (podman %s, on %s) from BoltDB to SQLite\n\n", in.Owner.Name, in.Podman, in.Store.Driver)
 	} else if in.Converting() {
 		fmt.Fprintf(&b, "Move the store of %s (podman %s) to %s, from %s to %s\n\n", in.Owner.Name, in.Podman, oneLine(in.Target.Where), in.Store.Driver, in.Request.To)
 	} else if in.Target != nil {

@@ -105,7 +105,9 @@ func ofHealthcheck(unit string) bool {
 // useOf tells by a service's properties what it has to do with the store of uid:
 // by its command line, and by the processes in its control group.
 func useOf(unit string, props map[string]any, uid int, users []string) use {
-	if u, _ := props["User"].(string); !slices.Contains(users, u) {
+	// podman-restart.service starts each container with restart=always, also one that
+	// somebody stopped: it is for boots. What runs by it is podman's to stop and start.
+	if u, _ := props["User"].(string); !slices.Contains(users, u) || unit == "podman-restart.service" {
 		return unused
 	}
 	is := used

@@ -23,6 +23,7 @@ func TestChoose(t *testing.T) {
 		"podman-auto-update.service": {"ExecStart": podman, "Type": "oneshot", "RemainAfterExit": false},
 		"prune.service":              {"ExecStart": [][]any{{"/bin/sh", []string{"/bin/sh", "-c", "exec podman system prune -f"}}}, "Type": "oneshot"},
 		"pod.service":                {"ExecStart": podman, "Type": "oneshot", "RemainAfterExit": true},
+		"podman-restart.service":     {"ExecStart": podman, "Type": "oneshot", "RemainAfterExit": true},
 		"theirs.service":             {"ExecStart": podman, "Type": "exec", "User": "eve"},
 		"other.service":              {"ExecStart": [][]any{{"/bin/other", []string{"/bin/other"}}}, "Type": "oneshot"},
 	}
@@ -32,7 +33,7 @@ func TestChoose(t *testing.T) {
 		return []string{name + ".service"}, nil
 	}
 	active := []string{"podman.service", "podman.socket", "podman-auto-update.timer", "podman-auto-update.service",
-		"prune.timer", "pod.service", "theirs.service", "theirs.socket", "other.timer", "other.service"}
+		"prune.timer", "pod.service", "podman-restart.service", "theirs.service", "theirs.socket", "other.timer", "other.service"}
 	got, err := choose(active, look, triggers)
 	want := []string{"podman-auto-update.timer", "podman.socket", "prune.timer", "pod.service", "podman.service"}
 	if err != nil || !slices.Equal(got, want) {

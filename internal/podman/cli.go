@@ -46,6 +46,10 @@ func (c CLI) Run(ctx context.Context, stdin io.Reader, args ...string) ([]byte, 
 type Info struct {
 	Host struct {
 		DatabaseBackend string `json:"databaseBackend"` // podman 4.6 and later
+		OCIRuntime      struct {
+			Name string `json:"name"`
+			Path string `json:"path"`
+		} `json:"ociRuntime"`
 	} `json:"host"`
 	Store struct {
 		GraphDriverName string            `json:"graphDriverName"`
@@ -123,6 +127,7 @@ type Container struct {
 	Names     []string `json:"Names"`
 	Image     string   `json:"Image"`
 	State     string   `json:"State"`
+	Pod       string   `json:"Pod"`       // id; "" if it is in none
 	StartedAt int64    `json:"StartedAt"` // seconds since 1970; before that: never
 	Labels    map[string]string
 }

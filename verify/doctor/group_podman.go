@@ -68,7 +68,7 @@ func podmanChecks() []Check {
 		{
 			ID: "database", Group: groupPodman, Title: "Podman's database",
 			Why:   "Podman 6 cannot read BoltDB, and 5.8 moves it to SQLite by itself, which is not safe while several podman processes run. Where two databases hold objects, one half of the containers is not seen.",
-			Mends: "Move to SQLite while podman 5.8 is installed and no container runs: podman system migrate --migrate-db.",
+			Mends: "Move to SQLite while podman 5.8 is installed: storagectl migrate --to overlay --migrate-db.",
 			Look:  lookDatabase,
 		},
 	}
@@ -158,7 +158,11 @@ func lookDatabase(_ context.Context, h *Host) Finding {
 	saw := fmt.Sprintf("%s in %s, %d containers, %d volumes", db.Kind, db.Path, len(db.Containers), len(db.Volumes))
 	major, minor := majorMinor(version)
 	if db.Kind == libpoddb.BoltDB && (major > 4 || major == 4 && minor >= 8) {
-		return warning(saw+"; podman 6 cannot read BoltDB", "before an upgrade to podman 6, with no container running: "+h.as("podman system migrate --migrate-db")+" (podman 5.8)")
+		mend := "storagectl migrate --to overlay --migrate-db" + h.userFlag() + ", before an upgrade to podman 6"
+		if major < 5 || major == 5 && minor < 8 {
+			mend = "upgrade to podman 5.8 before podman 6; it can move the database (storagectl migrate --to overlay --migrate-db" + h.userFlag() + ")"
+		}
+		return warning(saw+"; podman 6 cannot read BoltDB", mend)
 	}
 	return ok("%s", saw)
 }

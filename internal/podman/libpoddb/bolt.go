@@ -205,6 +205,7 @@ func containerFacts(id string, config, state []byte) (Container, error) {
 		Name        string   `json:"name"`
 		Pod         string   `json:"pod"`
 		Infra       bool     `json:"pause"`
+		Init        string   `json:"init_container_type"`
 		Image       string   `json:"rootfsImageID"`
 		ExitCommand []string `json:"exitCommand"`
 	}
@@ -221,7 +222,7 @@ func containerFacts(id string, config, state []byte) (Container, error) {
 	if c.ID != id {
 		return Container{}, damaged("container %s: its config names the id %q", id, c.ID)
 	}
-	return Container{ID: id, Name: c.Name, State: stateName(s.State), Pod: c.Pod, Infra: c.Infra,
+	return Container{ID: id, Name: c.Name, State: stateName(s.State), Pod: c.Pod, Infra: c.Infra, Init: c.Init,
 		Image: c.Image, Mounted: s.Mounted, ExitCommand: len(c.ExitCommand) > 0}, nil
 }
 

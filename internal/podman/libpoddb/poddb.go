@@ -91,6 +91,7 @@ type Container struct {
 	Pod     string `json:"pod,omitempty"` // pod id
 	PodName string `json:"pod_name,omitempty"`
 	Infra   bool   `json:"infra,omitempty"`
+	Init    string `json:"init,omitempty"`  // "always" or "once": runs before a pod's other containers, and ends
 	Image   string `json:"image,omitempty"` // image id; empty with --rootfs
 	Mounted bool   `json:"mounted,omitempty"`
 	// ExitCommand: the record holds its own clean-up command, as podman
