@@ -71,8 +71,14 @@ podman network inspect cninet`)
 		}
 	}
 	check("vfs", 1)
-	w.must(w.migrate()...)
+	if r := w.exec("root", append([]string{"env", "STORAGECTL_SWEEP_KILL_AT=after-unit-files", "storagectl-sweep"}, w.migrate()...)...); r.code != -1 {
+		t.Fatalf("not killed: %s", r)
+	}
+	w.must("resume")
 	check("overlay", 2)
+	if r := w.must(w.migrate()...); !strings.Contains(r.stdout, "already") {
+		t.Errorf("a store on overlay, in use, is not let be: %s", r)
+	}
 	w.script("root", "systemctl restart container-kept.service; systemctl start container-spare.service; systemctl stop container-spare.service")
 	w.must("rollback")
 	check("vfs", 3)

@@ -123,25 +123,25 @@ cd /var/lib/containers/storage; ls db.sql libpod/bolt_state.db* 2>/dev/null || t
 	f.must("rollback")
 	check("the database, rolled back", "overlay", bolt)
 
-	for _, at := range []string{"before podman moves its database", "after podman moved its database"} {
+	for _, at := range []string{"move-db", "after-move-db"} {
 		if r := f.run(append([]string{"STORAGECTL_SWEEP_KILL_AT=" + at, "storagectl-sweep"}, both...)...); r.code != -1 {
-			t.Fatalf("not killed %s: %s", at, r)
+			t.Fatalf("not killed at %s: %s", at, r)
 		}
-		if strings.HasPrefix(at, "before") { // podman was, too, and left a database with nothing in it
+		if at == "move-db" { // podman was, too, and left a database with nothing in it
 			f.in("podman --db-backend=sqlite info >/dev/null")
 		}
 		f.must("resume")
-		check("killed "+at+", resumed", "overlay", lite)
-		if r := f.run("STORAGECTL_SWEEP_KILL_AT=between podman's databases", "storagectl-sweep", "rollback"); r.code != -1 {
+		check("killed at "+at+", resumed", "overlay", lite)
+		if r := f.run("STORAGECTL_SWEEP_KILL_AT=between-dbs", "storagectl-sweep", "rollback"); r.code != -1 {
 			t.Fatalf("not killed: %s", r)
 		}
 		f.must("resume")
 		check("killed on the way back, resumed", "overlay", bolt)
 		if r := f.run(append([]string{"STORAGECTL_SWEEP_KILL_AT=" + at, "storagectl-sweep"}, both...)...); r.code != -1 {
-			t.Fatalf("not killed %s: %s", at, r)
+			t.Fatalf("not killed at %s: %s", at, r)
 		}
 		f.must("rollback")
-		check("killed "+at+", rolled back", "overlay", bolt)
+		check("killed at "+at+", rolled back", "overlay", bolt)
 	}
 	f.must(append(both, "--commit")...)
 	check("the database, for good", "overlay", lite)

@@ -34,6 +34,7 @@ func (a *Assessment) roots(stateDir string) {
 		part, _, _ := strings.Cut(strings.TrimPrefix(m, l.RealPath+"/"), "/")
 		switch {
 		case a.Inputs.Request.Relocate != nil: // judged by itself
+		case a.Info.Store.GraphDriverName == a.Inputs.Request.To: // stays where it is
 		case a.Inputs.Request.Images == Discard:
 			a.refuse("mount", "unmount it first", "%s is mounted in the store, and podman system reset would delete what is on it", m)
 		case strings.HasSuffix(m, "/userdata/shm"): // podman's own, of a running container

@@ -86,7 +86,7 @@ func (s *Session) freeze(ctx context.Context, running []podman.Container) error 
 			return &Refusal{ID: "checkpoint", Text: fmt.Sprintf("the container %s cannot be checkpointed: %v", c.Name(), err),
 				Hint: "say --containers keep: it is stopped and started again"}
 		}
-		s.point("after a checkpoint")
+		s.point("before after-checkpoint")
 	}
 	return nil
 }

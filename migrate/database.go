@@ -112,11 +112,11 @@ func (s *Session) moveDatabase(ctx context.Context) error {
 				return err
 			}
 		}
-		s.point("before podman moves its database")
+		s.point("before move-db")
 		cli := s.cli
 		cli.Limit = migrateDBDeadline
 		_, failure = cli.Run(ctx, nil, "system", "migrate", "--migrate-db") // what it did is looked at
-		s.point("after podman moved its database")
+		s.point("before after-move-db")
 		if bolt, lite, err = s.databases(ctx); err != nil {
 			return err
 		}
@@ -176,7 +176,7 @@ func (s *Session) moveDatabaseBack(ctx context.Context) error {
 			return err
 		}
 	}
-	s.point("between podman's databases")
+	s.point("before between-dbs")
 	if _, err := ask[none](ctx, s, opDBRestore, dbArgs{Path: s.Inputs.Store.Database, Saved: s.db().Saved}); err != nil {
 		return err
 	}
@@ -239,17 +239,21 @@ func (a *Assessment) databaseOnly(ctx context.Context, s *Session) error {
 // migrateDB judges --migrate-db. Where the database is SQLite already there is
 // nothing to be done.
 func (a *Assessment) migrateDB() {
-	if !a.Inputs.Request.MigrateDB || len(a.Refusals) > 0 {
+	if len(a.Refusals) > 0 {
 		return
 	}
-	if a.Inputs.Store.DBKind != libpoddb.BoltDB {
+	asked, bolt := a.Inputs.Request.MigrateDB, a.Inputs.Store.DBKind == libpoddb.BoltDB
+	var major, minor int
+	_, err := fmt.Sscanf(a.Inputs.Podman, "%d.%d", &major, &minor)
+	can := err == nil && (major > 5 || major == 5 && minor >= 8)
+	switch {
+	case asked && !bolt:
 		a.Inputs.Request.MigrateDB = false
 		a.Notes = append(a.Notes, "podman's database is SQLite already")
-		return
-	}
-	var major, minor int
-	if _, err := fmt.Sscanf(a.Inputs.Podman, "%d.%d", &major, &minor); err != nil || major < 5 || major == 5 && minor < 8 {
+	case asked && !can:
 		a.refuse("migrate-db", "leave --migrate-db out until podman 5.8 is installed; podman 6 then needs it",
 			"podman %s cannot move its database from BoltDB to SQLite; podman 5.8 is the first that can", a.Inputs.Podman)
+	case bolt && can && !asked:
+		a.Notes = append(a.Notes, "podman "+a.Inputs.Podman+" moves its database to SQLite by itself at the next boot; with --migrate-db this run does it, and can take it back")
 	}
 }

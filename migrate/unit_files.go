@@ -202,6 +202,7 @@ func (s *Session) moveUnits(ctx context.Context) error {
 	if _, err := ask[[]UnitFact](ctx, s, opUnitFilesMove, m); err != nil {
 		return err
 	}
+	s.point("before after-unit-files")
 	return s.reloadUnits(ctx)
 }
 
