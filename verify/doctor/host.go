@@ -221,11 +221,27 @@ func (h *Host) canRun() error {
 	return nil
 }
 
+// rootPatience is how long podman may take to say where its store is, before its
+// configuration and database, which decide it, are believed: that leaves a check
+// time to look there.
+const rootPatience = 5 * time.Second
+
 // root is the graphroot and the driver, from podman where it answers, else from
 // its configuration.
 func (h *Host) root() (graphRoot, runRoot, driver string, err error) {
-	if i, err := h.info(); err == nil {
-		return filepath.Clean(i.Store.GraphRoot), filepath.Clean(i.Store.RunRoot), i.Store.GraphDriverName, nil
+	said := make(chan infoSeen, 1)
+	go func() {
+		if i, err := h.info(); err == nil {
+			said <- i
+		}
+		close(said)
+	}()
+	select {
+	case i, is := <-said:
+		if is {
+			return filepath.Clean(i.Store.GraphRoot), filepath.Clean(i.Store.RunRoot), i.Store.GraphDriverName, nil
+		}
+	case <-time.After(rootPatience):
 	}
 	c, err := h.conf()
 	switch {
