@@ -23,7 +23,7 @@ func flagGroups() []flagGroup {
 		{"Which store", []string{"user"}},
 		{"Where to", []string{"path", "device", "rbd", "cephfs", "size", "fs", "format", "mount"}},
 		{"Ceph", []string{"ceph-conf", "ceph-user", "ceph-keyring", "mapper", "mounter", "data-pool", "take-over"}},
-		{"What is done", []string{"to", "driver", "images", "containers", "migrate-db", "keep-damaged", "rate", "smoke-image", "commit",
+		{"What is done", []string{"to", "driver", "images", "containers", "migrate-db", "keep-damaged", "rate", "smoke-image", "commit", "old-lost",
 			"check", "all", "fix", "undo", "doctor",
 			"read-data", "sample", "against", "with", "manifest", "docker-api", "pull"}},
 		{"Nomad", []string{"cluster", "nomad", "nomad-token-file", "nomad-node", "reason", "drain-deadline", "drain-grace", "drain-ignore-system",
