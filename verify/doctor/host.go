@@ -15,6 +15,7 @@ import (
 	"github.com/storagectl/storagectl/internal/podman"
 	"github.com/storagectl/storagectl/internal/podman/libpoddb"
 	"github.com/storagectl/storagectl/internal/podman/storageconf"
+	"github.com/storagectl/storagectl/verify"
 )
 
 // Host is the machine, and the owner of the store that the checks are about.
@@ -39,6 +40,7 @@ type Host struct {
 	store   func() (storeSeen, error)
 	fuse    func() (kernelSeen, error)
 	records func() (recordsSeen, error)
+	where   func() (verify.StoreRef, error)
 
 	idle chan *podman.Worker // that have answered, and can be asked again
 }
@@ -57,6 +59,7 @@ func (h *Host) share(ctx context.Context) {
 		return text, err
 	})
 	h.conf = sync.OnceValues(func() (confSeen, error) { return h.lookConf(ctx) })
+	h.where = sync.OnceValues(h.lookRoot)
 	h.info = sync.OnceValues(func() (infoSeen, error) { return h.lookInfo(ctx) })
 	h.store = sync.OnceValues(func() (storeSeen, error) { return h.lookStore(ctx) })
 	h.fuse = sync.OnceValues(func() (kernelSeen, error) { return askOwner[kernelSeen](ctx, h, opKernel, none{}) })
@@ -226,9 +229,9 @@ func (h *Host) canRun() error {
 // time to look there.
 const rootPatience = 5 * time.Second
 
-// root is the graphroot and the driver, from podman where it answers, else from
+// lookRoot is the graphroot and the driver, from podman where it answers, else from
 // its configuration.
-func (h *Host) root() (graphRoot, runRoot, driver string, err error) {
+func (h *Host) lookRoot() (verify.StoreRef, error) {
 	said := make(chan infoSeen, 1)
 	go func() {
 		if i, err := h.info(); err == nil {
@@ -239,18 +242,23 @@ func (h *Host) root() (graphRoot, runRoot, driver string, err error) {
 	select {
 	case i, is := <-said:
 		if is {
-			return filepath.Clean(i.Store.GraphRoot), filepath.Clean(i.Store.RunRoot), i.Store.GraphDriverName, nil
+			return ref(filepath.Clean(i.Store.GraphRoot), filepath.Clean(i.Store.RunRoot), i.Store.GraphDriverName), nil
 		}
 	case <-time.After(rootPatience):
 	}
 	c, err := h.conf()
 	switch {
 	case err != nil:
-		return "", "", "", err
+		return verify.StoreRef{}, err
 	case !c.There:
-		return "", "", "", errNoStore
+		return verify.StoreRef{}, errNoStore
 	}
-	return c.effective("graphroot").Value, c.effective("runroot").Value, c.effective("driver").Value, nil
+	return ref(c.effective("graphroot").Value, c.effective("runroot").Value, c.effective("driver").Value), nil
+}
+
+func (h *Host) root() (graphRoot, runRoot, driver string, err error) {
+	r, err := h.where()
+	return r.GraphRoot, r.RunRoot, r.Driver, err
 }
 
 // rooted makes a check of a function that needs the place of the store.
