@@ -19,12 +19,6 @@ import (
 	"github.com/storagectl/storagectl/verify/doctor"
 )
 
-// doctorExit is what doctor's exit codes mean.
-const doctorExit = `Of doctor itself: 0 all is well, 1 nothing worse than a warning or what could not be
-found out, 4 a problem.
-
-`
-
 func newDoctor(a *app) *cobra.Command {
 	var user string
 	var only []string
@@ -45,7 +39,7 @@ Without --user it is about the caller's own store: run as root, the rootful stor
 does not ask). They are a run, whose id it tells: storagectl doctor --undo RUN takes them
 back. storagectl history --doctor lists these runs; --undo latest means the last of them.
 
-` + doctorExit + exitHelp,
+` + doctorExitHelp,
 		Example: `  storagectl doctor                              the rootful store, as root; else the caller's own
   storagectl doctor --user hashi                 the store of a user
   storagectl doctor --user hashi --check linger --check subids
@@ -113,7 +107,7 @@ func (a *app) doctor(ctx context.Context, user string, only []string, fix, all b
 	}
 	results := doctor.Run(ctx, h, checks)
 	if ctx.Err() != nil {
-		return errors.New("interrupted; nothing was changed")
+		return fmt.Errorf("%w; nothing was changed", engine.ErrInterrupted)
 	}
 	if fix {
 		changed, err := a.fix(ctx, h, results)
@@ -264,7 +258,7 @@ func verdict(m doctorMessage) string {
 		words = append(words, "all is well")
 	}
 	if m.Absent > 0 {
-		words = append(words, fmt.Sprintf("%d do not apply here", m.Absent))
+		words = append(words, migrate.Count(m.Absent, "does not apply here", "do not apply here"))
 	}
 	return strings.Join(words, ", ")
 }

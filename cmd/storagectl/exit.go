@@ -33,6 +33,31 @@ const exitHelp = `Exit codes:
   12   the journal is damaged, or the plan changed since
   130  interrupted; the run can be resumed`
 
+// doctorExitHelp and verifyExitHelp are the same for the commands that judge: there
+// is mostly no run to go on with.
+const (
+	doctorExitHelp = `Exit codes:
+  0    all is well
+  1    nothing worse than a warning, or than what could not be found out
+  2    wrong usage
+  3    refused (the reason, and what would lift it)
+  4    a problem
+  10   no such run
+  11   another doctor --fix is under way
+  12   the journal of a run is damaged
+  130  interrupted; nothing was changed, or --undo takes it back`
+
+	verifyExitHelp = `Exit codes:
+  0    all is proven
+  1    something could not be found out, or is a warning of --docker-api
+  2    wrong usage
+  3    refused (the reason, and what would lift it)
+  4    something is wrong; with --with: the two differ
+  10   no such run
+  12   the journal of the run is damaged
+  130  interrupted`
+)
+
 func exitCode(err error) int {
 	var (
 		usage   *usageError
@@ -110,7 +135,7 @@ func hint(err error, code int) string {
 		return dockerHint(err)
 	}
 	var ofRun *runError
-	if !errors.As(err, &ofRun) && code == exitFailed {
+	if !errors.As(err, &ofRun) && (code == exitFailed || code == exitInterrupted) {
 		return "" // there is no run to go on with
 	}
 	if ofRun != nil && ofRun.final {

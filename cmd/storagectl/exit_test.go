@@ -40,6 +40,7 @@ func TestExit(t *testing.T) {
 		{"Ctrl-C", &runError{error: errors.Join(engine.ErrInterrupted, context.Canceled)}, exitInterrupted, "storagectl resume goes on"},
 		{"a step after the reset", &runError{error: step, final: true}, exitFailed, "no way back: mend the cause, then storagectl resume"},
 		{"verification after the reset", &runError{error: fmt.Errorf("%w: no", migrate.ErrVerification), final: true}, exitUnverified, "no way back"},
+		{"Ctrl-C where there is no run", fmt.Errorf("%w; nothing was changed", engine.ErrInterrupted), exitInterrupted, ""},
 		{"Ctrl-C after the reset", &runError{error: engine.ErrInterrupted, final: true}, exitInterrupted, "no way back"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

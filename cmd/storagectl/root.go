@@ -86,7 +86,7 @@ stderr.
 	root.AddCommand(newMigrate(a), newRelocate(a), newResume(a), newRollback(a), newCommit(a), newStatus(a), newHistory(a), newDrain(a), newUndrain(a), newDoctor(a), newVerify(a), newWorker(a))
 	for _, c := range root.Commands() {
 		if c.Args == nil {
-			c.Args = cobra.NoArgs
+			c.Args = noArgs
 		}
 		args := c.Args
 		c.Args = func(cmd *cobra.Command, list []string) error {
@@ -104,6 +104,17 @@ stderr.
 	}
 	root.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	return root
+}
+
+// noArgs takes no argument; the likeliest one is whose store it is.
+func noArgs(cmd *cobra.Command, args []string) error {
+	switch {
+	case len(args) == 0:
+		return nil
+	case cmd.Flags().Lookup("user") != nil:
+		return fmt.Errorf("%s takes no argument, but %q is one; a user is named by --user", cmd.Name(), args[0])
+	}
+	return fmt.Errorf("%s takes no argument, but %q is one", cmd.Name(), args[0])
 }
 
 func defaultStateDir() (string, error) {

@@ -45,10 +45,7 @@ migrate and relocate make them before the host is given back, with the same flag
 Nothing is pulled (but by --pull), and but for the containers of the tests nothing is
 changed.
 
-Of verify itself: 0 all is proven, 1 something could not be found out, 4 something is
-wrong.
-
-` + exitHelp,
+` + verifyExitHelp,
 		Example: `  storagectl verify --user hashi
   storagectl verify --user hashi --read-data            read everything
   storagectl verify --user hashi --sample 5%            read one file in twenty
@@ -94,8 +91,11 @@ func (a *app) verify(ctx context.Context, o verifyOptions) error {
 	if err != nil {
 		return err
 	}
-	if o.docker && (share > 0 || o.against != "" || o.with != "" || o.write != "") || o.pull != "" && !o.docker {
+	if o.docker && (share > 0 || o.image != "" || o.against != "" || o.with != "" || o.write != "") || o.pull != "" && !o.docker {
 		return usagef("cannot use --docker-api with other proofs, nor --pull without it")
+	}
+	if o.write != "" && (share > 0 || o.against != "" || o.with != "" || o.image != "") {
+		return usagef("cannot use --manifest with a proof: it writes the manifest of the store, and proves nothing")
 	}
 	if o.with != "" {
 		return a.compareFiles(o)
@@ -127,7 +127,7 @@ func (a *app) verify(ctx context.Context, o verifyOptions) error {
 		results = doctor.RunInTurn(ctx, h, doctor.Proofs(p))
 	}
 	if ctx.Err() != nil {
-		return errors.New("interrupted; nothing was changed")
+		return engine.ErrInterrupted
 	}
 	a.tellResults(h, results, true, "verify")
 	return outcome(results)
@@ -161,7 +161,7 @@ func (a *app) manifestOf(name string) (m verify.Manifest, user string, err error
 
 // compareFiles compares two manifests, as they lie on the disk.
 func (a *app) compareFiles(o verifyOptions) error {
-	if o.against == "" || o.user != "" || o.read || o.sample != "" || o.write != "" {
+	if o.against == "" || o.user != "" || o.read || o.sample != "" || o.image != "" {
 		return usagef("cannot use --with but beside --against alone")
 	}
 	before, _, err := a.manifestOf(o.against)

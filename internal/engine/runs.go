@@ -50,7 +50,7 @@ func (d Dir) Find(name string) (string, error) {
 	}
 	if name == "" {
 		if len(runs) == 0 {
-			return "", ErrNoRun
+			return "", fmt.Errorf("%w: none was begun yet in %s", ErrNoRun, d.Path)
 		}
 		return runs[len(runs)-1], nil
 	}

@@ -44,7 +44,7 @@ func networkChecks() []Check {
 				if err != nil {
 					return problem(fmt.Sprintf("%s: %s", path, reason(err)), "systemctl enable --now systemd-resolved, or write a line nameserver ADDRESS into "+path)
 				}
-				return ok("%d nameservers", strings.Count("\n"+string(b), "\nnameserver"))
+				return ok("nameservers: %d", strings.Count("\n"+string(b), "\nnameserver"))
 			},
 		},
 		{

@@ -93,17 +93,14 @@ func lookStorageConf(_ context.Context, h *Host) Finding {
 	var words []string
 	for _, s := range c.Asked {
 		if s.Name == "driver" || s.Name == "graphroot" || s.Name == "mount_program" {
-			words = append(words, fmt.Sprintf("%s %s by %s", s.Name, orPodmans(s.Value), s.Source))
+			if s.Value == "" {
+				words = append(words, s.Name+" left to podman")
+				continue
+			}
+			words = append(words, fmt.Sprintf("%s %s by %s", s.Name, s.Value, s.Source))
 		}
 	}
 	return ok("%s", strings.Join(words, "; "))
-}
-
-func orPodmans(v string) string {
-	if v == "" {
-		return "left to podman"
-	}
-	return v
 }
 
 func lookConfAgainstDatabase(_ context.Context, h *Host) Finding {
