@@ -52,7 +52,7 @@ lint: generate
 
 # The end-to-end tests build the binaries and the nodes that they need.
 test: deps build lint
-	go test -count=1 -timeout 55m -json ./... | go run ./integration/cmd/testsummary
+	go test -count=1 -timeout 75m -json ./... | go run ./integration/cmd/testsummary
 
 # Every crash point, both ways on; the table goes to docs/sweep.md.
 sweep: deps build
