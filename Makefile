@@ -56,7 +56,7 @@ test: deps build lint
 
 # Every crash point, both ways on; the table goes to docs/sweep.md.
 sweep: deps build
-	STORAGECTL_SWEEP=full go test -count=1 -timeout 10h -v -run 'TestSweep|TestNomadSweep|TestRelocateSweep|TestCephFSSweep|TestRelocateRBD' ./integration
+	STORAGECTL_SWEEP=full go test -count=1 -timeout 10h -v -run 'TestSweep|TestNomadSweep|TestRelocateSweep|TestCephFSSweep|TestRelocateRBD|TestDockerAPI$$' ./integration
 
 # What needs a kernel with Ceph's own clients: in User-Mode Linux, a quarter of an hour.
 test-uml: deps build

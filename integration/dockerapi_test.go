@@ -3,6 +3,7 @@ package integration
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -101,13 +102,26 @@ func compare(replay, client []verdict, blind ...string) []string {
 // TestDockerAPI: the replay leaves nothing behind, and comes to the same verdicts,
 // call by call, as docker-py and the docker command of Debian on the same node: on
 // one that is well, and on ones where the registry, the network or the socket is not.
+// STORAGECTL_SWEEP=full: on trixie, too.
 func TestDockerAPI(t *testing.T) {
-	t.Parallel()
+	releases := []string{"bookworm"}
+	if os.Getenv("STORAGECTL_SWEEP") == "full" {
+		releases = append(releases, "trixie")
+	}
+	for _, release := range releases {
+		t.Run(release, func(t *testing.T) {
+			t.Parallel()
+			testDockerAPI(t, release)
+		})
+	}
+}
+
+func testDockerAPI(t *testing.T, release string) {
 	clients, err := lab.DockerClients(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := newWorldWith(t, lab.Owner, images.Small, lab.Options{Release: "bookworm", Binds: []string{clients + ":/srv/clients"}})
+	w := newWorldWith(t, lab.Owner, images.Small, lab.Options{Release: release, Binds: []string{clients + ":/srv/clients"}})
 	w.script("root", "echo nameserver 127.0.0.1 >/etc/resolv.conf")
 	w.registry()
 	for _, name := range []string{"worker.py", "worker.sh"} {
@@ -222,6 +236,12 @@ func TestDockerAPIGate(t *testing.T) {
 		t.Errorf("the calls are not in the result: %s", r)
 	}
 	w.migrated(before)
+
+	// The rootful socket.
+	w.script("root", "systemctl start podman.socket")
+	if r := w.ctl("verify", "--docker-api"); r.code != exitFailed || strings.Contains(r.stdout, "  problem  ") || !strings.Contains(r.stdout, "  ok       stop ") {
+		t.Errorf("want warnings alone: %s", r)
+	}
 }
 
 const netavark = "/usr/lib/podman/netavark"
