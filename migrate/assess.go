@@ -13,6 +13,7 @@ import (
 	"github.com/storagectl/storagectl/internal/podman"
 	"github.com/storagectl/storagectl/internal/podman/libpoddb"
 	"github.com/storagectl/storagectl/migrate/convert"
+	"github.com/storagectl/storagectl/verify/smoke"
 )
 
 // Assessment is a job judged before it begins: what is there, what would be
@@ -129,6 +130,10 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 		a.plan(s)
 		return a, nil
 	}
+	if a.Info.Store.GraphDriverName != req.To || req.Relocate != nil || req.MigrateDB {
+		_, err := smoke.ProgramBytes()
+		a.testable(err)
+	}
 	if same := a.Info.Store.GraphDriverName == req.To; same && req.Relocate != nil {
 		return a, a.relocation(ctx, s)
 	} else if same && a.Inputs.Request.MigrateDB {
@@ -170,6 +175,14 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 	}
 	a.plan(s)
 	return a, nil
+}
+
+// testable refuses a run that would find out only with podman down that there is
+// nothing to test the new store with; missing is why this binary has no test image.
+func (a *Assessment) testable(missing error) {
+	if req := a.Inputs.Request; missing != nil && (req.SmokeImage == "" || req.Outage.DockerAPI) {
+		a.refuse("smoke-image", "use one that make build made, or give an image of the store: --smoke-image NAME", "there is nothing to test the new store with: %v", missing)
+	}
 }
 
 func (a *Assessment) refuse(id, hint, format string, args ...any) {

@@ -38,7 +38,7 @@ const (
 )
 
 // ErrNotBuilt says that this binary was built without the smoke program.
-var ErrNotBuilt = errors.New("this binary was built without the smoke program (build it with: make build)")
+var ErrNotBuilt = errors.New("this binary was built without the tiny image of the test (build it with: make build)")
 
 // ProgramBytes is the embedded program, or ErrNotBuilt.
 func ProgramBytes() ([]byte, error) { return program(bin) }
