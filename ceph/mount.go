@@ -243,6 +243,16 @@ func Unmount(ctx context.Context, run *host.Runner, dir string) error {
 	return nil
 }
 
+// Written returns when all that was written at a folder, where nothing is mounted any
+// more, is in the cluster: a ceph-fuse writes it out at its end. It touches nothing
+// there: others may be able to change the way to it.
+func Written(ctx context.Context, dir string) error {
+	if err := fuseEnded(ctx, dir); err != nil {
+		return fmt.Errorf("cannot let go of %s: %w", dir, err)
+	}
+	return nil
+}
+
 // fuseEnded waits until no ceph-fuse of root's is there that was to mount at dir.
 func fuseEnded(ctx context.Context, dir string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*toolTime)

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/storagectl/storagectl/internal/cephlink"
 )
 
@@ -71,5 +73,24 @@ func TestVersions(t *testing.T) {
 		if got := compareVersions(c.a, c.b); got != c.want {
 			t.Errorf("%s and %s: %d", c.a, c.b, got)
 		}
+	}
+}
+
+// What somebody mounts at a path of theirs is not root's to take away.
+func TestWritten(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := Written(t.Context(), dir); err != nil {
+		t.Error(err)
+	}
+	if is, err := mountedAt(dir); err != nil || is != "tmpfs" {
+		t.Errorf("%q, %v", is, err)
 	}
 }

@@ -49,12 +49,12 @@ func (s *Session) mountOld(ctx context.Context) error {
 }
 
 // oldWritten returns when all that was written to an old store at a folder, where it is
-// mounted no more, is where another mount finds it: a ceph-fuse writes it out at its end.
+// mounted no more, is where another mount finds it.
 func (s *Session) oldWritten(ctx context.Context, at string) error {
 	if s.Inputs.Store.Mount.Place == nil {
 		return nil
 	}
-	return ceph.Unmount(ctx, s.env.Runner, at)
+	return ceph.Written(ctx, at)
 }
 
 // isOldPlace reports whether a folder is the old store in CephFS. It is told by the
