@@ -305,7 +305,7 @@ func askOwner[R any](ctx context.Context, h *Host, op string, args any) (R, erro
 	}
 	err = w.Call(ctx, op, args, &r, nil)
 	var fault *podman.Fault
-	if ctx.Err() == nil && (err == nil || errors.As(err, &fault)) && op != opKernel { // that one has a /tmp of its own now
+	if ctx.Err() == nil && (err == nil || errors.As(err, &fault)) && op != opKernel && op != opCheck { // these have a /tmp of their own now
 		select {
 		case h.idle <- w:
 			return r, err
