@@ -22,7 +22,7 @@ PACKAGES := acl buildah busybox-static ca-certificates containernetworking-plugi
 	systemd-container uidmap util-linux xfsprogs attr rsync \
 	ceph-common ceph-fuse ceph-mds ceph-mgr ceph-mon ceph-osd gcc libc6-dev libcephfs-dev librados-dev librbd-dev
 
-.PHONY: build deps generate lint test test-uml demo demo-nomad sweep bench-nomad bench-migrate bench-relocate bench-relocate-rbd bench-relocate-down bench-verify bench-doctor clean
+.PHONY: build deps generate lint test test-uml demo demo-nomad sweep matrix bench-nomad bench-migrate bench-relocate bench-relocate-rbd bench-relocate-down bench-verify bench-doctor clean
 
 build: generate
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/storagectl ./cmd/storagectl
@@ -57,6 +57,11 @@ test: deps build lint
 # Every crash point, both ways on; the table goes to docs/sweep.md.
 sweep: deps build
 	STORAGECTL_SWEEP=full go test -count=1 -timeout 10h -v -run 'TestSweep|TestNomadSweep|TestRelocateSweep|TestCephFSSweep|TestRelocateRBD|TestDockerAPI$$' ./integration
+
+# Every podman of Debian's releases, each with a container of every kind; the table goes to
+# docs/compatibility.md.
+matrix: deps build
+	STORAGECTL_MATRIX=full go test -count=1 -timeout 3h -v -run 'TestContainersLive|TestMatrixTable' ./integration
 
 # What needs a kernel with Ceph's own clients: in User-Mode Linux, a quarter of an hour.
 test-uml: deps build

@@ -17,7 +17,7 @@ ids=$(podman images -a -q --no-trunc | sed s/sha256:// | sort -u)
 part images; podman images -a --no-trunc --format json
 part inspect; podman image inspect $ids
 part volumes; v=$(podman volume ls -q); test -z "$v" || podman volume inspect $v
-part secrets; s=$(podman secret ls -q); test -z "$s" || podman secret inspect $s
+part secrets; s=$(podman secret ls -q 2>/dev/null || true); test -z "$s" || podman secret inspect $s
 part networks; podman network inspect $(podman network ls -q | sort)
 part containers; podman ps -a --external --no-trunc --format json
 # All at once: a podman command each would take most of a test's time. A manifest
@@ -117,6 +117,7 @@ func (inv inventory) add(part, body string, images map[string][]string) error {
 	for _, o := range objects {
 		// The driver's own folders are what a migration is meant to change.
 		delete(o, "GraphDriver")
+		delete(o, "containers") // of a network: who is in it now, with a leased address
 		if part == "networks" && o["name"] == "podman" {
 			delete(o, "created") // the default network is created anew by each look at it
 		}

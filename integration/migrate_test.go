@@ -224,7 +224,7 @@ func TestDryRun(t *testing.T) {
 
 // jsonLines asserts that each line is a JSON object with a message_type, and
 // returns them.
-func jsonLines(t *testing.T, out string) []map[string]any {
+func jsonLines(t testing.TB, out string) []map[string]any {
 	t.Helper()
 	var all []map[string]any
 	for line := range strings.Lines(out) {

@@ -19,19 +19,18 @@ func TestRelocateToOverlay(t *testing.T) {
 		t.Run(c.release+"/"+c.user, func(t *testing.T) {
 			t.Parallel()
 			w := newWorldWith(t, c.user, images.Containers, lab.Options{Release: c.release, Udev: true})
-			w.script("root", "echo nameserver 127.0.0.1 >/etc/resolv.conf")
-			mapped := "MAPPED=--userns=keep-id; START='podman start'\n"
-			if c.user == "root" {
-				mapped = "MAPPED=; START='podman start'\n"
+			kinds, without := w.makeKinds("running", "exited", "created", "restart=always", "named, anonymous and bind volumes",
+				"a network of its own", "a health check", "in another's network (`--network container:`)", "in a pod, with infra")
+			if len(without) > 0 {
+				t.Fatal(without)
 			}
-			w.script(c.user, mapped+kinds)
 			dev := strings.TrimSpace(w.script("root", "truncate -s 2G /opt/overlay-"+c.user+".img; losetup -f --show /opt/overlay-"+c.user+".img"))
 			t.Cleanup(func() { _, _ = w.node.Run(w.ctx, "root", "losetup", "-d", dev) })
 			args := []string{"relocate", "--device", dev, "--fs", c.fs, "--to", "overlay", "--yes"}
 			if c.user != "root" {
 				args = append(args, "--user", c.user)
 			}
-			before, conf := w.containers(), w.conf()
+			before, conf := w.containers(kinds, false), w.conf()
 			running := func() string { return w.podman("ps", "--format", "{{.Names}}", "--sort", "names") }
 			up := running()
 			check := func(driver string) {
@@ -39,7 +38,7 @@ func TestRelocateToOverlay(t *testing.T) {
 				if d := w.driver(); d != driver {
 					t.Fatalf("podman is on %s", d)
 				}
-				w.same("the containers", before, w.containers())
+				w.same("the containers", before, w.containers(kinds, false))
 				if now := running(); now != up {
 					t.Errorf("running are %q, were %q", strings.Fields(now), strings.Fields(up))
 				}

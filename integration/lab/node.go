@@ -136,7 +136,17 @@ func (n *Node) layout(ctx context.Context) error {
 	}
 	if n.opts.Udev {
 		etc := filepath.Join(n.dir, "upper", "etc")
-		if err := errors.Join(os.Mkdir(etc, 0o755), os.WriteFile(filepath.Join(etc, "lab-udev"), nil, 0o644)); err != nil {
+		if err := errors.Join(os.MkdirAll(etc, 0o755), os.WriteFile(filepath.Join(etc, "lab-udev"), nil, 0o644)); err != nil {
+			return err
+		}
+	}
+	rel, err := lookupRelease(n.opts.Release)
+	if err != nil {
+		return err
+	}
+	units := filepath.Join(n.dir, "upper", "etc", "systemd", "system")
+	for _, unit := range rel.mask {
+		if err := errors.Join(os.MkdirAll(units, 0o755), os.Symlink("/dev/null", filepath.Join(units, unit))); err != nil {
 			return err
 		}
 	}
