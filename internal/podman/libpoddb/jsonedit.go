@@ -11,7 +11,8 @@ import (
 
 // rewriteJSON walks one JSON document and offers each scalar value (not the
 // keys) with its path to edit, which gives the literal to put in its place, or
-// nil to leave it. All other bytes stay as they are: key order, spaces, unknown
+// nil to leave it; an empty literal takes a member of an array away, which must not
+// be its first. All other bytes stay as they are: key order, spaces, unknown
 // keys, the digits of numbers, escapes. A path holds object keys and, for array
 // members, their index.
 func rewriteJSON(doc []byte, edit func(path []string, value json.Token) ([]byte, error)) ([]byte, error) {
@@ -77,6 +78,12 @@ func rewriteJSON(doc []byte, edit func(path []string, value json.Token) ([]byte,
 		if literal != nil {
 			end := int(dec.InputOffset())
 			start := before + len(doc[before:end]) - len(bytes.TrimLeft(doc[before:end], " \t\r\n,:"))
+			if len(literal) == 0 { // with the comma before it
+				if len(stack) == 0 || !stack[len(stack)-1].array || stack[len(stack)-1].index == 0 {
+					return nil, fmt.Errorf("%w: JSON record: nothing comes before %v", ErrDamaged, path)
+				}
+				start = before
+			}
 			out = append(append(out, doc[copied:start]...), literal...)
 			copied = end
 		}

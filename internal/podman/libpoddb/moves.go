@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -75,6 +76,10 @@ func (m *mover) path(p string) string {
 // Labels, environment, annotations, commands and create commands are the
 // user's words and stay.
 func (m *mover) container(id string, config, state []byte) (newConfig, newState []byte, err error) {
+	exit, err := m.exitOptions(config, state)
+	if err != nil {
+		return nil, nil, damaged("container %s: %v", id, err)
+	}
 	var args argList
 	newConfig, err = rewriteJSON(config, m.editor(id, "config", func(path []string, value string) (string, bool) {
 		switch {
@@ -86,7 +91,7 @@ func (m *mover) container(id string, config, state []byte) (newConfig, newState 
 		case len(path) == 2 && path[0] == "mounts": // what clean-up unmounts: the shm folder
 			return m.path(value), true
 		case len(path) == 2 && path[0] == "exitCommand":
-			return m.argument(&args, value), true
+			return m.argument(&args, exit[""], path[1], value), true
 		case len(path) == 4 && path[0] == "spec" && path[1] == "mounts" && path[3] == "source":
 			return m.path(value), true
 		case len(path) == 3 && path[0] == "spec" && path[1] == "root" && path[2] == "path":
@@ -129,7 +134,7 @@ func (m *mover) container(id string, config, state []byte) (newConfig, newState 
 			if execArgs[path[1]] == nil {
 				execArgs[path[1]] = &argList{}
 			}
-			return m.argument(execArgs[path[1]], value), true
+			return m.argument(execArgs[path[1]], exit[path[1]], path[4], value), true
 		}
 		return "", false
 	}, func(path []string) bool { return unmount && len(path) == 1 && path[0] == "mounted" }))
@@ -156,9 +161,64 @@ func (m *mover) editor(id, record string, decide func([]string, string) (string,
 		if !mine || value == old {
 			return nil, nil
 		}
+		if value == dropped {
+			m.changes = append(m.changes, Change{id, field, old, ""})
+			return []byte{}, nil
+		}
 		m.changes = append(m.changes, Change{id, field, old, value})
 		return quote(value)
 	}
+}
+
+// dropped stands for a word that is taken away; no word can hold it.
+const dropped = "\x00"
+
+// exitOptions finds, in the clean-up commands of a container ("") and of what was
+// run in it (by id), the words that are to be taken away, by their index.
+func (m *mover) exitOptions(config, state []byte) (map[string]map[string]bool, error) {
+	var c struct {
+		ExitCommand []string `json:"exitCommand"`
+	}
+	var s struct {
+		Sessions map[string]struct {
+			Config struct {
+				ExitCommand []string `json:"exitCommand"`
+			} `json:"config"`
+		} `json:"newExecSessions"`
+	}
+	if err := json.Unmarshal(config, &c); err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(state, &s); err != nil {
+		return nil, err
+	}
+	all := map[string]map[string]bool{"": m.foreignOptions(c.ExitCommand)}
+	for id, session := range s.Sessions {
+		all[id] = m.foreignOptions(session.Config.ExitCommand)
+	}
+	return all, nil
+}
+
+// foreignOptions are the words of a command line that name options of the driver which
+// it has no more: of overlay on vfs all but those that both know, and on overlay that
+// the kernel mounts what is a mount program's.
+func (m *mover) foreignOptions(words []string) map[string]bool {
+	drop := map[string]bool{}
+	for i := 1; i+1 < len(words); i++ {
+		key, _, _ := strings.Cut(words[i+1], "=")
+		name, ok := strings.CutPrefix(key, m.from+".")
+		if words[i] != "--storage-opt" || !ok || m.from != "overlay" {
+			continue
+		}
+		gone := name == "mount_program" || name == "force_mask"
+		if m.to == "vfs" {
+			gone = name != "imagestore" && name != "ignore_chown_errors"
+		}
+		if gone {
+			drop[strconv.Itoa(i)], drop[strconv.Itoa(i+1)] = true, true
+		}
+	}
+	return drop
 }
 
 // argList is how far the walk through one command line has come.
@@ -167,9 +227,16 @@ type argList struct{ previous string }
 // argument moves one word of podman's own clean-up command line, whose order is
 // that of CreateExitCommandArgs: a driver given by flag that contradicts the
 // database is a hard error, and options carry the driver's name as prefix.
-func (m *mover) argument(a *argList, word string) string {
+//
+// Options that drop names, with the flag before them, are taken away: the new driver
+// refuses options that it does not know, and with a mount program podman would turn
+// the store back to it.
+func (m *mover) argument(a *argList, drop map[string]bool, index, word string) string {
 	previous := a.previous
 	a.previous = word
+	if drop[index] {
+		return dropped
+	}
 	switch previous {
 	case "--storage-driver":
 		if word == m.from {

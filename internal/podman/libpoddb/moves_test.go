@@ -29,6 +29,37 @@ const (
 "newExecSessions":{"e1":{"config":{"command":["--storage-driver","vfs"],"exitCommand":["podman","--storage-driver","vfs"]}}},"checkpointLog":"/g/vfs-containers/` + idA + `/userdata/dump.log"}`
 )
 
+// TestForeignOptions: the clean-up command loses what its new driver does not know, or
+// must not be told, with the flags before.
+func TestForeignOptions(t *testing.T) {
+	const (
+		config = `{"staticDir":"","exitCommand":["podman", "--storage-driver","overlay", "--storage-opt", "overlay.mount_program=/usr/bin/fuse-overlayfs","--storage-opt","overlay.mountopt=nodev","--storage-opt","overlay.imagestore=/i","container","cleanup","x"]}`
+		state  = `{"newExecSessions":{"e":{"config":{"exitCommand":["podman","--storage-driver","overlay","--storage-opt","overlay.force_mask=700"]}}}}`
+	)
+	for _, c := range []struct{ to, config, state string }{
+		{"overlay", `{"staticDir":"","exitCommand":["podman", "--storage-driver","overlay","--storage-opt","overlay.mountopt=nodev","--storage-opt","overlay.imagestore=/i","container","cleanup","x"]}`,
+			`{"newExecSessions":{"e":{"config":{"exitCommand":["podman","--storage-driver","overlay"]}}}}`},
+		{"vfs", `{"staticDir":"","exitCommand":["podman", "--storage-driver","vfs","--storage-opt","vfs.imagestore=/i","container","cleanup","x"]}`,
+			`{"newExecSessions":{"e":{"config":{"exitCommand":["podman","--storage-driver","vfs"]}}}}`},
+	} {
+		m := newMover("overlay", c.to, Moves{})
+		records := []record{{id: idA, config: []byte(config), state: []byte(state)}}
+		if err := m.all(records); err != nil {
+			t.Fatal(err)
+		}
+		if got := string(records[0].newConfig); got != c.config {
+			t.Errorf("to %s:\n%s\nwant\n%s", c.to, got, c.config)
+		}
+		if got := string(records[0].newState); got != c.state {
+			t.Errorf("to %s:\n%s\nwant\n%s", c.to, got, c.state)
+		}
+		again := newMover("overlay", c.to, Moves{})
+		if err := again.all([]record{{id: idA, config: records[0].newConfig, state: records[0].newState}}); err != nil || len(again.changes) > 0 {
+			t.Errorf("to %s: a second time: %v %v", c.to, again.changes, err)
+		}
+	}
+}
+
 func TestRecordsMove(t *testing.T) {
 	m := newMover("vfs", "overlay", Moves{Roots: []string{"/g/"}})
 	records := []record{{id: idA, config: []byte(trapConfig), state: []byte(trapState)}}
