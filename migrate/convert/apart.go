@@ -77,10 +77,14 @@ func (c *comparer) copied(images []string, containersOnly bool) []func(*comparis
 	return jobs
 }
 
-// copiedLayer compares a layer's diff, its list and its data with the copies of
+// copiedLayer compares a layer's files, its list and its data with the copies of
 // them, and notes that they are right.
 func (c *comparison) copiedLayer(l *layer) error {
-	if err := c.diff(l); err != nil {
+	look := c.diff
+	if c.o.to() == vfs {
+		look = c.whole
+	}
+	if err := look(l); err != nil {
 		return err
 	}
 	if err := c.list(l); err != nil {
@@ -102,7 +106,7 @@ func (c *comparison) copiedLayer(l *layer) error {
 
 // folder compares a folder of the store's records, if there is one, with its copy.
 func (c *comparison) folder(base, kind, name string) error {
-	from, to := filepath.Join(base, "vfs-"+kind, name), filepath.Join(c.o.newRoot(), "overlay-"+kind, name)
+	from, to := filepath.Join(c.o.Source.folder(base, kind), name), c.o.stagedFile(kind, name)
 	c.readAll = true
 	switch {
 	case !exists(from):

@@ -20,11 +20,11 @@ func ChangedContainers(ctx context.Context, o Options) ([]string, error) {
 		return nil, err
 	}
 	snap.images = nil
-	snap.containers = slices.DeleteFunc(snap.containers, func(c *container) bool { return !wholeLayer(o.overlayHome(), c.LayerID) })
+	snap.containers = slices.DeleteFunc(snap.containers, func(c *container) bool { return !o.wholeStaged(c.LayerID) })
 	if len(snap.containers) == 0 {
 		return nil, nil
 	}
-	p, err := compareSnapshot(ctx, &o, snap, nil, CompareOptions{})
+	p, err := compareSnapshot(ctx, &o, snap, nil, CompareOptions{anew: true})
 	if err != nil {
 		return nil, fmt.Errorf("cannot compare the containers: %w", err)
 	}

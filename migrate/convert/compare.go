@@ -24,15 +24,18 @@ type CompareOptions struct {
 	// filesystem, their trees are not compared again, as long as no layer of
 	// theirs was made anew since.
 	Known []string
+	// anew compares the containers' trees of a staged vfs store whatever was proven of
+	// them: they have been used since.
+	anew bool
 }
 
 // Difference is one entry that the two stores show differently.
 type Difference struct {
-	Layer   string `json:"layer"` // the diff, or the top layer of the merged tree
-	Path    string `json:"path"`
-	Field   string `json:"field"` // "missing", "extra", "type", "mode", "owner", "size", "mtime", "attributes", "target", "device", "content", "hard link", "whiteout"
-	Vfs     string `json:"vfs,omitempty"`
-	Overlay string `json:"overlay,omitempty"`
+	Layer  string `json:"layer"` // the diff, or the top layer of the merged tree
+	Path   string `json:"path"`
+	Field  string `json:"field"` // "missing", "extra", "type", "mode", "owner", "size", "mtime", "attributes", "target", "device", "content", "hard link", "whiteout"
+	Source string `json:"source,omitempty"`
+	Staged string `json:"staged,omitempty"`
 	// Explained is not empty when the overlay side shows what the layer holds
 	// and vfs itself lost it: its copies of a parent's tree keep user.*
 	// attributes and capabilities only, and join only regular files. And for
@@ -42,7 +45,7 @@ type Difference struct {
 }
 
 func (d Difference) String() string {
-	s := fmt.Sprintf("%s of %q in layer %s: vfs %s, overlay %s", d.Field, d.Path, short(d.Layer), d.Vfs, d.Overlay)
+	s := fmt.Sprintf("%s of %q in layer %s: the store has %s, the staged one %s", d.Field, d.Path, short(d.Layer), d.Source, d.Staged)
 	if d.Explained != "" {
 		s += " (" + d.Explained + ")"
 	}
@@ -78,6 +81,9 @@ const maxDifferences = 1000
 //
 // With Options.Containers the containers' trees are compared too. Nothing
 // stays mounted. The time is that of one walk over each different tree.
+//
+// Of a staged vfs store the tree of each layer is compared, and each file read. An
+// overlay source is seen by mounts of its own kind, by the kernel or its program.
 //
 // Where the stage is on another filesystem than the source, the files of the
 // diffs are read back from the disk, and so are those that go with layers, images
@@ -123,20 +129,32 @@ func compareSnapshot(ctx context.Context, o *Options, snap *snapshot, images []s
 		return p, err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	driver, err := openDriver(o)
-	if err != nil {
-		return p, err
+	cmp := &comparer{ctx: ctx, o: o, snap: snap, bytes: c.Bytes, robbed: robbedFolders(o, layers)}
+	if o.to() == overlay {
+		if cmp.driver, err = openDriver(o); err != nil {
+			return p, err
+		}
+		defer func() { err = errors.Join(err, cmp.driver.Close()) }()
 	}
-	defer func() { err = errors.Join(err, driver.Close(), os.RemoveAll(o.tmp())) }()
-	cmp := &comparer{ctx: ctx, o: o, snap: snap, driver: driver, bytes: c.Bytes, robbed: robbedFolders(o, layers)}
+	defer func() { err = errors.Join(err, os.RemoveAll(o.tmp())) }()
 	var jobs []func(*comparison) error
 	if apart {
 		jobs = cmp.copied(images, c.ContainersOnly)
+	}
+	whole := o.to() == vfs
+	if c.anew && whole {
+		layers = slices.DeleteFunc(layers, func(l *layer) bool { return !l.container })
+	} else if apart || whole {
 		layers, tops = unproven(snap, o, layers, tops, c.Known)
+	}
+	if whole { // each layer is a top
+		tops = nil
 	}
 	for _, l := range layers {
 		look := (*comparison).diff
-		if apart {
+		if c.anew && whole {
+			look = (*comparison).whole
+		} else if apart || whole {
 			look = (*comparison).copiedLayer
 		}
 		jobs = append(jobs, func(c *comparison) error { c.proof.Layers++; return look(c, l) })
@@ -198,7 +216,7 @@ type comparer struct {
 	ctx    context.Context
 	o      *Options
 	snap   *snapshot
-	driver *stagedDriver
+	driver *stagedDriver // of a staged overlay store
 	bytes  bool
 	robbed map[string][]string // by layer: folders from which damage took something
 	mu     sync.Mutex          // the driver's mounts

@@ -7,11 +7,18 @@ import (
 	"strings"
 )
 
-// Store names a live vfs store. It crosses process boundaries as JSON.
+// The drivers that a store can be on.
+const (
+	vfs     = "vfs"
+	overlay = "overlay"
+)
+
+// Store names a live store. It crosses process boundaries as JSON.
 type Store struct {
 	GraphRoot   string   `json:"graphroot"`
 	RunRoot     string   `json:"runroot"`
-	Driver      string   `json:"driver"`                 // must be "vfs"
+	Driver      string   `json:"driver"`                 // "vfs" or "overlay"
+	Program     string   `json:"program,omitempty"`      // mounts its overlays in the kernel's place
 	Options     []string `json:"options,omitempty"`      // graph driver options, as podman info tells them
 	ImageStores []string `json:"image_stores,omitempty"` // additional read-only image stores
 }
@@ -19,6 +26,9 @@ type Store struct {
 // Options says what to convert, where to and how.
 type Options struct {
 	Source Store `json:"source"`
+	// To is the driver of the staged store: "overlay", as the kernel mounts it, or
+	// "vfs". Empty is overlay.
+	To string `json:"to,omitempty"`
 	// Stage is the run's folder, <graphroot>/.storagectl-<run>. Sync makes it
 	// (mode 0700) when it is absent; nothing outside it is ever written.
 	Stage string `json:"stage"`
@@ -71,6 +81,7 @@ type ContainerInfo struct {
 	Layer   string   `json:"layer,omitempty"`
 	Buildah bool     `json:"buildah,omitempty"` // a build container of buildah
 	Mapped  bool     `json:"mapped,omitempty"`  // with id maps of its own (--userns, --uidmap)
+	Shifted bool     `json:"shifted,omitempty"` // whose files the mount program gives their owners when it mounts them
 }
 
 // ImageStoreInfo tells of one additional image store. It stays where it is,
@@ -159,7 +170,7 @@ const (
 	BadList            DamageKind = "bad-list"         // tar-split unreadable
 	MissingFile        DamageKind = "missing-file"
 	WrongSize          DamageKind = "wrong-size"
-	Unrepresentable    DamageKind = "unrepresentable" // whole, but overlay cannot show it (a 0:0 device, an overlay.* attribute)
+	Unrepresentable    DamageKind = "unrepresentable" // whole, but the new store cannot show it (a 0:0 device, an overlay.* attribute)
 )
 
 // Damage is one thing that is wrong in the source.
@@ -208,6 +219,10 @@ func (e *DamageError) Error() string {
 // another way, so it is not made by accident.
 var ErrNoNativeOverlay = errors.New("native overlay cannot be mounted here")
 
+// ErrUnconvertible says that the source keeps something in a way that the new
+// driver has no equal for: it is told what and where.
+var ErrUnconvertible = errors.New("this cannot be converted")
+
 // ErrBusy says that another Sync works on the same stage.
 var ErrBusy = errors.New("another process works on this stage")
 
@@ -219,8 +234,10 @@ func short(id string) string {
 }
 
 func (o *Options) check() error {
-	if o.Source.Driver != "vfs" {
-		return fmt.Errorf("cannot convert from driver %q, only from vfs", o.Source.Driver)
+	switch {
+	case o.Source.Driver == vfs && o.to() == overlay, o.Source.Driver == overlay && o.to() == vfs, o.unfusing():
+	default:
+		return fmt.Errorf("cannot convert from driver %q to %q", o.Source.Driver, o.to())
 	}
 	if !filepath.IsAbs(o.Source.GraphRoot) || filepath.Clean(o.Source.GraphRoot) == "/" {
 		return fmt.Errorf("cannot use graphroot %q", o.Source.GraphRoot)
@@ -231,8 +248,21 @@ func (o *Options) check() error {
 	return nil
 }
 
+func (o *Options) to() string {
+	if o.To == "" {
+		return overlay
+	}
+	return o.To
+}
+
+// unfusing reports whether layers of a mount program are made into the kernel's.
+func (o *Options) unfusing() bool {
+	return o.Source.Driver == overlay && o.to() == overlay && o.Source.Program != ""
+}
+
 // Layout of the stage.
 func (o *Options) newRoot() string     { return filepath.Join(o.Stage, "new") }
-func (o *Options) overlayHome() string { return filepath.Join(o.Stage, "new", "overlay") }
+func (o *Options) overlayHome() string { return filepath.Join(o.Stage, "new", overlay) }
+func (o *Options) vfsHome() string     { return filepath.Join(o.Stage, "new", vfs) }
 func (o *Options) receipts() string    { return filepath.Join(o.Stage, "receipts") }
 func (o *Options) tmp() string         { return filepath.Join(o.Stage, "tmp", "convert") }

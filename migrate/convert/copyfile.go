@@ -17,12 +17,16 @@ import (
 // trusted.overlay.* for root, user.overlay.* inside a user namespace.
 func overlayAttr(name string) string { return archive.GetOverlayXattrName(name) }
 
+// overlays reports whether overlay keeps an attribute for itself.
+func overlays(attr string) bool { return strings.HasPrefix(attr, overlayAttr("")) }
+
 // copier copies one entry with its metadata. Holes stay holes.
 type copier struct {
 	ctx    context.Context
 	pace   *host.Pace
-	clone  bool // try a reflink first; false after the filesystem refused
-	cloned bool // the data is shared
+	clone  bool                   // try a reflink first; false after the filesystem refused
+	leave  func(attr string) bool // attributes that are not copied; nil: all are
+	cloned bool                   // the data is shared
 	bytes  int64
 }
 
@@ -51,7 +55,7 @@ func (c *copier) copy(srcDir, dstDir int, name string, st *unix.Stat_t) error {
 			return err
 		}
 	}
-	if err := copyAttrsAt(srcDir, dstDir, name); err != nil {
+	if err := copyAttrsAt(srcDir, dstDir, name, c.leave); err != nil {
 		return err
 	}
 	return unix.UtimesNanoAt(dstDir, name, times(st), unix.AT_SYMLINK_NOFOLLOW)
@@ -94,7 +98,7 @@ func (c *copier) regular(srcDir, dstDir int, name string, st *unix.Stat_t) error
 	if err := unix.Fchmod(dst, st.Mode&0o7777); err != nil {
 		return err
 	}
-	if _, err := copyAttrs(src, dst, ""); err != nil {
+	if _, err := copyAttrs(src, dst, c.leave); err != nil {
 		return err
 	}
 	return unix.UtimesNanoAt(dstDir, name, times(st), unix.AT_SYMLINK_NOFOLLOW)
@@ -197,17 +201,16 @@ func attrNames(list func(buf []byte) (int, error)) ([]string, error) {
 	return strings.Split(strings.TrimSuffix(string(buf), "\x00"), "\x00"), nil
 }
 
-// copyAttrs copies the extended attributes between open files. Those that
-// start with keep (if not empty) are left out, and it tells that there were
-// such. A security label that the policy does not let us set is left to the
-// policy.
-func copyAttrs(src, dst int, keep string) (left bool, err error) {
+// copyAttrs copies the extended attributes between open files. Those that leave
+// (if not nil) names are left out, and it tells that there were such. A security
+// label that the policy does not let us set is left to the policy.
+func copyAttrs(src, dst int, leave func(string) bool) (left bool, err error) {
 	names, err := attrNames(func(b []byte) (int, error) { return unix.Flistxattr(src, b) })
 	if err != nil {
 		return false, err
 	}
 	for _, name := range names {
-		if keep != "" && strings.HasPrefix(name, keep) {
+		if leave != nil && leave(name) {
 			left = true
 			continue
 		}
@@ -225,13 +228,16 @@ func copyAttrs(src, dst int, keep string) (left bool, err error) {
 // fdPath names an entry that must not be opened (a symlink, a device).
 func fdPath(dir int, name string) string { return fmt.Sprintf("/proc/self/fd/%d/%s", dir, name) }
 
-func copyAttrsAt(srcDir, dstDir int, name string) error {
+func copyAttrsAt(srcDir, dstDir int, name string, leave func(string) bool) error {
 	src, dst := fdPath(srcDir, name), fdPath(dstDir, name)
 	names, err := attrNames(func(b []byte) (int, error) { return unix.Llistxattr(src, b) })
 	if err != nil {
 		return err
 	}
 	for _, key := range names {
+		if leave != nil && leave(key) {
+			continue
+		}
 		value, err := readAttr(func(b []byte) (int, error) { return unix.Lgetxattr(src, key, b) })
 		if err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -49,6 +50,17 @@ func readDir(fd int) ([]entry, error) {
 			b = b[size:]
 		}
 	}
+}
+
+// readShown lists an open folder without what is listed and cannot be reached: the
+// kernel's overlay lists a whiteout that hides nothing, as containers/storage makes
+// them, where it has nothing to merge.
+func readShown(fd int) ([]entry, error) {
+	names, err := readDir(fd)
+	return slices.DeleteFunc(names, func(e entry) bool {
+		var st unix.Stat_t
+		return e.kind == unix.DT_CHR && errors.Is(unix.Fstatat(fd, e.name, &st, unix.AT_SYMLINK_NOFOLLOW), unix.ENOENT)
+	}), err
 }
 
 // devIno reads the device and inode from a FileInfo of package os.

@@ -1,5 +1,6 @@
 // Package convert turns a vfs store into an overlay store by hard links, beside
-// the live store and without changing it.
+// the live store and without changing it. It also makes a vfs store of an overlay
+// store, by copies, and an overlay store for the kernel of one for fuse-overlayfs.
 //
 // # The idea
 //
@@ -23,13 +24,24 @@
 // driver's, so they are taken over byte for byte. Only the layers' folders are
 // made through containers/storage's driver and its Differ.
 //
+// # The other directions
+//
+// To vfs, a layer's tree is what a read-only mount of it shows (view.go, whole.go);
+// all is copied, and read back when it is compared. From fuse-overlayfs to the
+// kernel's overlay (translate.go) each diff is made of links to the program's diff,
+// and its marks of what is hidden are translated; image and container are then
+// compared by a mount of either kind.
+//
 // # Files
 //
 //	convert.go   types            records.go   reading the source
 //	survey.go    Survey           staged.go    Staged
 //	sync.go      Sync: which layers are to be made, workers
 //	stage.go     one layer        seal.go      images, containers, records
+//	target.go    the staged store: overlay or vfs
 //	overlay.go   containers/storage's driver on the staged store
+//	view.go      a layer's tree as the source shows it
+//	whole.go, translate.go  the other directions
 //	filler.go, put.go  putting entries into a diff by folder descriptors
 //	list.go, unpack.go  from a list      walk.go  from two trees
 //	whiteout.go  hiding, and keeping hard-link groups whole

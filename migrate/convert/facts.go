@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/containers/storage/pkg/idtools"
 	"golang.org/x/sys/unix"
@@ -32,7 +31,7 @@ func (c *comparison) facts(path, name string, a, b int, x, y *unix.Stat_t) error
 		c.differ(path, "mode", fmt.Sprintf("%#o", x.Mode), fmt.Sprintf("%#o", y.Mode))
 	}
 	if x.Uid != y.Uid || x.Gid != y.Gid {
-		d := Difference{Layer: c.layer.ID, Path: path, Field: "owner", Vfs: fmt.Sprintf("%d:%d", x.Uid, x.Gid), Overlay: fmt.Sprintf("%d:%d", y.Uid, y.Gid)}
+		d := Difference{Layer: c.layer.ID, Path: path, Field: "owner", Source: fmt.Sprintf("%d:%d", x.Uid, x.Gid), Staged: fmt.Sprintf("%d:%d", y.Uid, y.Gid)}
 		root := idtools.NewIDMappingsFromMaps(c.layer.UIDMap, c.layer.GIDMap).RootPair()
 		if path == "" && int(y.Uid) == root.UID && int(y.Gid) == root.GID {
 			d.Explained = "the overlay driver gives a layer's root to the layer's root user at every mount"
@@ -40,7 +39,7 @@ func (c *comparison) facts(path, name string, a, b int, x, y *unix.Stat_t) error
 		c.proof.difference(d)
 	}
 	if x.Mtim != y.Mtim {
-		d := Difference{Layer: c.layer.ID, Path: path, Field: "mtime", Vfs: fmt.Sprintf("%d.%09d", x.Mtim.Sec, x.Mtim.Nsec), Overlay: fmt.Sprintf("%d.%09d", y.Mtim.Sec, y.Mtim.Nsec)}
+		d := Difference{Layer: c.layer.ID, Path: path, Field: "mtime", Source: fmt.Sprintf("%d.%09d", x.Mtim.Sec, x.Mtim.Nsec), Staged: fmt.Sprintf("%d.%09d", y.Mtim.Sec, y.Mtim.Nsec)}
 		for l := c.layer; kind == unix.S_IFDIR && l != nil && d.Explained == ""; l = c.snap.parent(l) {
 			if slices.Contains(c.robbed[l.ID], path) {
 				d.Explained = "something is missing from this folder since layer " + short(l.ID)
@@ -114,15 +113,16 @@ func (c *comparison) attributes(path, name string, a, b int, y *unix.Stat_t) err
 	if err != nil {
 		return &pathError{"read staged attributes of", path, err}
 	}
-	hidden := overlayAttr("")
-	own := func(k, _ string) bool { return strings.HasPrefix(k, hidden) || k == "security.selinux" }
+	own := func(k, _ string) bool {
+		return overlays(k) || c.o.unfusing() && programs(k) || k == "security.selinux"
+	}
 	maps.DeleteFunc(q, own)
 	maps.DeleteFunc(p, own)
 	if maps.Equal(p, q) {
 		return nil
 	}
-	d := Difference{Layer: c.layer.ID, Path: path, Field: "attributes", Vfs: fmt.Sprintf("%q", p), Overlay: fmt.Sprintf("%q", q)}
-	for l := c.layer; l != nil && d.Explained == ""; l = c.snap.parent(l) {
+	d := Difference{Layer: c.layer.ID, Path: path, Field: "attributes", Source: fmt.Sprintf("%q", p), Staged: fmt.Sprintf("%q", q)}
+	for l := c.layer; c.o.Source.Driver == vfs && l != nil && d.Explained == ""; l = c.snap.parent(l) {
 		r, err := attrsIn(l, path)
 		if err == nil {
 			maps.DeleteFunc(r, own)
@@ -171,8 +171,8 @@ func (c *comparison) grouping(path string, x, y *unix.Stat_t) error {
 	if seenOver && seenVfs && v == x.Ino && o == y.Ino {
 		return nil
 	}
-	d := Difference{Layer: c.layer.ID, Path: path, Field: "hard link", Vfs: fmt.Sprint("inode ", x.Ino), Overlay: fmt.Sprint("inode ", y.Ino)}
-	if seenOver && v != x.Ino && c.oneDev && x.Mode&unix.S_IFMT != unix.S_IFREG {
+	d := Difference{Layer: c.layer.ID, Path: path, Field: "hard link", Source: fmt.Sprint("inode ", x.Ino), Staged: fmt.Sprint("inode ", y.Ino)}
+	if c.o.Source.Driver == vfs && seenOver && v != x.Ino && c.oneDev && x.Mode&unix.S_IFMT != unix.S_IFREG {
 		d.Explained = "one file in its layer; vfs made several in its copy"
 	}
 	c.proof.difference(d)
@@ -218,14 +218,17 @@ func (c *comparison) diffEntry(path, name string, a, b int) error {
 // whiteout sees that what a whiteout hides is hidden in vfs too, and was there
 // to hide. missing is what looking for it in the vfs tree gave.
 func (c *comparison) whiteout(path string, missing error) error {
+	if missing != nil && !gone(missing) {
+		return &pathError{"stat", path, missing}
+	}
+	c.proof.Entries++
+	if c.o.unfusing() {
+		return nil // what is seen through the mounts tells, and what is needed was looked at
+	}
 	if missing == nil {
 		c.differ(path, "whiteout", "there", "hidden")
 		return nil
 	}
-	if !gone(missing) {
-		return &pathError{"stat", path, missing}
-	}
-	c.proof.Entries++
 	parent := c.snap.parent(c.layer)
 	if parent == nil {
 		c.differ(path, "whiteout", "no parent", "hides nothing")

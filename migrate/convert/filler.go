@@ -28,6 +28,7 @@ type filler struct {
 
 	dstRoot string // for the root's times
 	method  Method // Link, until a file tells that it cannot
+	alone   bool   // the next file is not to be linked
 	linkOK  bool
 
 	groups map[uint64]*group // inodes with several names
@@ -35,7 +36,8 @@ type filler struct {
 
 	split []uint64 // inodes of which some names were linked before the others had to be copied
 
-	hidden  string // prefix of attributes that overlay keeps for itself
+	leave   func(attr string) bool // attributes of folders that overlay keeps for itself
+	foreign bool                   // those of files, too, and it is no damage to leave them
 	counts  Counts
 	damage  []Damage
 	layerID string
@@ -78,7 +80,7 @@ func newFiller(ctx context.Context, src, dst, id string, method Method) (*filler
 	f := &filler{
 		ctx: ctx, dstRoot: dst, method: method, linkOK: method == Link, layerID: id,
 		groups: map[uint64]*group{}, copies: map[uint64]string{},
-		hidden: overlayAttr(""), fresh: true, seen: new(atomic.Int64), pace: &host.Pace{},
+		leave: overlays, fresh: true, seen: new(atomic.Int64), pace: &host.Pace{},
 	}
 	root := level{isNew: true}
 	var err error
@@ -267,12 +269,12 @@ func (f *filler) finish(i int) error {
 		if err := unix.Fchmod(l.dst, l.st.Mode&0o7777); err != nil {
 			return f.fail("change mode of", "", err)
 		}
-		kept, err := copyAttrs(l.src, l.dst, f.hidden)
+		kept, err := copyAttrs(l.src, l.dst, f.leave)
 		if err != nil {
 			return f.fail("copy attributes of", "", err)
 		}
-		if kept {
-			f.damage = append(f.damage, Damage{Kind: Unrepresentable, Layer: f.layerID, Path: f.path, Detail: "a folder with " + f.hidden + " attributes"})
+		if kept && !f.foreign {
+			f.damage = append(f.damage, Damage{Kind: Unrepresentable, Layer: f.layerID, Path: f.path, Detail: "a folder with " + overlayAttr("") + " attributes"})
 		}
 	}
 	if l.isNew || l.dirty {

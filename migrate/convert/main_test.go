@@ -117,15 +117,40 @@ func newFixtureAt(t testing.TB, root, run string, stores ...string) *fixture {
 	for _, s := range stores {
 		options = append(options, "vfs.imagestore="+s)
 	}
-	s, err := storage.GetStore(types.StoreOptions{GraphRoot: root, RunRoot: run, GraphDriverName: "vfs", GraphDriverOptions: options})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Free() })
-	return &fixture{TB: t, store: s, opts: Options{
+	f := &fixture{TB: t, opts: Options{
 		Source: Store{GraphRoot: root, RunRoot: run, Driver: "vfs", ImageStores: stores},
 		Stage:  filepath.Join(root, ".storagectl-test"),
 	}}
+	f.open(options...)
+	return f
+}
+
+// newOverlay is a fixture whose store is on overlay, mounted by the kernel or by a
+// program.
+func newOverlay(t testing.TB, program, to string) *fixture {
+	t.Helper()
+	root := t.TempDir()
+	f := &fixture{TB: t, opts: Options{
+		Source: Store{GraphRoot: root, RunRoot: t.TempDir(), Driver: "overlay", Program: program},
+		Stage:  filepath.Join(root, ".storagectl-test"), To: to,
+	}}
+	options := []string{"overlay.skip_mount_home=true"} // it would stay mounted
+	if program != "" {
+		options = append(options, "overlay.mount_program="+program)
+	}
+	f.open(options...)
+	return f
+}
+
+func (f *fixture) open(options ...string) {
+	f.Helper()
+	src := f.opts.Source
+	s, err := storage.GetStore(types.StoreOptions{GraphRoot: src.GraphRoot, RunRoot: src.RunRoot, GraphDriverName: src.Driver, GraphDriverOptions: options})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { s.Free() })
+	f.store = s
 }
 
 // layer adds a layer made from a tar.
@@ -196,8 +221,11 @@ func (f *fixture) prove() Proof {
 func (f *fixture) sameRecords() {
 	f.Helper()
 	root := filepath.Join(f.opts.Stage, "new")
-	s, err := storage.GetStore(types.StoreOptions{GraphRoot: root, RunRoot: f.TempDir(), GraphDriverName: "overlay",
-		GraphDriverOptions: []string{"overlay.skip_mount_home=true"}})
+	var options []string
+	if f.opts.to() == overlay {
+		options = []string{"overlay.skip_mount_home=true"}
+	}
+	s, err := storage.GetStore(types.StoreOptions{GraphRoot: root, RunRoot: f.TempDir(), GraphDriverName: f.opts.to(), GraphDriverOptions: options})
 	if err != nil {
 		f.Fatal(err)
 	}

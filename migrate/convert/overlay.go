@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 
 	graphdriver "github.com/containers/storage/drivers"
-	"github.com/containers/storage/drivers/overlay"
+	overlaydriver "github.com/containers/storage/drivers/overlay"
+	"github.com/containers/storage/pkg/archive"
+	"github.com/containers/storage/pkg/idtools"
 	"golang.org/x/sys/unix"
 )
 
@@ -41,7 +43,7 @@ func openDriver(o *Options) (*stagedDriver, error) {
 		return nil, err
 	}
 	d := &stagedDriver{home: home}
-	native, err := overlay.SupportsNativeOverlay(home, filepath.Join(run, "overlay"))
+	native, err := overlaydriver.SupportsNativeOverlay(home, filepath.Join(run, "overlay"))
 	if err != nil || !native {
 		return nil, errors.Join(ErrNoNativeOverlay, err, d.Close())
 	}
@@ -73,6 +75,50 @@ func (d *stagedDriver) Close() error {
 
 // clearStaging removes the folders in which layers were filled.
 func (d *stagedDriver) clearStaging() error { return os.RemoveAll(filepath.Join(d.home, "staging")) }
+
+// layerDiffer hands one layer's fill to the driver, which gives it an empty
+// folder and takes the filled one.
+type layerDiffer struct {
+	fill func(dest string) error
+}
+
+func (d *layerDiffer) Close() error { return nil }
+
+func (d *layerDiffer) ApplyDiff(dest string, _ *archive.TarOptions, _ *graphdriver.DifferOptions) (graphdriver.DriverWithDifferOutput, error) {
+	if err := d.fill(dest); err != nil {
+		return graphdriver.DriverWithDifferOutput{}, err
+	}
+	fi, err := os.Lstat(dest)
+	if err != nil {
+		return graphdriver.DriverWithDifferOutput{}, err
+	}
+	mode := fi.Mode() // else the driver would give the folder the parent's mode
+	return graphdriver.DriverWithDifferOutput{RootDirMode: &mode}, nil
+}
+
+// create makes the layer's folder.
+func (d *stagedDriver) create(l *layer, parent string) error {
+	opts := &graphdriver.CreateOpts{
+		MountLabel: l.MountLabel,
+		IDMappings: idtools.NewIDMappingsFromMaps(l.UIDMap, l.GIDMap),
+	}
+	if l.container {
+		return d.CreateReadWrite(l.ID, parent, opts)
+	}
+	return d.Create(l.ID, parent, opts)
+}
+
+// put has the layer's diff filled in the driver's staging folder and takes it over.
+func (d *stagedDriver) put(l *layer, fill func(dest string) error) error {
+	out, err := d.ApplyDiffWithDiffer(nil, &layerDiffer{fill})
+	if err != nil {
+		if out.Target != "" {
+			err = errors.Join(err, d.CleanupStagingDirectory(out.Target))
+		}
+		return err
+	}
+	return d.ApplyDiffFromStagingDirectory(l.ID, l.Parent, &out, nil)
+}
 
 // remove takes a layer's folder away, mounted or not. Its short link is left to
 // sweep: the driver would remove l/ and what the layer's link file names, and

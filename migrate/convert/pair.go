@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tree mounts the layer and compares what is merged with the vfs tree.
+// tree mounts the layer and compares what is merged with what the source shows.
 func (c *comparison) tree(l *layer) (err error) {
 	c.layer, c.readAll = l, c.bytes
 	if !exists(l.dir()) {
@@ -30,10 +30,31 @@ func (c *comparison) tree(l *layer) (err error) {
 		defer c.mu.Unlock()
 		err = errors.Join(err, c.driver.Put(l.ID))
 	}()
-	return c.pair(l.dir(), mnt, filepath.Join(c.driver.home, l.ID, "diff"), c.entry)
+	v, err := c.o.view(c.ctx, c.snap, l)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, v.close()) }()
+	return c.pair(v.dir, mnt, filepath.Join(c.driver.home, l.ID, "diff"), c.entry)
 }
 
-// diff looks through one layer's diff folder.
+// whole compares a layer's staged tree with what the source shows.
+func (c *comparison) whole(l *layer) (err error) {
+	c.layer, c.readAll = l, true
+	if !exists(l.dir()) {
+		return nil // damage that was carried over
+	}
+	v, err := c.o.view(c.ctx, c.snap, l)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, v.close()) }()
+	tree := filepath.Join(vfsDirs(c.o.vfsHome()), l.ID)
+	return c.pair(v.dir, tree, tree, c.entry)
+}
+
+// diff looks through one layer's diff folder: beside it is the layer's vfs tree, or
+// the diff of a mount program.
 func (c *comparison) diff(l *layer) error {
 	c.layer, c.readAll = l, true
 	if !exists(l.dir()) {
@@ -46,20 +67,20 @@ func (c *comparison) diff(l *layer) error {
 // pair opens both roots, compares them and then what is below. probe is a
 // folder of the staged store, which tells whether inode numbers can be
 // compared: overlay shows those of the filesystem below.
-func (c *comparison) pair(vfs, over, probe string, entry func(string, string, int, int) error) error {
-	a, err := openDir(unix.AT_FDCWD, vfs)
+func (c *comparison) pair(source, staged, probe string, entry func(string, string, int, int) error) error {
+	a, err := openDir(unix.AT_FDCWD, source)
 	if err != nil {
-		return &pathError{"open", vfs, err}
+		return &pathError{"open", source, err}
 	}
 	defer unix.Close(a)
-	b, err := openDir(unix.AT_FDCWD, over)
+	b, err := openDir(unix.AT_FDCWD, staged)
 	if err != nil {
-		return &pathError{"open", over, err}
+		return &pathError{"open", staged, err}
 	}
 	defer unix.Close(b)
 	var st, base unix.Stat_t
 	if err := unix.Fstat(a, &st); err != nil {
-		return &pathError{"stat", vfs, err}
+		return &pathError{"stat", source, err}
 	}
 	if err := unix.Lstat(probe, &base); err != nil {
 		return &pathError{"stat", probe, err}
@@ -100,11 +121,11 @@ func both(path, name string, a, b int, look func(subA, subB int) error) error {
 
 // children compares what is in a folder that both trees have.
 func (c *comparison) children(path string, subA, subB int) error {
-	left, err := readDir(subA)
+	left, err := readShown(subA)
 	if err != nil {
 		return &pathError{"list", path, err}
 	}
-	right, err := readDir(subB)
+	right, err := readShown(subB)
 	if err != nil {
 		return &pathError{"list staged", path, err}
 	}
@@ -144,7 +165,7 @@ func (c *comparison) stats(path, name string, a, b int, x, y *unix.Stat_t) error
 	return nil
 }
 
-func (c *comparison) differ(path, field, vfs, overlay string) {
-	d := Difference{Layer: c.layer.ID, Path: path, Field: field, Vfs: vfs, Overlay: overlay}
+func (c *comparison) differ(path, field, source, staged string) {
+	d := Difference{Layer: c.layer.ID, Path: path, Field: field, Source: source, Staged: staged}
 	c.proof.difference(d)
 }

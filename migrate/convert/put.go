@@ -54,7 +54,7 @@ func (f *filler) putFile(l *level, name string, st *unix.Stat_t) (bool, error) {
 			}
 		}
 	}
-	if f.linkOK {
+	if f.linkOK && !f.alone {
 		isNew, err := f.link(l.src, name, l, name)
 		switch {
 		case err == nil:
@@ -89,6 +89,9 @@ func (f *filler) link(at int, from string, l *level, name string) (bool, error) 
 
 func (f *filler) copyFile(l *level, name string, st *unix.Stat_t) (bool, error) {
 	c := copier{ctx: f.ctx, pace: f.pace, clone: f.method != Copy}
+	if f.foreign {
+		c.leave = f.leave
+	}
 	err := c.copy(l.src, l.dst, name, st)
 	if errors.Is(err, unix.EEXIST) {
 		return false, nil

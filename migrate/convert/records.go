@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"sort"
 	"time"
 
 	"github.com/containers/storage"
@@ -25,6 +24,7 @@ type layer struct {
 	storage.Layer
 	raw       json.RawMessage
 	base      string // graphroot, or the additional image store it comes from
+	driver    string // of the source
 	container bool   // a container's writable layer
 	volatile  bool   // recorded in the volatile file
 }
@@ -51,9 +51,21 @@ type snapshot struct {
 	damage     []Damage       // records that point nowhere
 }
 
-func (l *layer) dir() string     { return filepath.Join(l.base, "vfs", "dir", l.ID) }
-func (l *layer) list() string    { return filepath.Join(l.base, "vfs-layers", l.ID+".tar-split.gz") }
-func (l *layer) bigData() string { return filepath.Join(l.base, "vfs-layers", l.ID) }
+// dir is the layer's folder: the whole tree on vfs, the diff on overlay.
+func (l *layer) dir() string {
+	if l.driver == overlay {
+		return filepath.Join(l.base, overlay, l.ID, "diff")
+	}
+	return filepath.Join(l.base, vfs, "dir", l.ID)
+}
+
+func (l *layer) list() string {
+	return filepath.Join(l.base, l.driver+"-layers", l.ID+".tar-split.gz")
+}
+func (l *layer) bigData() string { return filepath.Join(l.base, l.driver+"-layers", l.ID) }
+
+// folder is the source's folder of records of one kind: images, layers, containers.
+func (s Store) folder(base, kind string) string { return filepath.Join(base, s.Driver+"-"+kind) }
 
 // identity names what the layer's tree is. Names, flags and metadata may
 // change without the tree changing, so they are not part of it.
@@ -165,23 +177,23 @@ func recordPaths(src Store) []string {
 	var files []string
 	for _, base := range append([]string{src.GraphRoot}, src.ImageStores...) {
 		files = append(files,
-			filepath.Join(base, "vfs-layers", "layers.json"),
-			filepath.Join(base, "vfs-layers", "volatile-layers.json"),
-			filepath.Join(base, "vfs-images", "images.json"))
+			filepath.Join(src.folder(base, "layers"), "layers.json"),
+			filepath.Join(src.folder(base, "layers"), "volatile-layers.json"),
+			filepath.Join(src.folder(base, "images"), "images.json"))
 	}
 	return append(files,
-		filepath.Join(src.GraphRoot, "vfs-containers", "containers.json"),
-		filepath.Join(src.GraphRoot, "vfs-containers", "volatile-containers.json"))
+		filepath.Join(src.folder(src.GraphRoot, "containers"), "containers.json"),
+		filepath.Join(src.folder(src.GraphRoot, "containers"), "volatile-containers.json"))
 }
 
-func readLayers(base, file string, volatile bool) ([]*layer, error) {
-	list, err := recordFile(filepath.Join(base, "vfs-layers", file))
+func readLayers(src Store, base, file string, volatile bool) ([]*layer, error) {
+	list, err := recordFile(filepath.Join(src.folder(base, "layers"), file))
 	if err != nil {
 		return nil, err
 	}
 	var out []*layer
 	for _, raw := range list {
-		l := &layer{raw: raw, base: base, volatile: volatile}
+		l := &layer{raw: raw, base: base, driver: src.Driver, volatile: volatile}
 		if err := json.Unmarshal(raw, &l.Layer); err != nil {
 			return nil, fmt.Errorf("reading a record of %s: %w", file, err)
 		}
@@ -193,8 +205,8 @@ func readLayers(base, file string, volatile bool) ([]*layer, error) {
 	return out, nil
 }
 
-func readImages(base string) ([]*image, error) {
-	list, err := recordFile(filepath.Join(base, "vfs-images", "images.json"))
+func readImages(src Store, base string) ([]*image, error) {
+	list, err := recordFile(filepath.Join(src.folder(base, "images"), "images.json"))
 	if err != nil {
 		return nil, err
 	}
@@ -213,7 +225,7 @@ func readOnce(src Store) (*snapshot, error) {
 	s := &snapshot{byID: map[string]*layer{}, imported: map[string]int{}}
 	var local []*layer
 	for _, f := range []string{"layers.json", "volatile-layers.json"} {
-		ls, err := readLayers(src.GraphRoot, f, f != "layers.json")
+		ls, err := readLayers(src, src.GraphRoot, f, f != "layers.json")
 		if err != nil {
 			return nil, err
 		}
@@ -221,7 +233,7 @@ func readOnce(src Store) (*snapshot, error) {
 	}
 	elsewhere := map[string]*layer{}
 	for _, base := range src.ImageStores {
-		ls, err := readLayers(base, "layers.json", false)
+		ls, err := readLayers(src, base, "layers.json", false)
 		if err != nil {
 			return nil, err
 		}
@@ -232,11 +244,11 @@ func readOnce(src Store) (*snapshot, error) {
 		}
 	}
 	var err error
-	if s.images, err = readImages(src.GraphRoot); err != nil {
+	if s.images, err = readImages(src, src.GraphRoot); err != nil {
 		return nil, err
 	}
 	for _, f := range []string{"containers.json", "volatile-containers.json"} {
-		list, err := recordFile(filepath.Join(src.GraphRoot, "vfs-containers", f))
+		list, err := recordFile(filepath.Join(src.folder(src.GraphRoot, "containers"), f))
 		if err != nil {
 			return nil, err
 		}
@@ -321,53 +333,6 @@ func (s *snapshot) wanted(containers bool) []*layer {
 
 // parent returns l's parent, nil when it has none or its record is missing.
 func (s *snapshot) parent(l *layer) *layer { return s.byID[l.Parent] }
-
-// checkStructure finds the damage that shows without reading any tree.
-func (s *snapshot) checkStructure(src Store, containers bool) []Damage {
-	out := append([]Damage(nil), s.damage...)
-	for _, l := range s.wanted(containers) {
-		if fi, err := os.Lstat(l.dir()); err != nil || !fi.IsDir() {
-			out = append(out, Damage{Kind: MissingLayerFolder, Layer: l.ID, Path: l.dir()})
-		}
-		for _, key := range l.BigDataNames {
-			if _, err := os.Lstat(filepath.Join(l.bigData(), bigDataFile(key))); err != nil {
-				out = append(out, Damage{Kind: MissingBigData, Layer: l.ID, Path: key})
-			}
-		}
-	}
-	for _, i := range s.images {
-		out = append(out, checkImageData(filepath.Join(src.GraphRoot, "vfs-images", i.ID), i)...)
-	}
-	return out
-}
-
-func checkImageData(dir string, i *image) []Damage {
-	var out []Damage
-	keys := append([]string(nil), i.BigDataNames...)
-	sort.Strings(keys)
-	for _, key := range keys {
-		d := Damage{Kind: MissingBigData, Image: i.ID, Path: key}
-		data, err := os.ReadFile(filepath.Join(dir, bigDataFile(key)))
-		if err != nil {
-			d.Detail = "no such file"
-			out = append(out, d)
-			continue
-		}
-		if want, ok := i.BigDataSizes[key]; ok && want != int64(len(data)) {
-			d.Detail = fmt.Sprintf("%d bytes where %d are recorded", len(data), want)
-			out = append(out, d)
-			continue
-		}
-		// The digest recorded for a manifest may be computed in a way of its
-		// own (signed manifests of schema 1), that of any other item is plain.
-		want := i.BigDataDigests[key]
-		if want != "" && want.Validate() == nil && !isManifestKey(key) && want.Algorithm().FromBytes(data) != want {
-			d.Detail = "content does not match its digest"
-			out = append(out, d)
-		}
-	}
-	return out
-}
 
 func isManifestKey(key string) bool {
 	return len(key) >= 8 && key[:8] == "manifest"

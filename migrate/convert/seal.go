@@ -19,7 +19,7 @@ import (
 // newer releases) are kept.
 
 func (o *Options) stagedFile(kind, name string) string {
-	return filepath.Join(o.newRoot(), "overlay-"+kind, name)
+	return filepath.Join(o.newRoot(), o.to()+"-"+kind, name)
 }
 
 // sealedLayers reads the layers that the staged records name, with identity.
@@ -86,7 +86,7 @@ func (s *stager) seal(ctx context.Context, want []*layer, r *Report) error {
 	fresh := len(r.NewLayers) > 0 || images || containers
 	if fresh {
 		s.phase("flush")
-		if err := s.driver.clearStaging(); err != nil { // what is gone before the flush is not written
+		if err := s.target.clearStaging(); err != nil { // what is gone before the flush is not written
 			return err
 		}
 	}
@@ -248,12 +248,12 @@ func (s *stager) images(ctx context.Context, r *Report) (bool, error) {
 		}
 		staged[i.ID] = i.dataKey()
 	}
-	dir := filepath.Join(s.o.newRoot(), "overlay-images")
+	dir := s.o.stagedFile("images", "")
 	keep := map[string]bool{"images.json": true, "images.lock": true}
 	changed := false
 	for _, i := range s.snap.images {
 		keep[i.ID] = true
-		from, to := filepath.Join(s.o.Source.GraphRoot, "vfs-images", i.ID), filepath.Join(dir, i.ID)
+		from, to := filepath.Join(s.o.Source.folder(s.o.Source.GraphRoot, "images"), i.ID), filepath.Join(dir, i.ID)
 		if staged[i.ID] == i.dataKey() && exists(to) == exists(from) {
 			continue
 		}
@@ -303,13 +303,13 @@ func removeOthers(dir string, keep map[string]bool) error {
 
 // containers copies the containers' folders: nothing runs, and they are few.
 func (s *stager) containers(ctx context.Context) (bool, error) {
-	dir := filepath.Join(s.o.newRoot(), "overlay-containers")
+	dir := s.o.stagedFile("containers", "")
 	keep := map[string]bool{"containers.json": true, "volatile-containers.json": true, "containers.lock": true}
 	changed := false
 	if s.o.Containers {
 		for _, c := range s.snap.containers {
 			keep[c.ID] = true
-			from := filepath.Join(s.o.Source.GraphRoot, "vfs-containers", c.ID)
+			from := filepath.Join(s.o.Source.folder(s.o.Source.GraphRoot, "containers"), c.ID)
 			if !exists(from) {
 				continue
 			}

@@ -12,9 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	graphdriver "github.com/containers/storage/drivers"
-	"github.com/containers/storage/pkg/archive"
-	"github.com/containers/storage/pkg/idtools"
 	"golang.org/x/sys/unix"
 
 	"github.com/storagectl/storagectl/internal/host"
@@ -61,7 +58,7 @@ func writeReceipt(o *Options, id string, r receipt) error {
 type stager struct {
 	o      *Options
 	snap   *snapshot
-	driver *stagedDriver
+	target target
 	boot   string
 	read   atomic.Int64
 	seen   atomic.Int64
@@ -70,43 +67,13 @@ type stager struct {
 	pace   host.Pace
 }
 
-// layerDiffer hands one layer's fill to the driver, which gives it an empty
-// folder and takes the filled one.
-type layerDiffer struct {
-	fill func(dest string) error
-}
-
-func (d *layerDiffer) Close() error { return nil }
-
-func (d *layerDiffer) ApplyDiff(dest string, _ *archive.TarOptions, _ *graphdriver.DifferOptions) (graphdriver.DriverWithDifferOutput, error) {
-	if err := d.fill(dest); err != nil {
-		return graphdriver.DriverWithDifferOutput{}, err
-	}
-	fi, err := os.Lstat(dest)
-	if err != nil {
-		return graphdriver.DriverWithDifferOutput{}, err
-	}
-	mode := fi.Mode() // else the driver would give the folder the parent's mode
-	return graphdriver.DriverWithDifferOutput{RootDirMode: &mode}, nil
-}
-
 // create makes the layer's folder; its parent's is there already.
 func (s *stager) create(l *layer) error {
 	parent := ""
 	if p := s.snap.parent(l); p != nil {
 		parent = p.ID
 	}
-	opts := &graphdriver.CreateOpts{
-		MountLabel: l.MountLabel,
-		IDMappings: idtools.NewIDMappingsFromMaps(l.UIDMap, l.GIDMap),
-	}
-	var err error
-	if l.container {
-		err = s.driver.CreateReadWrite(l.ID, parent, opts)
-	} else {
-		err = s.driver.Create(l.ID, parent, opts)
-	}
-	if err != nil {
+	if err := s.target.create(l, parent); err != nil {
 		return fmt.Errorf("making layer %s: %w", short(l.ID), err)
 	}
 	return nil
@@ -116,19 +83,12 @@ func (s *stager) create(l *layer) error {
 func (s *stager) layer(ctx context.Context, l *layer) (receipt, error) {
 	r := receipt{Identity: l.identity(), Boot: s.boot}
 	if exists(l.dir()) {
-		d := &layerDiffer{fill: func(dest string) (err error) {
+		err := s.target.put(l, func(dest string) (err error) {
 			r.Counts, r.Damage, err = s.fill(ctx, l, dest)
 			return err
-		}}
-		out, err := s.driver.ApplyDiffWithDiffer(nil, d)
+		})
 		if err != nil {
-			if out.Target != "" {
-				err = errors.Join(err, s.driver.CleanupStagingDirectory(out.Target))
-			}
 			return r, fmt.Errorf("filling layer %s: %w", short(l.ID), err)
-		}
-		if err := s.driver.ApplyDiffFromStagingDirectory(l.ID, l.Parent, &out, nil); err != nil {
-			return r, fmt.Errorf("placing layer %s: %w", short(l.ID), err)
 		}
 	} else if !s.o.KeepDamaged {
 		return r, &DamageError{[]Damage{{Kind: MissingLayerFolder, Layer: l.ID, Path: l.dir()}}}
@@ -143,7 +103,7 @@ func (s *stager) layer(ctx context.Context, l *layer) (receipt, error) {
 // layerFiles takes over the layer's list and its big data. The list is linked:
 // containers/storage replaces it by rename and never writes into it.
 func (s *stager) layerFiles(ctx context.Context, l *layer) error {
-	dir := filepath.Join(s.o.newRoot(), "overlay-layers")
+	dir := s.o.stagedFile("layers", "")
 	name := filepath.Base(l.list())
 	err := linkOrCopy(ctx, filepath.Dir(l.list()), dir, name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -209,9 +169,21 @@ func copyTree(ctx context.Context, from, to string) error {
 	return f.done()
 }
 
-// fill brings the layer's diff into dest: from its list where that explains
-// the tree, else by comparing trees.
+// fill brings the layer's files into dest: a whole tree, what another program's
+// diff has, or a diff made of a tree.
 func (s *stager) fill(ctx context.Context, l *layer, dest string) (Counts, []Damage, error) {
+	switch {
+	case s.o.to() == vfs:
+		return s.fillWhole(ctx, l, dest)
+	case s.o.unfusing():
+		return s.fillTranslated(ctx, l, dest)
+	}
+	return s.fillDiff(ctx, l, dest)
+}
+
+// fillDiff makes a layer's diff: from its list where that explains the tree, else by
+// comparing trees.
+func (s *stager) fillDiff(ctx context.Context, l *layer, dest string) (Counts, []Damage, error) {
 	parent := s.snap.parent(l)
 	byList := !l.container && !l.remapped(parent) && (parent != nil || l.Parent == "") && exists(l.list())
 	var found []Damage

@@ -50,7 +50,7 @@ func stagedReasons(o *Options, snap *snapshot) ([]string, error) {
 			why = append(why, "layer "+short(l.ID)+" is not staged")
 		case sealed[l.ID] != rc.Identity:
 			why = append(why, "layer "+short(l.ID)+" is not recorded")
-		case !wholeLayer(o.overlayHome(), l.ID):
+		case !o.wholeStaged(l.ID):
 			why = append(why, "layer "+short(l.ID)+" is not whole")
 		case len(rc.Damage) > 0 && !o.KeepDamaged:
 			why = append(why, "layer "+short(l.ID)+" is damaged")
@@ -77,13 +77,17 @@ func stagedReasons(o *Options, snap *snapshot) ([]string, error) {
 			why = append(why, filepath.Base(f.path)+" differs from the source's")
 		}
 	}
-	names, err := os.ReadDir(o.overlayHome())
+	home := o.overlayHome()
+	if o.to() == vfs {
+		home = vfsDirs(o.vfsHome())
+	}
+	names, err := os.ReadDir(home)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	for _, n := range names {
 		if n.Name() == mountProgramFlag || n.IsDir() && !known[n.Name()] {
-			why = append(why, "overlay/"+n.Name()+" does not belong")
+			why = append(why, o.to()+"/"+n.Name()+" does not belong")
 		}
 	}
 	return why, nil

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,6 +17,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/containers/storage/pkg/idtools"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,6 +29,9 @@ func Survey(ctx context.Context, o Options) (Estimate, error) {
 		return e, err
 	}
 	snap, damage, err := readChecked(ctx, &o)
+	if err == nil {
+		err = snap.convertible()
+	}
 	if err != nil {
 		return e, err
 	}
@@ -63,18 +68,92 @@ func Survey(ctx context.Context, o Options) (Estimate, error) {
 	if err := e.how(&o); err != nil {
 		return e, fmt.Errorf("cannot look at the filesystem: %w", err)
 	}
-	if o.Containers {
-		for _, l := range snap.layers {
-			n, err := written(ctx, l, snap.parent(l))
-			if err != nil {
-				return e, fmt.Errorf("cannot measure the containers: %w", err)
-			}
-			e.ContainerBytes += n
-		}
+	if o.to() == vfs {
+		err = e.wholeTrees(ctx, snap, want, imageData)
+	} else {
+		err = e.written(ctx, &o, snap)
+		e.needs(len(want), imageData+e.ContainerBytes)
 	}
-	e.needs(len(want), imageData+e.ContainerBytes)
+	if err != nil {
+		return e, fmt.Errorf("cannot measure the store: %w", err)
+	}
 	e.OtherDrivers, e.ImageStores = neighbours(o.Source, snap)
 	return e, nil
+}
+
+// written adds up what containers have written.
+func (e *Estimate) written(ctx context.Context, o *Options, snap *snapshot) error {
+	for _, l := range snap.layers {
+		if !o.Containers || !l.container || !exists(l.dir()) {
+			continue
+		}
+		var n int64
+		var err error
+		if o.Source.Driver == vfs {
+			n, err = written(ctx, l, snap.parent(l))
+		} else {
+			var t treeSize
+			t, err = measure(ctx, l.dir())
+			n = t.bytes
+		}
+		if err != nil {
+			return err
+		}
+		e.ContainerBytes += n
+	}
+	return nil
+}
+
+// treeSize is what a tree holds.
+type treeSize struct{ bytes, entries int64 }
+
+// measure looks at every entry of a folder. One that goes meanwhile is not counted.
+func measure(ctx context.Context, dir string) (t treeSize, err error) {
+	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		t.entries++
+		if info, err := d.Info(); err == nil && info.Mode().IsRegular() {
+			t.bytes += info.Size()
+		}
+		return ctx.Err()
+	})
+	return t, err
+}
+
+// wholeTrees tells the free space and inodes that a vfs store takes: each layer and
+// each container has all of what lies below it, too. What hides something below
+// makes it less than that.
+func (e *Estimate) wholeTrees(ctx context.Context, snap *snapshot, want []*layer, imageData int64) error {
+	const block = 4096
+	tree := map[string]treeSize{}
+	var sum treeSize
+	for _, l := range want { // parents come first
+		t := treeSize{bytes: max(l.UncompressedSize, 0), entries: countList(l.list())}
+		if (l.container || !exists(l.list()) || l.UncompressedSize < 0) && exists(l.dir()) {
+			var err error
+			if t, err = measure(ctx, l.dir()); err != nil {
+				return err
+			}
+		}
+		if p := snap.parent(l); p != nil {
+			t.bytes += tree[p.ID].bytes
+			t.entries += tree[p.ID].entries
+		}
+		tree[l.ID] = t
+		sum.bytes += t.bytes
+		sum.entries += t.entries
+		if l.container {
+			e.ContainerBytes += t.bytes
+		}
+	}
+	e.InodesNeeded = sum.entries + int64(len(want))*8 + int64(e.Images)*4 + 100
+	e.BytesNeeded = sum.bytes + e.InodesNeeded*block + e.ListBytes + imageData + 1<<20
+	return nil
 }
 
 // needs tells the free space and inodes that staging needs. With links, a
@@ -96,7 +175,7 @@ func (e *Estimate) how(o *Options) error {
 		e.Method, e.MethodReason = Copy, "the new store is made on another filesystem"
 		return nil
 	}
-	source := filepath.Join(o.Source.GraphRoot, "vfs")
+	source := filepath.Join(o.Source.GraphRoot, o.Source.Driver)
 	stage := o.Stage
 	for !exists(stage) {
 		stage = filepath.Dir(stage)
@@ -112,20 +191,22 @@ func (e *Estimate) how(o *Options) error {
 	if err := unix.Statx(unix.AT_FDCWD, stage, 0, mask, &b); err != nil {
 		return &pathError{"stat", stage, err}
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(stage, &fs); err != nil {
+	var sf unix.Statfs_t
+	if err := unix.Statfs(stage, &sf); err != nil {
 		return &pathError{"statfs", stage, err}
 	}
-	e.BytesFree, e.InodesFree = int64(fs.Bavail)*fs.Bsize, int64(fs.Ffree)
-	if fs.Files == 0 {
+	e.BytesFree, e.InodesFree = int64(sf.Bavail)*sf.Bsize, int64(sf.Ffree)
+	if sf.Files == 0 {
 		e.InodesFree = 0
 	}
 	sameDev := a.Dev_major == b.Dev_major && a.Dev_minor == b.Dev_minor
 	sameMount := a.Mask&unix.STATX_MNT_ID == 0 || a.Mnt_id == b.Mnt_id
 	switch {
+	case o.to() == vfs:
+		e.Method, e.MethodReason = Copy, "vfs keeps the whole tree of each layer and container"
 	case sameDev && sameMount:
 		e.Method, e.MethodReason = Link, "store and stage are on one filesystem"
-	case sameDev, fs.Type == unix.BTRFS_SUPER_MAGIC:
+	case sameDev, sf.Type == unix.BTRFS_SUPER_MAGIC:
 		e.Method, e.MethodReason = Reflink, "links cannot cross mounts or subvolumes; blocks are shared where the filesystem can, else copied"
 	default:
 		e.Method, e.MethodReason = Copy, "store and stage are on different filesystems"
@@ -137,11 +218,15 @@ func describeContainers(src Store, snap *snapshot) []ContainerInfo {
 	var out []ContainerInfo
 	for _, c := range snap.containers {
 		// buildah keeps its state as big data of that name.
-		dir := filepath.Join(src.GraphRoot, "vfs-containers", c.ID)
+		dir := filepath.Join(src.folder(src.GraphRoot, "containers"), c.ID)
 		l := snap.byID[c.LayerID]
+		mapped := l != nil && len(l.UIDMap) > 0
 		out = append(out, ContainerInfo{
-			Mapped: l != nil && len(l.UIDMap) > 0,
-			ID:     c.ID, Names: c.Names, Image: c.ImageID, Layer: c.LayerID,
+			Mapped: mapped,
+			// The program can map one run of ids, and does it then (containers/storage,
+			// drivers/overlay, SupportsShifting).
+			Shifted: mapped && src.Program != "" && idtools.IsContiguous(l.UIDMap) && idtools.IsContiguous(l.GIDMap),
+			ID:      c.ID, Names: c.Names, Image: c.ImageID, Layer: c.LayerID,
 			Buildah: slices.Contains(c.BigDataNames, "buildah.json") || exists(filepath.Join(dir, "userdata", "buildah.json")) || exists(filepath.Join(dir, "buildah.json")),
 		})
 	}
@@ -210,7 +295,7 @@ func neighbours(src Store, snap *snapshot) (drivers []string, stores []ImageStor
 	names, err := os.ReadDir(src.GraphRoot)
 	if err == nil {
 		for _, n := range names {
-			if driver, ok := strings.CutSuffix(n.Name(), "-layers"); ok && driver != "vfs" {
+			if driver, ok := strings.CutSuffix(n.Name(), "-layers"); ok && driver != src.Driver {
 				drivers = append(drivers, driver)
 			}
 		}
@@ -218,7 +303,7 @@ func neighbours(src Store, snap *snapshot) (drivers []string, stores []ImageStor
 	sort.Strings(drivers)
 	for _, path := range src.ImageStores {
 		info := ImageStoreInfo{Path: path, HasOverlay: exists(filepath.Join(path, "overlay-images")), Imported: snap.imported[path]}
-		if images, err := readImages(path); err == nil {
+		if images, err := readImages(src, path); err == nil {
 			info.Images = len(images)
 		}
 		stores = append(stores, info)

@@ -44,6 +44,9 @@ func Sync(ctx context.Context, o Options) (Report, error) {
 
 func syncStage(ctx context.Context, o *Options) (r Report, err error) {
 	snap, damage, err := readChecked(ctx, o)
+	if err == nil {
+		err = snap.convertible()
+	}
 	if err != nil {
 		return r, err
 	}
@@ -52,7 +55,7 @@ func syncStage(ctx context.Context, o *Options) (r Report, err error) {
 		return r, &DamageError{damage}
 	}
 	for _, dir := range []string{o.Stage, o.newRoot(), o.receipts(), o.tmp(),
-		filepath.Join(o.newRoot(), "overlay-layers"), filepath.Join(o.newRoot(), "overlay-images"), filepath.Join(o.newRoot(), "overlay-containers")} {
+		o.stagedFile("layers", ""), o.stagedFile("images", ""), o.stagedFile("containers", "")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return r, err
 		}
@@ -62,11 +65,11 @@ func syncStage(ctx context.Context, o *Options) (r Report, err error) {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	driver, err := openDriver(o)
+	target, err := openTarget(o)
 	if err != nil {
 		return r, err
 	}
-	defer func() { err = errors.Join(err, driver.Close(), os.RemoveAll(o.tmp())) }()
+	defer func() { err = errors.Join(err, target.Close(), os.RemoveAll(o.tmp())) }()
 	boot, err := bootID()
 	if err != nil {
 		return r, err
@@ -77,7 +80,7 @@ func syncStage(ctx context.Context, o *Options) (r Report, err error) {
 		if r.Damage = damage; len(damage) > 0 && !o.KeepDamaged {
 			return r, &DamageError{damage}
 		}
-		s := &stager{o: o, snap: snap, driver: driver, boot: boot}
+		s := &stager{o: o, snap: snap, target: target, boot: boot}
 		s.pace.PerSecond = o.BytesPerSecond
 		gone, err := s.sync(ctx, &r)
 		if err != nil || !gone {
@@ -196,7 +199,7 @@ func (s *stager) believed(want []*layer) (have map[string]bool, todo []*layer, e
 	for _, l := range want {
 		rc, ok := readReceipt(s.o, l.ID)
 		ok = ok && rc.Identity == l.identity() && (rc.Boot == s.boot || sealed[l.ID] == rc.Identity)
-		ok = ok && !l.container && s.driver.whole(l.ID)
+		ok = ok && !l.container && s.target.whole(l.ID)
 		if p := s.snap.parent(l); p != nil && !have[p.ID] {
 			ok = false
 		}
@@ -227,11 +230,11 @@ func (s *stager) drop(have map[string]bool) ([]string, error) {
 			}
 		}
 	}
-	dropped, err := s.driver.sweep(have)
+	dropped, err := s.target.sweep(have)
 	if err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(s.o.newRoot(), "overlay-layers")
+	dir := s.o.stagedFile("layers", "")
 	names, err = os.ReadDir(dir)
 	if err != nil {
 		return nil, err

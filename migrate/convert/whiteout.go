@@ -50,7 +50,7 @@ func (f *filler) putTree(d string) error {
 	if err := f.enter(d); err != nil {
 		return err
 	}
-	names, err := readDir(f.top().src)
+	names, err := readShown(f.top().src)
 	if err != nil {
 		return f.fail("list", "", err)
 	}
