@@ -78,6 +78,7 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 	if ok, err := a.podman(ctx, cli); err != nil || !ok {
 		return a, err
 	}
+	a.program()
 	if req.Relocate != nil && req.To == "" { // the driver stays
 		req.To = a.Inputs.Store.Driver
 		a.Inputs.Request.To = req.To
@@ -110,7 +111,7 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 		a.plan(s)
 		return a, nil
 	}
-	if a.Info.Store.GraphDriverName != req.To || req.Relocate != nil || req.MigrateDB {
+	if !a.Inputs.There() || req.Relocate != nil || req.MigrateDB {
 		if err := a.nomad(ctx, cli); err != nil || len(a.Refusals) > 0 {
 			return a, err
 		}
@@ -138,12 +139,12 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 		return a, a.relocation(ctx, s)
 	} else if same && a.Inputs.Request.MigrateDB {
 		return a, a.databaseOnly(ctx, s)
-	} else if a.Already = same; a.Already {
+	} else if a.Already = a.Inputs.There(); a.Already {
 		return a, nil
 	}
-	if a.Info.Store.GraphDriverName != "vfs" {
+	if d := a.Info.Store.GraphDriverName; d != DriverVFS && d != overlay {
 		a.refuse("driver", "re-create the store, or wait for a release that converts from it",
-			"the store is on the driver %q; only vfs can be converted to overlay", a.Info.Store.GraphDriverName)
+			"the store is on the driver %q; only vfs and overlay can be converted", d)
 		return a, nil
 	}
 	if req.Relocate != nil {
@@ -166,6 +167,9 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 		if err := a.running(ctx, cli); err != nil {
 			return a, err
 		}
+	}
+	if err := a.fromOverlay(ctx, cli); err != nil {
+		return a, err
 	}
 	if err := a.conf(ctx, s); err != nil {
 		return a, err

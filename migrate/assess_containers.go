@@ -61,21 +61,22 @@ func (a *Assessment) atWork(ctx context.Context, cli podman.CLI) error {
 	return nil
 }
 
-// mapped refuses containers of root's with id maps of their own: where the kernel
-// can, the overlay driver gives their layers their ids at mount (containers/storage,
-// SupportsShifting), and would map once more what vfs has mapped in its copies.
+// mapped refuses containers with id maps of their own where one of the drivers gives
+// their files their ids at mount, as root's overlay does where the kernel can, and
+// fuse-overlayfs where one run of ids is mapped (containers/storage,
+// SupportsShifting), and the other has mapped them in its copies.
 func (a *Assessment) mapped() {
-	if !a.Inputs.Request.keeping() || !a.Inputs.Owner.Rootful() {
+	if !a.Inputs.Request.keeping() {
 		return
 	}
 	var names []string
 	for _, c := range a.Estimate.Containers {
-		if c.Mapped {
+		if c.Mapped && a.Inputs.Owner.Rootful() || c.Shifted {
 			names = append(names, strings.Join(c.Names, " "))
 		}
 	}
 	if len(names) > 0 {
 		a.refuse("mapped", "commit them to images and make them anew on the new store",
-			"containers of root's with id maps of their own cannot be carried over: %s", strings.Join(names, ", "))
+			"containers with id maps of their own cannot be carried over: %s", strings.Join(names, ", "))
 	}
 }

@@ -38,6 +38,7 @@ func (a *Assessment) roots(stateDir string) {
 		case a.Inputs.Request.Images == Discard:
 			a.refuse("mount", "unmount it first", "%s is mounted in the store, and podman system reset would delete what is on it", m)
 		case strings.HasSuffix(m, "/userdata/shm"): // podman's own, of a running container
+		case part == overlay && a.Info.Store.GraphDriverName == overlay && a.ownMount(m): // the driver's
 		case slices.Contains(storeParts(a.Info.Store.GraphDriverName), part):
 			a.refuse("mount", "unmount it, or move the whole graphroot onto that filesystem", "%s is mounted in the store, so that it cannot be renamed with it", m)
 		}
@@ -72,11 +73,15 @@ func (a *Assessment) content(ctx context.Context, s *Session) error {
 		return nil
 	}
 	s.Inputs = a.Inputs
-	o := convert.Options{Source: s.convertSource(), Stage: runFolder(a.Inputs.Store.GraphRoot, s.ID), Containers: true,
+	o := convert.Options{Source: s.convertSource(), To: a.Inputs.Request.To, Stage: runFolder(a.Inputs.Store.GraphRoot, s.ID), Containers: true,
 		KeepDamaged: a.Inputs.Request.KeepDamaged, Elsewhere: a.Inputs.Converting()}
 	e, err := ask[convert.Estimate](ctx, s, opSurvey, o)
 	if faultKind(err) == faultNoNative {
 		a.refuse("no-native-overlay", "overlay needs a kernel and a local filesystem that have it", "%v", err)
+		return nil
+	}
+	if faultKind(err) == faultUnlike {
+		a.Refusals = append(a.Refusals, *unconvertible(err))
 		return nil
 	}
 	if err != nil {
@@ -93,8 +98,8 @@ func (a *Assessment) content(ctx context.Context, s *Session) error {
 			"the store is damaged in %s: %s", Count(len(e.Damage), "place", "places"), strings.Join(lines, "; "))
 	}
 	for _, i := range e.ImageStores {
-		if i.Images > 0 {
-			a.Notes = append(a.Notes, fmt.Sprintf("the additional image store %s and its %s stay where they are: podman on overlay sees only what overlay images it holds", i.Path, Count(i.Images, "vfs image", "vfs images")))
+		if i.Images > 0 && a.Inputs.Request.To != a.Inputs.Store.Driver {
+			a.Notes = append(a.Notes, fmt.Sprintf("the additional image store %s and its %s stay where they are: podman on %s sees only what images of that driver it holds", i.Path, Count(i.Images, a.Inputs.Store.Driver+" image", a.Inputs.Store.Driver+" images"), a.Inputs.Request.To))
 		}
 	}
 	if o.Elsewhere { // judged with the target
@@ -148,13 +153,13 @@ func (a *Assessment) unfinished(dir engine.Dir) (known map[string]bool, err erro
 func (a *Assessment) leftovers(known map[string]bool) {
 	for _, f := range a.Look.Leftover {
 		path := filepath.Join(a.Inputs.Store.GraphRoot, f)
-		if a.Inputs.Request.Images == Discard && a.Info.Store.GraphDriverName != a.Inputs.Request.To {
+		if a.Inputs.Request.Images == Discard && !a.Inputs.There() {
 			a.refuse("leftover", "fetch what you want from it (docs/runs.md), then remove it or move it away",
 				"podman system reset would delete %s, which an earlier run kept", path)
 		} else if a.Inputs.Request.Relocate != nil {
 			a.refuse("leftover", "commit that run, or fetch what you want from the folder (docs/runs.md) and remove it; it would not go along",
 				"%s is kept from an earlier run", path)
-		} else if known[f] || a.Info.Store.GraphDriverName == a.Inputs.Request.To {
+		} else if known[f] || a.Inputs.There() {
 			a.Notes = append(a.Notes, path+" is kept from an earlier run")
 		} else {
 			a.refuse("leftover", "go on with that run, with its --state-dir or as the user who began it (storagectl history); the folder may hold the only copy of a store, so do not delete it",

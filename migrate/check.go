@@ -45,7 +45,13 @@ func (s *Session) verify(ctx context.Context) error {
 			return err
 		}
 	}
-	return s.smoke(ctx)
+	if err := s.smoke(ctx); err != nil || !s.Inputs.Unfusing() {
+		return err
+	}
+	if r := s.facts.Smoke; !r.Overlay.Native || r.RootFS != overlay {
+		return fmt.Errorf("%w: a container's root is %s, and not the kernel's overlay: %s", ErrVerification, r.RootFS, r.Overlay.Reason)
+	}
+	return nil
 }
 
 // compareManifest compares podman and the store, whose folders hold part now,

@@ -225,6 +225,9 @@ func (s *Session) unconfigure(ctx context.Context) error {
 		return nil
 	case now.Existed && !bytes.Equal(now.Content, was.After):
 		content, _, err := storageconf.Edit(now.Content, s.Inputs.Store.Driver)
+		if s.Inputs.Unfusing() {
+			content, _, err = storageconf.EditProgram(now.Content, s.Inputs.Store.Program)
+		}
 		if err != nil {
 			return err
 		}

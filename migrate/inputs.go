@@ -3,6 +3,7 @@ package migrate
 import (
 	"crypto/sha256"
 	"fmt"
+	"path/filepath"
 
 	"github.com/storagectl/storagectl/drain"
 	"github.com/storagectl/storagectl/internal/host"
@@ -15,6 +16,9 @@ import (
 
 // JobMigrate is the name of the migrate job.
 const JobMigrate = "migrate"
+
+// overlay is the driver that has two ways of mounting.
+const overlay = "overlay"
 
 // What becomes of images and containers.
 const (
@@ -42,9 +46,11 @@ type Request struct {
 
 // Store is the container store of a job, as podman told it before the run.
 type Store struct {
-	GraphRoot   string   `json:"graphRoot"`
-	RunRoot     string   `json:"runRoot"`
-	Driver      string   `json:"driver"`
+	GraphRoot string `json:"graphRoot"`
+	RunRoot   string `json:"runRoot"`
+	Driver    string `json:"driver"`
+	// Program mounts the store's overlays in the kernel's place, "" where the kernel does.
+	Program     string   `json:"program,omitempty"`
 	Options     []string `json:"options,omitempty"`
 	ImageStores []string `json:"imageStores,omitempty"`
 	// LeftStores are those of ImageStores that hold nothing for the new driver:
@@ -89,6 +95,33 @@ func (in Inputs) Job() string {
 		return JobRelocate
 	}
 	return JobMigrate
+}
+
+// There reports whether the store is what is asked for already, so that a migrate job
+// has nothing to do.
+func (in Inputs) There() bool { return in.Store.Driver == in.Request.To && !in.Unfusing() }
+
+// Unfusing reports whether a migrate job is to have the kernel mount overlays, which a
+// program mounts now.
+func (in Inputs) Unfusing() bool {
+	return in.Request.Relocate == nil && in.Request.Images == Keep && !in.DatabaseOnly() && in.Request.To == overlay &&
+		in.Store.Driver == overlay && in.Store.Program != ""
+}
+
+// From is what the store is on, in a word; To what it will be on.
+func (in Inputs) From() string {
+	if in.Store.Driver == overlay && in.Store.Program != "" {
+		return filepath.Base(in.Store.Program)
+	}
+	return in.Store.Driver
+}
+
+// To is in a word what the store will be on.
+func (in Inputs) To() string {
+	if in.Unfusing() {
+		return "native overlay"
+	}
+	return in.Request.To
 }
 
 // Converting reports whether a relocation also brings the store to another driver.

@@ -34,8 +34,8 @@ func (s *Session) stage(ctx context.Context) error {
 	})
 }
 
-// prove compares each staged image, as the overlay driver shows it, with what
-// vfs shows.
+// prove compares each staged image, as the new driver shows it, with what the old one
+// shows.
 func (s *Session) prove(ctx context.Context) error {
 	part, err := ask[verify.StorePart](ctx, s, opManifest, s.storeRef(s.Inputs.Store.Driver))
 	if err != nil {
@@ -68,6 +68,7 @@ func (s *Session) prove(ctx context.Context) error {
 func (s *Session) takeSample(ctx context.Context, images []string) (FileRef, error) {
 	var files verify.Sample
 	args := sampleArgs{Store: s.storeRef(s.Inputs.Store.Driver), Scratch: s.folder(), Images: images}
+	args.Store.Options = programOptions(s.Inputs.Store)
 	if err := s.worker.Call(ctx, opSample, args, &files, nil); err != nil {
 		return FileRef{}, err
 	}
@@ -104,6 +105,9 @@ func (s *Session) sync(ctx context.Context, step string, o convert.Options) (con
 		return r, &Refusal{ID: "damaged", Text: err.Error(),
 			Hint: "repair or remove the damaged images, or carry them over as they are with --keep-damaged"}
 	}
+	if faultKind(err) == faultUnlike {
+		return r, unconvertible(err)
+	}
 	if faultKind(err) == faultNoNative {
 		return r, &Refusal{ID: "no-native-overlay", Text: err.Error(),
 			Hint: "overlay needs Linux 5.13 or later for a rootless owner and a local ext4, xfs or btrfs filesystem below"}
@@ -111,15 +115,21 @@ func (s *Session) sync(ctx context.Context, step string, o convert.Options) (con
 	return r, err
 }
 
+// unconvertible refuses a store that keeps something in a way of its own.
+func unconvertible(err error) *Refusal {
+	return &Refusal{ID: "unconvertible", Text: err.Error(),
+		Hint: "remove the image or container and pull or make it anew on the new store; or leave the store as it is"}
+}
+
 func (s *Session) convertSource() convert.Store {
 	st := s.Inputs.Store
-	return convert.Store{GraphRoot: st.GraphRoot, RunRoot: st.RunRoot, Driver: st.Driver, Options: st.Options, ImageStores: st.ImageStores}
+	return convert.Store{GraphRoot: st.GraphRoot, RunRoot: st.RunRoot, Driver: st.Driver, Program: st.Program, Options: st.Options, ImageStores: st.ImageStores}
 }
 
 func (s *Session) convertOptions(containers bool) convert.Options {
 	return convert.Options{
-		Source: s.convertSource(),
-		Stage:  s.folder(), Containers: containers, KeepDamaged: s.Inputs.Request.KeepDamaged,
+		Source: s.convertSource(), To: s.Inputs.Request.To,
+		Stage: s.folder(), Containers: containers, KeepDamaged: s.Inputs.Request.KeepDamaged,
 	}
 }
 
@@ -312,6 +322,9 @@ func (s *Session) swapBack(ctx context.Context) error {
 const smokeName = "storagectl-smoke"
 
 func (s *Session) repointed(ctx context.Context) (bool, error) {
+	if s.Inputs.Unfusing() { // the driver has its name already; the containers name the program
+		return ask[bool](ctx, s, opDBRight, s.db())
+	}
 	db, err := s.database(ctx)
 	// A database that records no driver takes it from the configuration.
 	return db.GraphDriver == s.Inputs.Request.To || db.GraphDriver == "", err
@@ -327,7 +340,7 @@ func (s *Session) repoint(ctx context.Context) error {
 
 func (s *Session) runState(driver string) runArgs {
 	root := s.Inputs.Store.RunRoot
-	return runArgs{RunRoot: root, Driver: driver, Aside: filepath.Join(root, ".storagectl-"+s.ID)}
+	return runArgs{RunRoot: root, Driver: driver, Aside: filepath.Join(root, ".storagectl-"+s.ID), Same: s.Inputs.Unfusing()}
 }
 
 func (s *Session) cleared(ctx context.Context) (bool, error) {

@@ -54,6 +54,7 @@ const (
 	opDBSaved    = "db-saved"
 	opDBSet      = "db-set"
 	opDBRestore  = "db-restore"
+	opDBRight    = "db-right"
 	opConfRead   = "conf-read"
 	opConfWrite  = "conf-write"
 	opConfRemove = "conf-remove"
@@ -93,6 +94,7 @@ const (
 	faultBoth     = "two-databases"
 	faultSchema   = "unknown-schema"
 	faultNoRoom   = "no-room"
+	faultUnlike   = "unconvertible"
 )
 
 // none is the argument or result of a request that has none.
@@ -179,10 +181,16 @@ func Handlers(uid int) map[string]podman.Handler {
 			return none{}, w.replaySweep(ctx, unit)
 		}),
 		opSurvey: podman.Handle(func(ctx context.Context, o convert.Options, p func(any)) (convert.Estimate, error) {
+			if err := seeOverlay(o.Source.Driver, o.Source.GraphRoot); err != nil {
+				return convert.Estimate{}, err
+			}
 			e, err := convert.Survey(ctx, o)
 			return e, faulty(err)
 		}),
 		opSync: podman.Handle(func(ctx context.Context, o convert.Options, p func(any)) (convert.Report, error) {
+			if err := seeOverlay(o.Source.Driver, o.Source.GraphRoot); err != nil {
+				return convert.Report{}, err
+			}
 			o.Progress = func(c convert.Progress) { p(c) }
 			r, err := convert.Sync(ctx, o)
 			return r, faulty(err)
@@ -192,11 +200,17 @@ func Handlers(uid int) map[string]podman.Handler {
 			return stagedAnswer{ok, why}, faulty(err)
 		}),
 		opCompare: podman.Handle(func(ctx context.Context, a compareArgs, p func(any)) (convert.Proof, error) {
+			if err := seeOverlay(a.Source.Driver, a.Source.GraphRoot); err != nil {
+				return convert.Proof{}, err
+			}
 			a.Progress = func(c convert.Progress) { p(c) }
 			proof, err := convert.Compare(ctx, a.Options, a.Images, convert.CompareOptions{ContainersOnly: len(a.Images) == 0, Known: a.Known})
 			return proof, faulty(err)
 		}),
 		opChanged: podman.Handle(func(ctx context.Context, o convert.Options, _ func(any)) ([]string, error) {
+			if err := seeOverlay(o.Source.Driver, o.Source.GraphRoot); err != nil {
+				return nil, err
+			}
 			ids, err := convert.ChangedContainers(ctx, o)
 			return ids, faulty(err)
 		}),
@@ -250,6 +264,10 @@ func Handlers(uid int) map[string]podman.Handler {
 		opDBSet: podman.Handle(func(ctx context.Context, a dbArgs, _ func(any)) (none, error) {
 			return none{}, faulty(libpoddb.SetDriver(ctx, a.Path, a.From, a.To, libpoddb.Moves{}))
 		}),
+		opDBRight: podman.Handle(func(ctx context.Context, a dbArgs, _ func(any)) (bool, error) {
+			left, err := libpoddb.Preview(ctx, a.Path, a.From, a.To, libpoddb.Moves{})
+			return len(left) == 0, faulty(err)
+		}),
 		opDBRestore: podman.Handle(func(ctx context.Context, a dbArgs, _ func(any)) (none, error) {
 			return none{}, faulty(libpoddb.Restore(ctx, a.Saved, a.Path))
 		}),
@@ -258,18 +276,18 @@ func Handlers(uid int) map[string]podman.Handler {
 		opConfRemove: podman.Handle(removeConf),
 		opConfPlan:   podman.Handle(planConf),
 		opRunCleared: podman.Handle(func(_ context.Context, a runArgs, _ func(any)) (bool, error) {
-			return runStateCleared(a.RunRoot, a.Driver)
+			return runStateCleared(a)
 		}),
 		opRunClear: podman.Handle(func(ctx context.Context, a runArgs, _ func(any)) (none, error) {
-			if a.For != "" {
+			if a.For != "" && !a.Same {
 				if err := carryRunFolders(ctx, a.RunRoot, a.Driver, a.For); err != nil {
 					return none{}, err
 				}
 			}
-			return none{}, clearRunState(a.RunRoot, a.Driver, a.Aside)
+			return none{}, clearRunState(a)
 		}),
 		opRunRestore: podman.Handle(func(_ context.Context, a runArgs, _ func(any)) (none, error) {
-			return none{}, restoreRunState(a.RunRoot, a.Driver, a.Aside)
+			return none{}, restoreRunState(a)
 		}),
 		opRunForget: podman.Handle(func(_ context.Context, a runArgs, _ func(any)) (none, error) {
 			return none{}, forgetRunState(a.Aside)
@@ -332,8 +350,9 @@ type dbArgs struct {
 type runArgs struct {
 	RunRoot string `json:"runRoot"`
 	Driver  string `json:"driver"`
-	Aside   string `json:"aside"`         // where run state is put
-	For     string `json:"for,omitempty"` // the driver that gets a copy of the containers' run folders
+	Aside   string `json:"aside"`          // where run state is put
+	For     string `json:"for,omitempty"`  // the driver that gets a copy of the containers' run folders
+	Same    bool   `json:"same,omitempty"` // the driver keeps its name, so the containers' run folders stay
 }
 
 // withBus lends f the bus of the systemd manager that has the owner's units.
@@ -369,6 +388,8 @@ func faulty(err error) error {
 	case errors.As(err, &damage):
 		f.Kind = faultDamaged
 		f.Detail, _ = json.Marshal(damage.Damage) // plain data: it marshals
+	case errors.Is(err, convert.ErrUnconvertible):
+		f.Kind = faultUnlike
 	case errors.Is(err, convert.ErrNoNativeOverlay):
 		f.Kind = faultNoNative
 	case errors.Is(err, libpoddb.ErrBoth):
@@ -391,16 +412,3 @@ func faultKind(err error) string {
 	}
 	return ""
 }
-
-// process is one process of the owner that has to do with podman.
-type process struct {
-	PID     int    `json:"pid"`
-	Command string `json:"command"`
-	Pause   bool   `json:"pause"` // podman's pause process: it only holds the user namespace
-}
-
-type processArgs struct {
-	EndPause bool `json:"endPause"` // end pause processes and wait until they are gone
-}
-
-func (p process) String() string { return fmt.Sprintf("%s (pid %d)", p.Command, p.PID) }

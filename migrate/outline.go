@@ -39,10 +39,13 @@ func (a *Assessment) what() map[string]string {
 		units = "no systemd to ask: waits until no podman process is left"
 	}
 	db := fmt.Sprintf("%s: graph driver %s becomes %s", st.Database, st.Driver, a.Inputs.Request.To)
+	if a.Inputs.Unfusing() {
+		db = st.Database + ": the containers' clean-up commands lose the mount program"
+	}
 	what := map[string]string{
 		stepStage: fmt.Sprintf("%s, %s, %s, %s in %s; files by %s (%s); needs %s of %s free; each file is looked at only then",
 			Count(e.Images, "image", "images"), Count(e.Layers, "layer", "layers"), Count(e.Entries, "entry", "entries"), Bytes(e.Bytes), runFolder(st.GraphRoot, "RUN"), e.Method, e.MethodReason, Bytes(e.BytesNeeded), Bytes(e.BytesFree)),
-		stepProve:     "every entry of every image, as overlay shows it and as vfs does",
+		stepProve:     fmt.Sprintf("every entry of every image, as %s shows it and as %s does", a.Inputs.To(), a.Inputs.From()),
 		stepStop:      units + a.runningNames(),
 		stepStageRest: "images that came or went meanwhile, and " + Bytes(e.ContainerBytes) + " that containers have written",
 		stepSwap:      fmt.Sprintf("renames %s* into the run's folder, %s* out of it", st.Driver, a.Inputs.Request.To),
@@ -66,6 +69,14 @@ func (a *Assessment) what() map[string]string {
 		a.growWhat(what)
 	} else if a.Inputs.Target != nil {
 		a.relocateWhat(what)
+	}
+	if to := a.Inputs.Request.To; to == DriverVFS && a.Inputs.Target == nil {
+		what[stepStage] = fmt.Sprintf("%s, %s, %s, %s in %s become about %s: a copy, because %s; of %s free; %s, with the reading back; while podman works",
+			Count(e.Images, "image", "images"), Count(e.Layers, "layer", "layers"), Count(e.Entries, "entry", "entries"), Bytes(e.Bytes), st.GraphRoot, Bytes(e.BytesNeeded), e.MethodReason, Bytes(e.BytesFree), copyTime(e.BytesNeeded-e.ContainerBytes))
+		what[stepProve] = "every file of every layer, from the disk, against what overlay shows"
+		if e.ContainerBytes > 0 {
+			what[stepStageRest] = fmt.Sprintf("images that came or went meanwhile, and containers, whole: %s, %s", Bytes(e.ContainerBytes), copyTime(e.ContainerBytes))
+		}
 	}
 	out := a.Inputs.Request.Outage
 	what[StepDockerAPI] = "images, networks, containers, logs, exit codes, as a worker of Prefect's does; all is removed again"

@@ -139,3 +139,16 @@ func called(comm string, args [][]byte) string {
 	}
 	return comm
 }
+
+// process is one process of the owner that has to do with podman.
+type process struct {
+	PID     int    `json:"pid"`
+	Command string `json:"command"`
+	Pause   bool   `json:"pause"` // podman's pause process: it only holds the user namespace
+}
+
+type processArgs struct {
+	EndPause bool `json:"endPause"` // end pause processes and wait until they are gone
+}
+
+func (p process) String() string { return fmt.Sprintf("%s (pid %d)", p.Command, p.PID) }

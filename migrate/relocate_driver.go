@@ -3,9 +3,6 @@ package migrate
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/storagectl/storagectl/internal/podman"
@@ -42,13 +39,12 @@ func (a *Assessment) drive() {
 		a.refuse("driver", "give a target that holds overlay as it is (--rbd, --device, --path)",
 			"fuse-overlayfs is for the store of a user: root's storage.conf would set it for all users that have none of their own")
 	default:
-		dirs := []string{"/usr/local/bin", "/usr/bin", "/bin"}
-		i := slices.IndexFunc(dirs, func(d string) bool { _, err := os.Stat(filepath.Join(d, DriverFuse)); return err == nil })
-		if i < 0 {
+		program := findFuse()
+		if program == "" {
 			a.refuse("driver", "apt install fuse-overlayfs", "there is no fuse-overlayfs here")
 			return
 		}
-		t.Program, t.SetProgram = filepath.Join(dirs[i], DriverFuse), true
+		t.Program, t.SetProgram = program, true
 		a.Notes = append(a.Notes, fmt.Sprintf("%s mounts the containers' files from then on: each access goes through it, which is slower", t.Program))
 	}
 }

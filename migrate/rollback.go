@@ -179,8 +179,8 @@ func (s *Session) restoreDB(ctx context.Context) error {
 	}
 	// Podman may have moved to another kind of database since, or made one.
 	for _, f := range all {
-		if f.Path == s.dbPath() || f.GraphDriver != s.Inputs.Request.To {
-			continue
+		if f.Path == s.dbPath() || f.GraphDriver != s.Inputs.Request.To || s.Inputs.Unfusing() {
+			continue // of one that names both drivers nothing tells when it was made
 		}
 		if err := s.learn(func(k *Facts) { k.KeptNew = append(slices.Clone(k.KeptNew), "podman's database "+f.Path) }); err != nil {
 			return err

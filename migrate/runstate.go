@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/storagectl/storagectl/migrate/convert"
@@ -16,9 +17,9 @@ import (
 // mount counts, locks and the run folders of containers, without which podman
 // does not start them again before the next boot. Nothing else in the runroot is
 // podman's alone to lose (auth.json lies there), so nothing else is touched.
-func clearRunState(runRoot, driver, aside string) error {
-	for _, n := range runParts(driver) {
-		from := filepath.Join(runRoot, n)
+func clearRunState(a runArgs) error {
+	for _, n := range a.parts() {
+		from := filepath.Join(a.RunRoot, n)
 		there, err := exists(from)
 		if err != nil {
 			return err
@@ -31,7 +32,7 @@ func clearRunState(runRoot, driver, aside string) error {
 		} else if len(mounted) > 0 {
 			return fmt.Errorf("cannot clear %s: %s is mounted in it", from, strings.Join(mounted, ", "))
 		}
-		to := filepath.Join(aside, n)
+		to := filepath.Join(a.Aside, n)
 		if there, err := exists(to); err != nil {
 			return err
 		} else if there { // of an earlier try; podman has made these anew since
@@ -40,7 +41,7 @@ func clearRunState(runRoot, driver, aside string) error {
 			}
 			continue
 		}
-		if err := os.MkdirAll(aside, 0o700); err != nil {
+		if err := os.MkdirAll(a.Aside, 0o700); err != nil {
 			return fmt.Errorf("cannot clear run state: %w", err)
 		}
 		if err := move(from, to); err != nil {
@@ -84,9 +85,9 @@ func carryRunFolders(ctx context.Context, runRoot, from, to string) error {
 
 // restoreRunState puts back what clearRunState moved aside, if no reboot has
 // taken it: podman makes it anew then.
-func restoreRunState(runRoot, driver, aside string) error {
-	for _, n := range runParts(driver) {
-		from, to := filepath.Join(aside, n), filepath.Join(runRoot, n)
+func restoreRunState(a runArgs) error {
+	for _, n := range a.parts() {
+		from, to := filepath.Join(a.Aside, n), filepath.Join(a.RunRoot, n)
 		there, err := exists(from)
 		if err != nil {
 			return err
@@ -115,13 +116,17 @@ func forgetRunState(aside string) error {
 	return nil
 }
 
-func runParts(driver string) []string {
-	return []string{driver + "-layers", driver + "-locks", driver + "-containers", driver}
+func (a runArgs) parts() []string {
+	parts := []string{a.Driver + "-layers", a.Driver + "-locks", a.Driver + "-containers", a.Driver}
+	if a.Same {
+		parts = slices.DeleteFunc(parts, func(p string) bool { return p == a.Driver+"-containers" })
+	}
+	return parts
 }
 
-func runStateCleared(runRoot, driver string) (bool, error) {
-	for _, n := range runParts(driver) {
-		if ok, err := exists(filepath.Join(runRoot, n)); err != nil || ok {
+func runStateCleared(a runArgs) (bool, error) {
+	for _, n := range a.parts() {
+		if ok, err := exists(filepath.Join(a.RunRoot, n)); err != nil || ok {
 			return false, err
 		}
 	}

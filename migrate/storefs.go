@@ -43,6 +43,7 @@ type storeLook struct {
 	Leftover   []string `json:"leftover,omitempty"` // folders of runs
 	Mounts     []string `json:"mounts,omitempty"`   // mount points below it
 	Foreign    []string `json:"foreign,omitempty"`  // what is not podman's
+	Marked     bool     `json:"marked,omitempty"`   // the store's own mark says that a program mounts its overlays
 }
 
 // fsName is what people call a filesystem, by its magic number (linux/magic.h).
@@ -105,7 +106,8 @@ func lookAtStore(graphRoot string) (storeLook, error) {
 			l.Foreign = append(l.Foreign, name)
 		}
 	}
-	return l, nil
+	l.Marked, err = marked(l.RealPath)
+	return l, err
 }
 
 // ofDriver reports whether a storage driver makes an entry of this name.

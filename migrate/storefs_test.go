@@ -14,15 +14,21 @@ import (
 // storeOf makes a graphroot with a used vfs store and a staged overlay store.
 func storeOf(t *testing.T) swap {
 	t.Helper()
+	return storeFrom(t, "vfs")
+}
+
+// storeFrom makes a graphroot with a used store on a driver and a staged overlay store.
+func storeFrom(t *testing.T, from string) swap {
+	t.Helper()
 	root := t.TempDir()
-	s := swap{GraphRoot: root, Folder: runFolder(root, "1"), From: "vfs", To: "overlay"}
+	s := swap{GraphRoot: root, Folder: runFolder(root, "1"), From: from, To: "overlay"}
 	layer := strings.Repeat("a", 64)
-	for base, driver := range map[string]string{root: "vfs", filepath.Join(s.Folder, "new"): "overlay"} {
+	for base, driver := range map[string]string{root: from, filepath.Join(s.Folder, "new"): "overlay"} {
 		for _, kind := range []string{"images", "layers", "containers"} {
-			write(t, filepath.Join(base, driver+"-"+kind, kind+".json"), `[{"id":"`+driver+`"}]`)
+			write(t, filepath.Join(base, driver+"-"+kind, kind+".json"), `[{"id":"`+map[bool]string{true: "old", false: "new"}[base == root]+`"}]`)
 		}
 	}
-	write(t, filepath.Join(root, "vfs/dir", layer, "file"), "vfs")
+	write(t, filepath.Join(root, from, "dir", layer, "file"), "old")
 	write(t, filepath.Join(s.new("overlay"), layer, "diff/file"), "overlay")
 	write(t, filepath.Join(root, "volumes/v/_data/x"), "mine")
 	return s
@@ -58,6 +64,12 @@ func tree(t *testing.T, dir string) []string {
 // TestSwapFromEveryState makes the cutover, and takes it back, from each state
 // that a crash between two renames can leave.
 func TestSwapFromEveryState(t *testing.T) {
+	for _, from := range []string{"vfs", "overlay"} {
+		t.Run(from, func(t *testing.T) { swapFromEveryState(t, from) })
+	}
+}
+
+func swapFromEveryState(t *testing.T, from string) {
 	type rename struct{ from, to string }
 	moves := func(s swap) (ms []rename) {
 		for _, n := range storeParts(s.From) {
@@ -68,8 +80,8 @@ func TestSwapFromEveryState(t *testing.T) {
 		}
 		return ms
 	}
-	total := len(moves(swap{From: "vfs", To: "overlay"}))
-	whole := storeOf(t)
+	total := len(moves(swap{From: from, To: "overlay"}))
+	whole := storeFrom(t, from)
 	before := tree(t, whole.GraphRoot)
 	if _, err := whole.do(); err != nil {
 		t.Fatal(err)
@@ -77,7 +89,7 @@ func TestSwapFromEveryState(t *testing.T) {
 	after := tree(t, whole.GraphRoot)
 	for n := range total + 1 {
 		for _, way := range []string{"do", "undo"} {
-			s := storeOf(t)
+			s := storeFrom(t, from)
 			if err := os.MkdirAll(filepath.Join(s.Folder, "old"), 0o700); err != nil {
 				t.Fatal(err)
 			}
@@ -103,6 +115,9 @@ func TestSwapFromEveryState(t *testing.T) {
 			}
 			if in, err := s.in(); err != nil || in != (way == "do") {
 				t.Fatalf("%d renames, %s: in=%v %v", n, way, in, err)
+			}
+			if out, err := s.out(); err != nil || out != (way == "undo") {
+				t.Fatalf("%d renames, %s: out=%v %v", n, way, out, err)
 			}
 		}
 	}
@@ -195,8 +210,9 @@ func TestClearRunStateLeavesTheRest(t *testing.T) {
 		write(t, filepath.Join(root, f), "")
 	}
 	before := tree(t, root)
+	run := runArgs{RunRoot: root, Driver: "vfs", Aside: aside}
 	for range 2 {
-		if err := clearRunState(root, "vfs", aside); err != nil {
+		if err := clearRunState(run); err != nil {
 			t.Fatal(err)
 		}
 		got := slices.DeleteFunc(tree(t, root), func(l string) bool { return strings.HasPrefix(l, ".storagectl-1/") })
@@ -205,7 +221,7 @@ func TestClearRunStateLeavesTheRest(t *testing.T) {
 		}
 		write(t, filepath.Join(root, "vfs-layers/mountpoints.json"), "made anew")
 	}
-	if err := restoreRunState(root, "vfs", aside); err != nil {
+	if err := restoreRunState(run); err != nil {
 		t.Fatal(err)
 	}
 	if got := tree(t, root); !slices.Equal(got, before) {

@@ -40,6 +40,9 @@ func (s swap) in() (bool, error) {
 		return false, err
 	}
 	for _, n := range storeParts(s.From) {
+		if s.From == s.To {
+			break // what is live is the new one
+		}
 		if live, err := exists(s.live(n)); err != nil || live {
 			return false, err
 		}
@@ -85,6 +88,11 @@ func (s swap) do() (strays string, err error) {
 		return "", fmt.Errorf("cannot make room for the old store: %w", err)
 	}
 	for _, n := range storeParts(s.From) {
+		if gone, err := s.left(n); err != nil {
+			return strays, err
+		} else if gone {
+			continue
+		}
 		if err := s.shift(n, s.live(n), s.old(n), &strays); err != nil {
 			return strays, err
 		}
@@ -93,6 +101,15 @@ func (s swap) do() (strays string, err error) {
 		return strays, err
 	}
 	return strays, s.sync()
+}
+
+// left reports, where both stores have parts of the same names, that the old one's is
+// aside: what is live by this name is the new one's, then, or a stray.
+func (s swap) left(name string) (bool, error) {
+	if s.From != s.To {
+		return false, nil
+	}
+	return exists(s.old(name))
 }
 
 // arrive moves the parts of To in.
@@ -113,7 +130,7 @@ func (s swap) sayNative() error {
 	if err != nil || !s.Native || !staged {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(s.new("overlay"), ".has-mount-program"), []byte("false"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(s.new("overlay"), markName), []byte("false"), 0o600); err != nil {
 		return fmt.Errorf("cannot mark the new store as native: %w", err)
 	}
 	return syncDirs(s.new("overlay"))
@@ -123,6 +140,11 @@ func (s swap) sayNative() error {
 // was made in the new store since is in new/ then. It returns strays as do does.
 func (s swap) undo() (strays string, err error) {
 	for _, n := range storeParts(s.To) {
+		if gone, err := s.left(n); err != nil {
+			return strays, err
+		} else if s.From == s.To && !gone {
+			continue // what is live is the old one
+		}
 		if err := s.shift(n, s.live(n), s.new(n), &strays); err != nil {
 			return strays, err
 		}

@@ -22,13 +22,21 @@ func newMigrate(a *app) *cobra.Command {
 	var req migrate.Request
 	var dryRun bool
 	cmd := &cobra.Command{
-		Use:   "migrate --to overlay",
+		Use:   "migrate --to overlay|vfs",
 		Short: "Convert a container store to another driver, keeping what is in it",
 		Long: `migrate converts a container store from the vfs driver to overlay. The new store is
 built beside the live one, by hard links, while podman works on; then podman is
 stopped for some seconds, the stores change places, and the result is compared
 with what was there before and tried with a container. Until you commit, the old
 store is whole: "storagectl rollback" returns to it.
+
+--to overlay also takes a store that fuse-overlayfs mounts to the kernel's own
+overlay: its marks of deleted files are translated, its files linked.
+
+--to vfs goes back, for a filesystem that cannot hold overlay. It is a copy: vfs
+keeps the whole tree of each layer and container, so that it takes many times the
+room. The plan says how much, and how long it may take. Containers are copied
+while podman is down.
 
 Without --user it works on the caller's own store: run as root that is the
 rootful store. It shows the plan and asks, unless you say --yes.
@@ -51,6 +59,7 @@ stays so until the run is resumed or rolled back.
   storagectl migrate --to overlay --yes --commit           the rootful store; remove the old one at the end
   storagectl migrate --to overlay --migrate-db --yes       and podman's database to SQLite, for podman 6
   storagectl migrate --to overlay --images discard --yes   the classic way: podman system reset, an empty store
+  storagectl migrate --to vfs --user hashi --dry-run       how much room vfs would take, and how long it takes
   storagectl migrate --to overlay --user hashi --yes --slots 1 --drain-deadline 10m --canary localhost/base:1
                                                            on a Nomad client: one node at a time, tried by a job`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -64,7 +73,7 @@ stays so until the run is resumed or rolled back.
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&req.To, "to", "", "the driver to convert to: overlay")
+	f.StringVar(&req.To, "to", "", "the driver to convert to: overlay (mounted by the kernel) or vfs")
 	f.StringVar(&req.User, "user", "", "the user whose store it is (default: the caller)")
 	f.StringVar(&req.Images, "images", migrate.Keep, "keep, or discard (podman system reset: images, containers, volumes, secrets and networks are deleted)")
 	f.StringVar(&req.Containers, "containers", migrate.Keep, "keep them (what ran is stopped, and started again), checkpoint (as keep, but what runs goes on with its memory: rootful, with CRIU), refuse to go on while there are any, or discard them; with --images discard the default is refuse")
@@ -80,9 +89,9 @@ stays so until the run is resumed or rolled back.
 func checkRequest(r migrate.Request) error {
 	switch {
 	case r.To == "":
-		return usagef("cannot migrate without a driver: say --to overlay")
-	case r.To != "overlay":
-		return usagef("cannot migrate to %q: overlay is the only driver to convert to", r.To)
+		return usagef("cannot migrate without a driver: say --to overlay or --to vfs")
+	case r.To != "overlay" && r.To != migrate.DriverVFS:
+		return usagef("cannot migrate to %q: the drivers to convert to are overlay and vfs", r.To)
 	case r.Images != migrate.Keep && r.Images != migrate.Discard:
 		return usagef("cannot use --images %q: it is keep or discard", r.Images)
 	case r.Containers != migrate.Keep && r.Containers != migrate.Checkpoint && r.Containers != migrate.Refuse && r.Containers != migrate.Discard:
@@ -91,6 +100,8 @@ func checkRequest(r migrate.Request) error {
 		return usagef("cannot keep containers with --images discard")
 	case r.Images == migrate.Discard && r.MigrateDB:
 		return usagef("cannot use --migrate-db with --images discard: podman makes itself a new database then")
+	case r.Images == migrate.Discard && r.To != "overlay":
+		return usagef("cannot use --images discard with --to %s", r.To)
 	case r.Images == migrate.Discard && r.KeepDamaged:
 		return usagef("cannot use --keep-damaged with --images discard")
 	}
@@ -234,7 +245,7 @@ func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) 
 		} else if m.Target != "" {
 			fmt.Fprintf(&b, "Run %s is rolled back: the store of %s is in its old place again, as it was.\n", s.ID, in.Owner.Name)
 		} else {
-			fmt.Fprintf(&b, "Run %s is rolled back: the store of %s is on %s again, as it was.\n", s.ID, in.Owner.Name, m.Driver)
+			fmt.Fprintf(&b, "Run %s is rolled back: the store of %s is on %s again, as it was.\n", s.ID, in.Owner.Name, in.From())
 		}
 		if len(m.Kept) > 0 {
 			fmt.Fprintf(&b, "Made after the cutover and kept in %s:\n", oneLine(filepath.Dir(in.OldStore(s.ID))))
@@ -253,14 +264,14 @@ func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) 
 			fmt.Fprintf(&b, "The old one is kept. \"storagectl commit %s\" removes it; \"storagectl rollback %s\" returns to it.\n", s.ID, s.ID)
 			break
 		}
-		fmt.Fprintf(&b, "The store of %s is on %s: every image, container, volume, secret and network compared and found.\n", in.Owner.Name, place(m, in.Converting()))
+		fmt.Fprintf(&b, "The store of %s is on %s: every image, container, volume, secret and network compared and found.\n", in.Owner.Name, place(m, in))
 		b.WriteString(downText(verified, started, time.Since(st.Started()), time.Since(began)))
 		fmt.Fprintf(&b, "The old store is kept. \"storagectl commit %s\" removes it and frees %s; \"storagectl rollback %s\" returns to it.\n", s.ID, migrate.Bytes(m.Reclaimable), s.ID)
 	case st.Phase == engine.PhaseCommitted:
 		if in.DatabaseOnly() {
 			fmt.Fprintf(&b, "Podman's database of %s is SQLite, and the old one is removed.\n", in.Owner.Name)
 		} else {
-			fmt.Fprintf(&b, "The store of %s is on %s, and the old one is removed.\n", in.Owner.Name, place(m, in.Converting()))
+			fmt.Fprintf(&b, "The store of %s is on %s, and the old one is removed.\n", in.Owner.Name, place(m, in))
 		}
 		if verified > 0 && !began.After(st.Started()) {
 			fmt.Fprintf(&b, "Podman was down for %s (until verified; %s until its units ran again).\n", seconds(verified), seconds(started))
@@ -286,14 +297,14 @@ func growText(b *strings.Builder, m resultMessage, down time.Duration) {
 }
 
 // place is where a run brought the store: on a driver, or in a folder, or both.
-func place(m resultMessage, converted bool) string {
-	if converted {
+func place(m resultMessage, in migrate.Inputs) string {
+	if in.Converting() {
 		return m.Driver + ", on " + oneLine(m.Target)
 	}
 	if m.Target != "" {
 		return oneLine(m.Target)
 	}
-	return m.Driver
+	return in.To()
 }
 
 // downText tells how long podman was down, of how long the run took since it was
@@ -318,7 +329,7 @@ func planText(p *migrate.Assessment) string {
 	} else if in.Target != nil {
 		fmt.Fprintf(&b, "Move the store of %s (podman %s, on %s) to %s\n\n", in.Owner.Name, in.Podman, in.Store.Driver, oneLine(in.Target.Where))
 	} else {
-		fmt.Fprintf(&b, "Migrate the store of %s (podman %s) from %s to %s\n\n", in.Owner.Name, in.Podman, in.Store.Driver, in.Request.To)
+		fmt.Fprintf(&b, "Migrate the store of %s (podman %s) from %s to %s\n\n", in.Owner.Name, in.Podman, in.From(), in.To())
 	}
 	fmt.Fprintf(&b, "  graphroot  %s (%s, %s free)\n", oneLine(in.Store.GraphRoot), p.Look.FSType, migrate.Bytes(p.Look.FreeBytes))
 	if e.Images > 0 || e.Layers > 0 {
