@@ -38,7 +38,7 @@ func (a *Assessment) relocation(ctx context.Context, s *Session) error {
 	a.Need = need
 	if a.Look.Mountpoint {
 		if a.Inputs.Converting() {
-			a.refuse("graphroot-mount", "storagectl migrate --to "+a.Inputs.Request.To+" first; or move it without --to",
+			a.refuse("graphroot-mount", "storagectl migrate --to "+a.Inputs.Request.To+" first; or move it on the driver that it is on",
 				"the graphroot %s is a mount, and a store is not converted on its way from there", a.Inputs.Store.GraphRoot)
 			return nil
 		}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/containers/storage"
+	"github.com/containers/storage/pkg/idtools"
 )
 
 const fuseProgram = "/usr/bin/fuse-overlayfs"
@@ -113,6 +114,76 @@ func TestToVfs(t *testing.T) {
 	must(t, os.WriteFile(path, []byte("x"), 0o600))
 	if ids, err := ChangedContainers(context.Background(), f.opts); err != nil || len(ids) != 1 {
 		t.Errorf("changed: %v %v", ids, err)
+	}
+}
+
+// TestMappedToVfs: a container with ids of its own, in a user namespace, where its layer
+// has them in its files.
+func TestMappedToVfs(t *testing.T) {
+	f := newOverlay(t, "", vfs)
+	img := f.image(plain(f), "localhost/plain:1")
+	maps := []idtools.IDMap{{ContainerID: 0, HostID: 1, Size: 2000}}
+	c, err := f.store.CreateContainer("", []string{"mapped"}, img, "", "", &storage.ContainerOptions{
+		IDMappingOptions: storage.IDMappingOptions{UIDMap: maps, GIDMap: maps}})
+	must(t, err)
+	mnt, err := f.store.Mount(c.ID, "")
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(mnt, "written"), []byte("w"), 0o600))
+	_, err = f.store.Unmount(c.ID, true)
+	must(t, err)
+	f.opts.Containers = true
+	e := f.survey().Containers[0]
+	if os.Getenv("STORAGECTL_CONVERT_OWNER") == "" { // root's kernel maps them when it mounts
+		if !e.Mapped || !e.Shifted {
+			t.Errorf("%+v", e)
+		}
+		return
+	}
+	if !e.Mapped || e.Shifted {
+		t.Errorf("%+v", e)
+	}
+	f.sync()
+	p, err := Compare(context.Background(), f.opts, nil, CompareOptions{})
+	must(t, err)
+	for _, d := range p.Unexplained() {
+		t.Error(d)
+	}
+	f.sameView()
+}
+
+// TestMappedUnfuse: the same, of a mount program, where it does not map the ids itself.
+func TestMappedUnfuse(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	f := newOverlay(t, fuseProgram, overlay)
+	base := f.layer("", dir("d"), file("d/f", "x").owner(5), file("g", "y"), dir("o"), file("o/old", "o")) // the program cannot change the owner of pipes
+	img := f.image(f.layer(base, gonePath("g"), file("d/new", "n"), dir("o"), opaqueDir("o"), file("o/new", "n")), "localhost/mapped:1")
+	maps := []idtools.IDMap{{ContainerID: 0, HostID: 1, Size: 5}, {ContainerID: 5, HostID: 10, Size: 2000}}
+	c, err := f.store.CreateContainer("", []string{"mapped"}, img, "", "", &storage.ContainerOptions{
+		IDMappingOptions: storage.IDMappingOptions{UIDMap: maps, GIDMap: maps}})
+	must(t, err)
+	mnt, err := f.store.Mount(c.ID, "")
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(mnt, "written"), []byte("w"), 0o600))
+	_, err = f.store.Unmount(c.ID, true)
+	must(t, err)
+	f.opts.Containers = true
+	if e := f.survey().Containers[0]; !e.Mapped || e.Shifted {
+		t.Errorf("%+v", e)
+	}
+	if os.Getenv("STORAGECTL_CONVERT_OWNER") == "" {
+		return // root's kernel would map them once more
+	}
+	f.sync()
+	p, err := Compare(context.Background(), f.opts, nil, CompareOptions{})
+	must(t, err)
+	for _, d := range p.Unexplained() {
+		t.Error(d)
+	}
+	f.sameView()
+	if again := f.sync(); len(again.NewLayers) > 1 {
+		t.Errorf("a second time: %+v", again)
 	}
 }
 

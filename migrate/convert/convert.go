@@ -81,7 +81,7 @@ type ContainerInfo struct {
 	Layer   string   `json:"layer,omitempty"`
 	Buildah bool     `json:"buildah,omitempty"` // a build container of buildah
 	Mapped  bool     `json:"mapped,omitempty"`  // with id maps of its own (--userns, --uidmap)
-	Shifted bool     `json:"shifted,omitempty"` // whose files the mount program gives their owners when it mounts them
+	Shifted bool     `json:"shifted,omitempty"` // whose files get their owners when they are mounted
 }
 
 // ImageStoreInfo tells of one additional image store. It stays where it is,

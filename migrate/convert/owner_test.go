@@ -17,9 +17,9 @@ func TestAsOwner(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.Chown(dir, 2000, 2000))
 	must(t, os.Chmod(filepath.Dir(dir), 0o755))
-	const tests = "^(TestEveryKindOfChange|TestLayersWithoutList|TestMappedLayer|TestNamesDanglingManifestLists|TestFollowsTheSource|TestAdditionalStore|TestContainers|TestDamage|TestKilledAnywhere|TestOtherBoot|TestSurveyAndStagedWriteNothing|TestRandomLayers)$"
+	const tests = "^(TestEveryKindOfChange|TestLayersWithoutList|TestMappedLayer|TestNamesDanglingManifestLists|TestFollowsTheSource|TestAdditionalStore|TestContainers|TestDamage|TestKilledAnywhere|TestOtherBoot|TestSurveyAndStagedWriteNothing|TestRandomLayers|TestToVfs|TestMappedToVfs|TestMappedUnfuse)$"
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.v", "-test.run", tests)
-	cmd.Env = append(os.Environ(), "TMPDIR="+dir, "HOME="+dir, "XDG_RUNTIME_DIR="+dir)
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir, "HOME="+dir, "XDG_RUNTIME_DIR="+dir, "STORAGECTL_CONVERT_OWNER=1")
 	ids := func() []syscall.SysProcIDMap {
 		return []syscall.SysProcIDMap{{ContainerID: 0, HostID: 2000, Size: 1}, {ContainerID: 1, HostID: 100000, Size: 65536}}
 	}

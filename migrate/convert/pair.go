@@ -30,7 +30,7 @@ func (c *comparison) tree(l *layer) (err error) {
 		defer c.mu.Unlock()
 		err = errors.Join(err, c.driver.Put(l.ID))
 	}()
-	v, err := c.o.view(c.ctx, c.snap, l)
+	v, err := c.o.view(c.ctx, l)
 	if err != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func (c *comparison) whole(l *layer) (err error) {
 	if !exists(l.dir()) {
 		return nil // damage that was carried over
 	}
-	v, err := c.o.view(c.ctx, c.snap, l)
+	v, err := c.o.view(c.ctx, l)
 	if err != nil {
 		return err
 	}
@@ -60,8 +60,16 @@ func (c *comparison) diff(l *layer) error {
 	if !exists(l.dir()) {
 		return nil
 	}
-	diff := filepath.Join(c.driver.home, l.ID, "diff")
-	return c.pair(l.dir(), diff, diff, c.diffEntry)
+	for _, from := range l.dirs() {
+		diff := filepath.Join(c.driver.home, l.ID, "diff")
+		if c.o.unfusing() {
+			diff = filepath.Join(c.driver.home, l.ID, filepath.Base(from))
+		}
+		if err := c.pair(from, diff, diff, c.diffEntry); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // pair opens both roots, compares them and then what is below. probe is a

@@ -23,10 +23,11 @@ import (
 type layer struct {
 	storage.Layer
 	raw       json.RawMessage
-	base      string // graphroot, or the additional image store it comes from
-	driver    string // of the source
-	container bool   // a container's writable layer
-	volatile  bool   // recorded in the volatile file
+	base      string   // graphroot, or the additional image store it comes from
+	driver    string   // of the source
+	lowers    []string // on overlay: the diffs below the layer's, the uppermost first
+	container bool     // a container's writable layer
+	volatile  bool     // recorded in the volatile file
 }
 
 type image struct {
@@ -200,6 +201,9 @@ func readLayers(src Store, base, file string, volatile bool) ([]*layer, error) {
 		if incomplete, ok := l.Flags["incomplete"].(bool); ok && incomplete {
 			continue
 		}
+		if src.Driver == overlay {
+			l.lowers = lowersOf(src, base, l.ID)
+		}
 		out = append(out, l)
 	}
 	return out, nil
@@ -299,6 +303,9 @@ func (s *snapshot) link(local []*layer, elsewhere map[string]*layer) {
 			} else {
 				s.damage = append(s.damage, Damage{Kind: MissingParent, Layer: l.ID, Detail: "parent " + l.Parent + " has no record"})
 			}
+		}
+		if below := s.byID[l.under()]; below != nil {
+			add(below)
 		}
 		s.layers = append(s.layers, l)
 	}

@@ -70,7 +70,7 @@ type stager struct {
 // create makes the layer's folder; its parent's is there already.
 func (s *stager) create(l *layer) error {
 	parent := ""
-	if p := s.snap.parent(l); p != nil {
+	if p := s.snap.below(l); p != nil {
 		parent = p.ID
 	}
 	if err := s.target.create(l, parent); err != nil {

@@ -17,7 +17,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/containers/storage/pkg/idtools"
 	"golang.org/x/sys/unix"
 )
 
@@ -93,7 +92,7 @@ func (e *Estimate) written(ctx context.Context, o *Options, snap *snapshot) erro
 			n, err = written(ctx, l, snap.parent(l))
 		} else {
 			var t treeSize
-			t, err = measure(ctx, l.dir())
+			t, err = measure(ctx, l)
 			n = t.bytes
 		}
 		if err != nil {
@@ -107,22 +106,28 @@ func (e *Estimate) written(ctx context.Context, o *Options, snap *snapshot) erro
 // treeSize is what a tree holds.
 type treeSize struct{ bytes, entries int64 }
 
-// measure looks at every entry of a folder. One that goes meanwhile is not counted.
-func measure(ctx context.Context, dir string) (t treeSize, err error) {
-	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
+// measure looks at every entry of a layer's folders. One that goes meanwhile is not
+// counted.
+func measure(ctx context.Context, l *layer) (t treeSize, err error) {
+	for _, dir := range l.dirs() {
+		err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			t.entries++
+			if info, err := d.Info(); err == nil && info.Mode().IsRegular() {
+				t.bytes += info.Size()
+			}
+			return ctx.Err()
+		})
 		if err != nil {
-			return err
+			return t, err
 		}
-		t.entries++
-		if info, err := d.Info(); err == nil && info.Mode().IsRegular() {
-			t.bytes += info.Size()
-		}
-		return ctx.Err()
-	})
-	return t, err
+	}
+	return t, nil
 }
 
 // wholeTrees tells the free space and inodes that a vfs store takes: each layer and
@@ -136,7 +141,7 @@ func (e *Estimate) wholeTrees(ctx context.Context, snap *snapshot, want []*layer
 		t := treeSize{bytes: max(l.UncompressedSize, 0), entries: countList(l.list())}
 		if (l.container || !exists(l.list()) || l.UncompressedSize < 0) && exists(l.dir()) {
 			var err error
-			if t, err = measure(ctx, l.dir()); err != nil {
+			if t, err = measure(ctx, l); err != nil {
 				return err
 			}
 		}
@@ -220,12 +225,11 @@ func describeContainers(src Store, snap *snapshot) []ContainerInfo {
 		// buildah keeps its state as big data of that name.
 		dir := filepath.Join(src.folder(src.GraphRoot, "containers"), c.ID)
 		l := snap.byID[c.LayerID]
-		mapped := l != nil && len(l.UIDMap) > 0
 		out = append(out, ContainerInfo{
-			Mapped: mapped,
-			// The program can map one run of ids, and does it then (containers/storage,
-			// drivers/overlay, SupportsShifting).
-			Shifted: mapped && src.Program != "" && idtools.IsContiguous(l.UIDMap) && idtools.IsContiguous(l.GIDMap),
+			Mapped: len(c.UIDMap)+len(c.GIDMap) > 0 || l != nil && len(l.UIDMap) > 0,
+			// Where the driver maps ids when it mounts, it says so by a layer that has no
+			// maps (containers/storage, canUseShifting).
+			Shifted: src.Driver == overlay && len(c.UIDMap)+len(c.GIDMap) > 0 && l != nil && len(l.UIDMap)+len(l.GIDMap) == 0,
 			ID:      c.ID, Names: c.Names, Image: c.ImageID, Layer: c.LayerID,
 			Buildah: slices.Contains(c.BigDataNames, "buildah.json") || exists(filepath.Join(dir, "userdata", "buildah.json")) || exists(filepath.Join(dir, "buildah.json")),
 		})

@@ -200,7 +200,7 @@ func (s *stager) believed(want []*layer) (have map[string]bool, todo []*layer, e
 		rc, ok := readReceipt(s.o, l.ID)
 		ok = ok && rc.Identity == l.identity() && (rc.Boot == s.boot || sealed[l.ID] == rc.Identity)
 		ok = ok && !l.container && s.target.whole(l.ID)
-		if p := s.snap.parent(l); p != nil && !have[p.ID] {
+		if p := s.snap.below(l); p != nil && !have[p.ID] {
 			ok = false
 		}
 		if ok {

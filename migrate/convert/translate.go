@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -37,22 +38,39 @@ func overrides(attr string) bool {
 
 type translator struct {
 	*filler
-	s *stager
-	l *layer
+	below []string // the diffs under this one, the uppermost first
 }
 
-// fillTranslated makes a layer's diff of a mount program's.
+// fillTranslated makes a layer's diff of a mount program's. Where the layer has more
+// than one, the others are made beside it.
 func (s *stager) fillTranslated(ctx context.Context, l *layer, dest string) (Counts, []Damage, error) {
+	dirs, below := l.dirs(), l.stack()
+	counts, damage, err := s.translate(ctx, l, dirs[0], below[1:], dest)
+	for i := 1; i < len(dirs) && err == nil; i++ {
+		to := filepath.Join(s.o.overlayHome(), l.ID, filepath.Base(dirs[i]))
+		if err = emptyDir(to); err != nil {
+			break
+		}
+		var c Counts
+		var d []Damage
+		c, d, err = s.translate(ctx, l, dirs[i], below[i+1:], to)
+		counts.add(c)
+		damage = append(damage, d...)
+	}
+	return counts, damage, err
+}
+
+func (s *stager) translate(ctx context.Context, l *layer, from string, below []string, dest string) (Counts, []Damage, error) {
 	method := Link
 	if l.container {
 		method = Reflink // written in place, so never shared by name
 	}
-	f, err := newFiller(ctx, l.dir(), dest, l.ID, method)
+	f, err := newFiller(ctx, from, dest, l.ID, method)
 	if err != nil {
 		return Counts{}, nil, err
 	}
 	f.seen, f.pace, f.leave, f.foreign = &s.seen, &s.pace, programs, true
-	t := &translator{filler: f, s: s, l: l}
+	t := &translator{filler: f, below: below}
 	err = t.folder("", false)
 	if err == nil {
 		err = f.rejoin()
@@ -182,7 +200,7 @@ func (t *translator) hide(dir, name string, covered bool) error {
 	if covered {
 		return nil
 	}
-	shown, err := t.s.shownBelow(t.l, join(dir, name))
+	shown, err := t.shownBelow(join(dir, name))
 	if err != nil || !shown {
 		return err
 	}
@@ -197,12 +215,12 @@ func (t *translator) hide(dir, name string, covered bool) error {
 	return nil
 }
 
-// shownBelow reports whether the layers under l show something at p.
-func (s *stager) shownBelow(l *layer, p string) (bool, error) {
-	for below := s.snap.parent(l); below != nil; below = s.snap.parent(below) {
-		root, err := openDir(unix.AT_FDCWD, below.dir())
+// shownBelow reports whether the diffs under this one show something at p.
+func (t *translator) shownBelow(p string) (bool, error) {
+	for _, dir := range t.below {
+		root, err := openDir(unix.AT_FDCWD, dir)
 		if err != nil {
-			return false, &pathError{"open", below.dir(), err}
+			return false, &pathError{"open", dir, err}
 		}
 		shown, over, err := shownIn(root, p)
 		unix.Close(root)

@@ -29,7 +29,7 @@ type view struct {
 }
 
 // view shows a layer of the source.
-func (o *Options) view(ctx context.Context, snap *snapshot, l *layer) (view, error) {
+func (o *Options) view(ctx context.Context, l *layer) (view, error) {
 	if o.Source.Driver == vfs {
 		return view{l.dir(), func() error { return nil }}, nil
 	}
@@ -45,10 +45,7 @@ func (o *Options) view(ctx context.Context, snap *snapshot, l *layer) (view, err
 	if err := errors.Join(os.Mkdir(dir, 0o700), os.Mkdir(empty, 0o700)); err != nil {
 		return view{}, err
 	}
-	var lowers []string
-	for p := l; p != nil; p = snap.parent(p) {
-		lowers = append(lowers, p.dir())
-	}
+	lowers := l.stack()
 	if len(lowers) == 1 { // without an upper folder the kernel wants two below
 		lowers = append(lowers, empty)
 	}

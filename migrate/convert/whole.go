@@ -7,7 +7,7 @@ import (
 
 // fillWhole copies what a layer shows: vfs keeps the whole tree of each.
 func (s *stager) fillWhole(ctx context.Context, l *layer, dest string) (_ Counts, _ []Damage, err error) {
-	v, err := s.o.view(ctx, s.snap, l)
+	v, err := s.o.view(ctx, l)
 	if err != nil {
 		return Counts{}, nil, err
 	}
