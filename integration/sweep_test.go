@@ -60,23 +60,32 @@ func TestSweep(t *testing.T) {
 	type cell struct {
 		release, user string
 		live          bool // containers are in the store, and one runs
+		kind          images.Kind
 	}
-	cells := []cell{{"bookworm", lab.Owner, false}, {"bookworm", lab.Owner, true}}
+	small := images.Small
+	cells := []cell{{"bookworm", lab.Owner, false, small}, {"bookworm", lab.Owner, true, small}, {"bookworm", lab.Owner, false, images.Native}, {"bookworm", lab.Owner, false, images.Fuse}}
 	if full {
-		cells = append(cells, cell{"bookworm", "root", false}, cell{"trixie", lab.Owner, false}, cell{"trixie", lab.Owner, true})
+		cells = append(cells, cell{"bookworm", "root", false, small}, cell{"trixie", lab.Owner, false, small}, cell{"trixie", lab.Owner, true, small},
+			cell{"bookworm", lab.Owner, true, images.Native}, cell{"bookworm", lab.Owner, true, images.Fuse}, cell{"bookworm", "root", false, images.Native}, cell{"bookworm", "root", false, images.Fuse})
 	}
 	for _, c := range cells {
 		for i, way := range ways() {
 			store := c.user
+			switch c.kind {
+			case images.Native:
+				store += ", to vfs"
+			case images.Fuse:
+				store += ", from fuse-overlayfs"
+			}
 			if c.live {
 				store += ", containers"
-				if way.killed != nil && !full {
-					continue
-				}
+			}
+			if way.killed != nil && !full && (c.live || c.kind != small) {
+				continue
 			}
 			t.Run(c.release+"/"+strings.ReplaceAll(store, ", ", "-")+"/"+strings.ReplaceAll(way.name, " ", "-"), func(t *testing.T) {
 				t.Parallel()
-				s := &sweep{world: newWorld(t, c.release, c.user, images.Small), way: way, live: c.live}
+				s := &sweep{world: newWorld(t, c.release, c.user, c.kind), way: way, live: c.live, kind: c.kind}
 				start := time.Now()
 				points := s.count()
 				tried, failed := 0, 0
@@ -84,12 +93,19 @@ func TestSweep(t *testing.T) {
 					report.add(fmt.Sprintf("| %s | %s | %s | %d | %d | %d | %.0f | %s |", c.release, store, way.name, points, tried, tried-failed,
 						time.Since(start).Seconds(), start.UTC().Format(time.DateOnly)))
 				}()
-				for _, n := range chosen(t, points, i, full) {
+				at := chosen(t, points, i, full)
+				if c.kind != small && os.Getenv("STORAGECTL_SWEEP") == "" { // a third of them
+					at = slices.Collect(func(yield func(int) bool) {
+						for k := i % 3; k < len(at) && yield(at[k]); k += 3 {
+						}
+					})
+				}
+				for _, n := range at {
 					tried++
 					ok := t.Run(fmt.Sprintf("point-%d-of-%d", n, points), func(t *testing.T) {
 						w := *s.world
 						w.t = t
-						(&sweep{world: &w, way: way, live: s.live, before: s.before, tree: s.tree, config: s.config}).at(n)
+						(&sweep{world: &w, way: way, live: s.live, kind: s.kind, before: s.before, tree: s.tree, config: s.config}).at(n)
 					})
 					if !ok {
 						failed++
@@ -139,9 +155,30 @@ type sweep struct {
 	*world
 	way
 	live         bool
+	kind         images.Kind // of the store before
 	before       inventory
 	tree, config inventory
 	containers   string // of a live store, as they were at the last reset
+}
+
+// from is the driver of the store before, to that of the migration.
+func (s *sweep) from() string {
+	return map[images.Kind]string{images.Small: "vfs", images.Native: "overlay", images.Fuse: "fuse-overlayfs"}[s.kind]
+}
+
+func (s *sweep) to() string {
+	if s.kind == images.Native {
+		return "vfs"
+	}
+	return "overlay"
+}
+
+// other is the driver whose folders a rollback must not leave, if it has any of its own.
+func (s *sweep) other() string {
+	if s.kind == images.Fuse {
+		return "fuse-overlayfs"
+	}
+	return s.to()
 }
 
 // count lists the store as it is before, and counts the points.
@@ -152,9 +189,9 @@ func (s *sweep) count() int {
 		s.before, s.tree = s.manifest(), s.storeOfAnyBoot()
 	}
 	if s.way.killed == nil {
-		return s.points(s.migrate()...)
+		return s.points(s.migrateTo(s.to())...)
 	}
-	s.must(s.migrate()...)
+	s.must(s.migrateTo(s.to())...)
 	return s.points(s.way.killed...)
 }
 
@@ -163,7 +200,7 @@ func (s *sweep) reset() {
 	if err := s.node.Reset(s.ctx); err != nil {
 		s.t.Fatal(err)
 	}
-	s.podman("ps")
+	s.begin(s.kind)
 	if s.live {
 		s.script(s.user, `cd
 podman create --name ended --network=none localhost/lab/base:1 /bin/busybox sh -c 'echo x >/made' >/dev/null
@@ -186,10 +223,10 @@ podman exec live /bin/busybox cat /f /v/file; podman diff ended | sort`)
 func (s *sweep) migrated() {
 	s.t.Helper()
 	if !s.live {
-		s.world.migrated(s.before)
+		s.isOn(s.to(), s.before)
 		return
 	}
-	s.lives("overlay")
+	s.lives(s.to())
 }
 
 // lives asserts that the containers are what they were, on a driver.
@@ -208,9 +245,9 @@ func (s *sweep) lives(driver string) {
 func (s *sweep) at(n int) {
 	s.t.Helper()
 	s.reset()
-	hit := s.killAndGoOn(n, s.way, s.migrate(), s.asItWas, s.migrated)
+	hit := s.killAndGoOn(n, s.way, s.migrateTo(s.to()), s.asItWas, s.migrated)
 	if s.back && hit {
-		if left := s.leftovers("overlay*"); left != "" {
+		if left := s.leftovers(map[string]string{"overlay": "overlay*", "vfs": "vfs*", "fuse-overlayfs": "none"}[s.other()]); left != "" {
 			s.t.Errorf("after point %d there are still %s", n, left)
 		}
 	}
@@ -257,12 +294,13 @@ func (w *world) killAndGoOn(n int, by way, args []string, asItWas, done func()) 
 func (s *sweep) asItWas() {
 	s.t.Helper()
 	if s.live {
-		s.lives("vfs")
+		s.lives(s.from())
 		s.same("the configuration", s.config, s.conf())
 		return
 	}
 	tree := s.storeOfAnyBoot()
-	s.world.asItWas(s.before, s.store(), s.config)
+	s.same("the configuration", s.config, s.conf())
+	s.isOn(s.from(), s.before)
 	s.same("the graphroot", s.tree, tree)
 }
 
@@ -272,7 +310,7 @@ func (s *sweep) storeOfAnyBoot() inventory {
 	s.t.Helper()
 	inv := s.store()
 	for path, text := range inv {
-		if name := filepath.Base(path); name == "layers.json" || name == "images.json" {
+		if name := filepath.Base(path); name == "layers.json" || name == "images.json" || name == ".has-mount-program" {
 			inv[path] = withoutTime(text)
 		}
 	}
@@ -310,11 +348,11 @@ func (r *sweepReport) write(path string) error {
 	}
 	text := `# The crash sweep
 
-` + "`make sweep`" + ` writes this table. A run of ` + "`migrate --to overlay`" + ` on a
+` + "`make sweep`" + ` writes this table. A run of ` + "`migrate --to overlay`" + `, or ` + "`--to vfs`" + `, on a
 real node is killed (SIGKILL) at its first point, at its second, and so on to its last; points lie between
 any two of its acts: journal records, commands on the host, requests to the owner worker. After each,
-` + "`resume`" + ` must end with all images, volumes, secrets and networks on native overlay, as if nothing had
-happened; ` + "`rollback`" + ` must give back every file of the vfs store and the configuration. A rollback and a commit
+` + "`resume`" + ` must end with all images, volumes, secrets and networks on the new driver, as if nothing had
+happened; ` + "`rollback`" + ` must give back every file of the old store and the configuration. A rollback and a commit
 that are themselves killed are finished by ` + "`resume`" + `.
 
 | release | store of | way on | points in a run | killed at | ended as they must | seconds | on |

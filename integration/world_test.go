@@ -67,8 +67,18 @@ func newWorldWith(t testing.TB, user string, kind images.Kind, opts lab.Options)
 		}
 	})
 	w := &world{t: t, ctx: ctx, node: node, user: user}
-	w.podman("ps") // the first command after a boot refreshes the database
+	w.begin(kind)
 	return w
+}
+
+// begin is what a boot does not bring with it: root's configuration. The first podman
+// command after a boot refreshes the database.
+func (w *world) begin(kind images.Kind) {
+	w.t.Helper()
+	if w.user == "root" {
+		w.script("root", images.Configure("root", kind))
+	}
+	w.podman("ps")
 }
 
 func (w *world) graphroot() string {
@@ -98,9 +108,15 @@ func (w *world) podman(args ...string) string {
 	return strings.TrimSpace(out)
 }
 
+// driver is the store's driver; overlay is fuse-overlayfs where that mounts it.
 func (w *world) driver() string {
 	w.t.Helper()
-	return w.podman("info", "--format", "{{.Store.GraphDriverName}}")
+	out := w.podman("info", "--format", "{{.Store.GraphDriverName}} {{.Store.GraphOptions}}")
+	name, options, _ := strings.Cut(out, " ")
+	if strings.Contains(options, "fuse-overlayfs") {
+		return "fuse-overlayfs"
+	}
+	return name
 }
 
 // A result is what a command left.
@@ -150,8 +166,10 @@ func (w *world) must(args ...string) result {
 }
 
 // migrate is the arguments of the main job for the world's store.
-func (w *world) migrate(more ...string) []string {
-	args := []string{"migrate", "--to", "overlay", "--yes"}
+func (w *world) migrate(more ...string) []string { return w.migrateTo("overlay", more...) }
+
+func (w *world) migrateTo(driver string, more ...string) []string {
+	args := []string{"migrate", "--to", driver, "--yes"}
 	if w.user != "root" {
 		args = append(args, "--user", w.user)
 	}

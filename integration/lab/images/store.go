@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -86,10 +87,29 @@ const (
 	Containers Kind = "containers" // the same, with a stopped container and one of buildah
 	Demo       Kind = "demo"       // plain, and some bulk
 	Small      Kind = "small"      // a few images and a volume, quick to restore and to compare
+	Native     Kind = "native"     // small, made on overlay as the kernel mounts it
+	Fuse       Kind = "fuse"       // small, made on overlay as fuse-overlayfs mounts it
 )
 
+// Configure is a script that has the user's podman make a store of a kind. Root's
+// configuration is not in the seed, and has to be made in each node.
+func Configure(user string, kind Kind) string {
+	conf := "~/.config/containers/storage.conf"
+	if user == "root" {
+		conf = "/etc/containers/storage.conf"
+	}
+	script := ""
+	if kind == Native || kind == Fuse {
+		script = "sed -i 's/driver = \"vfs\"/driver = \"overlay\"/' " + conf + "\n"
+	}
+	if kind == Fuse {
+		script += "printf '\\n[storage.options.overlay]\\nmount_program = \"/usr/bin/fuse-overlayfs\" # the kernel was old\\n' >>" + conf + "\n"
+	}
+	return script
+}
+
 // Store returns a seed for lab.Options: the data folder of a node of a release
-// on which the user ("root" or lab.Owner) has a vfs store of the given kind. It
+// on which the user ("root" or lab.Owner) has a store of the given kind. It
 // is made once and cached; the cache is keyed by this program's own content, as
 // the images are made by it.
 func Store(ctx context.Context, release, user string, kind Kind) (string, error) {
@@ -107,8 +127,11 @@ func Store(ctx context.Context, release, user string, kind Kind) (string, error)
 		script += withContainers
 	case Demo:
 		archives = append(archives, bulk(busybox)...)
-	case Small:
-		script, archives = fillSmall, small(busybox)
+	case Small, Native, Fuse:
+		script, archives = Configure(user, kind)+fillSmall, small(busybox, kind)
+		if user == "root" && kind != Small { // podman has begun one for itself when the node booted
+			script = "podman system reset -f >/dev/null 2>&1\n" + script
+		}
 	}
 	if release == "bullseye" {
 		script = strings.ReplaceAll(script, fillSecret, "")
@@ -184,11 +207,15 @@ type archive struct {
 	write func(io.Writer) error
 }
 
-// small lists the archives of the small store.
-func small(busybox []byte) []archive {
+// small lists the archives of the small stores.
+func small(busybox []byte, kind Kind) []archive {
+	tricky := Tricky(busybox)
+	if kind != Small {
+		tricky.Layers = slices.Delete(tricky.Layers, treeOnly, treeOnlyEnd)
+	}
 	return []archive{
 		{"all.tar", func(w io.Writer) error {
-			return WriteDocker(w, Base(busybox), Tricky(busybox), Dangling(busybox), Many(3))
+			return WriteDocker(w, Base(busybox), tricky, Dangling(busybox), Many(3))
 		}},
 		{"oci.tar", func(w io.Writer) error { return WriteOCI(w, Gzipped()) }},
 	}

@@ -10,6 +10,10 @@ import (
 // (VFS_CAP_REVISION_2, linux/capability.h).
 const netBind = "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
+// Of [Tricky], the layers from links into lower layers to what lies behind a symlink of
+// a lower one: containers/storage unpacks them on vfs alone.
+const treeOnly, treeOnlyEnd = 5, 8
+
 // Tricky has, over a base with a given busybox, one layer for each thing that
 // converters got wrong: whiteouts, opaque folders, changed types, modes that
 // must survive chown, hard links across layers, parents behind a symlink.
