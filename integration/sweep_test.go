@@ -83,7 +83,7 @@ func TestSweep(t *testing.T) {
 			if way.killed != nil && !full && (c.live || c.kind != small) {
 				continue
 			}
-			t.Run(c.release+"/"+strings.ReplaceAll(store, ", ", "-")+"/"+strings.ReplaceAll(way.name, " ", "-"), func(t *testing.T) {
+			t.Run(c.release+"/"+strings.NewReplacer(", ", "-", " ", "-").Replace(store)+"/"+strings.ReplaceAll(way.name, " ", "-"), func(t *testing.T) {
 				t.Parallel()
 				s := &sweep{world: newWorld(t, c.release, c.user, c.kind), way: way, live: c.live, kind: c.kind}
 				start := time.Now()

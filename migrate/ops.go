@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -266,7 +268,9 @@ func Handlers(uid int) map[string]podman.Handler {
 		}),
 		opDBRight: podman.Handle(func(ctx context.Context, a dbArgs, _ func(any)) (bool, error) {
 			left, err := libpoddb.Preview(ctx, a.Path, a.From, a.To, libpoddb.Moves{})
-			return len(left) == 0, faulty(err)
+			// What containers have mounted at the moment does not matter.
+			commands := slices.ContainsFunc(left, func(c libpoddb.Change) bool { return strings.Contains(c.Field, "exitCommand") })
+			return !commands, faulty(err)
 		}),
 		opDBRestore: podman.Handle(func(ctx context.Context, a dbArgs, _ func(any)) (none, error) {
 			return none{}, faulty(libpoddb.Restore(ctx, a.Saved, a.Path))

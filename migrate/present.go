@@ -76,7 +76,7 @@ func (s *Session) mayCommit(ctx context.Context) error {
 		return err
 	}
 	if !repointed {
-		return fail("podman's database does not name %s", s.Inputs.Request.To)
+		return fail("podman's database does not name %s", s.Inputs.To())
 	}
 	if err := s.knownLayers(ctx, s.Inputs.Request.To, s.folder()); err != nil {
 		return err
