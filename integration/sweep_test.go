@@ -83,6 +83,9 @@ func TestSweep(t *testing.T) {
 			if way.killed != nil && !full && (c.live || c.kind != small) {
 				continue
 			}
+			if !full && (c.kind == images.Native && way.back || c.kind == images.Fuse && !way.back) {
+				continue // where both stores have folders of the same names, the way back is the harder one
+			}
 			t.Run(c.release+"/"+strings.NewReplacer(", ", "-", " ", "-").Replace(store)+"/"+strings.ReplaceAll(way.name, " ", "-"), func(t *testing.T) {
 				t.Parallel()
 				s := &sweep{world: newWorld(t, c.release, c.user, c.kind), way: way, live: c.live, kind: c.kind}
@@ -94,11 +97,8 @@ func TestSweep(t *testing.T) {
 						time.Since(start).Seconds(), start.UTC().Format(time.DateOnly)))
 				}()
 				at := chosen(t, points, i, full)
-				if c.kind != small && os.Getenv("STORAGECTL_SWEEP") == "" { // a third of them
-					at = slices.Collect(func(yield func(int) bool) {
-						for k := i % 3; k < len(at) && yield(at[k]); k += 3 {
-						}
-					})
+				if c.kind != small && mode == "" { // in the cutover
+					at = []int{at[len(at)/2], at[len(at)*3/4]}
 				}
 				for _, n := range at {
 					tried++
