@@ -61,7 +61,7 @@ sweep: deps build
 # Every podman of Debian's releases, each with a container of every kind; the table goes to
 # docs/compatibility.md.
 matrix: deps build
-	STORAGECTL_MATRIX=full go test -count=1 -timeout 3h -v -run 'TestContainersLive|TestMatrixTable' ./integration
+	STORAGECTL_MATRIX=full go test -count=1 -timeout 3h -v -run 'TestContainersLive|TestMatrixTable|TestMigrateDB' ./integration
 
 # What needs a kernel with Ceph's own clients: in User-Mode Linux, a quarter of an hour.
 test-uml: deps build
