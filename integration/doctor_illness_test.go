@@ -82,6 +82,7 @@ func illnesses() []illness {
 			breaks: asHer + "curl -sS --unix-socket " + sock + " http://d/_ping >/dev/null; pkill -STOP -u hashi -f 'podman.*system service'",
 			heal:   "pkill -CONT -u hashi -f 'podman.*system service'",
 		},
+		{name: "socket for nobody", check: "socket-mode", saw: "cannot use", breaks: "chmod 000 " + sock, heal: "chmod 660 " + sock},
 		{name: "socket for everybody", check: "socket-mode", saw: "everybody", breaks: "chmod 666 " + sock, heal: "chmod 660 " + sock},
 		{name: "DOCKER_HOST to nowhere", check: "docker-host", saw: "/nowhere.sock", breaks: "echo DOCKER_HOST=unix:///nowhere.sock >>/etc/environment", heal: "sed -i /DOCKER_HOST/d /etc/environment"},
 		{name: "docker.sock to nowhere", check: "docker-sock", user: "root", saw: "/nowhere.sock", fixes: true, breaks: "systemctl start podman.socket; ln -sfn /nowhere.sock /run/docker.sock", heal: "rm /run/docker.sock"},

@@ -50,6 +50,9 @@ func TestVerify(t *testing.T) {
 			t.Errorf("want %s to be a problem that speaks of %q: %s", check, saw, r)
 		}
 	}
+	if r := w.exec("root", "storagectl", "verify", "--user", "other"); r.code != exitFailed || !strings.Contains(r.stdout, "there is no store yet") {
+		t.Errorf("a store that is not there is proven: %s", r)
+	}
 	proven()
 	proven("--read-data")
 	proven("--sample", "50%")
@@ -71,6 +74,9 @@ func TestVerify(t *testing.T) {
 	w.must("verify", "--user", w.user, "--manifest", "/root/before.manifest")
 	w.must(w.migrate()...)
 	proven("--read-data")
+	if r, all := w.doctor(w.user, "--check", "mount-program-flag"); r.code != exitDone || all["mount-program-flag"].Outcome != "ok" { // podman wrote one that says false
+		t.Errorf("after a migration: %s", r)
+	}
 	run := strings.Fields(w.must("history").stdout)[0]
 	w.must("verify", "--against", run)
 	w.must("verify", "--user", w.user, "--manifest", "/root/after.manifest")

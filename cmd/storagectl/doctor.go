@@ -168,7 +168,28 @@ func (a *app) doctorHost(ctx context.Context, user string) (*doctor.Host, error)
 		a.out.note(fmt.Sprintf("the runs cannot be listed: %v", err))
 	}
 	h.Cutover = a.cutover(h.Runs, o.UID)
+	h.Next = a.next(h.Runs)
 	return h, nil
+}
+
+// next tells by run what can be done about it, as [doctor.Host] wants it.
+func (a *app) next(runs []string) map[string][]string {
+	all := map[string][]string{}
+	for _, run := range runs {
+		all[run] = []string{"storagectl status " + run}
+		st, err := engine.Read(a.dir().RunPath(run))
+		if err != nil {
+			continue
+		}
+		switch m, err := a.status(run, st); {
+		case err != nil:
+		case m.Phase == engine.PhaseRolledBack:
+			all[run] = nil
+		case len(m.Next) > 0:
+			all[run] = m.Next
+		}
+	}
+	return all
 }
 
 // cutover names the run that has podman stopped on a store of the user's, "" if none

@@ -45,6 +45,10 @@ func (a *app) fix(ctx context.Context, h *doctor.Host, results []doctor.Result) 
 		a.out.note("there is nothing that can be fixed safely; what is to be done by hand stands with each check")
 		return false, nil
 	}
+	if h.Cutover != "" {
+		return false, &migrate.Refusal{ID: "unfinished", Text: fmt.Sprintf("cannot fix: run %s has podman stopped", h.Cutover),
+			Hint: fmt.Sprintf("storagectl resume %[1]s finishes it, storagectl rollback %[1]s undoes it", h.Cutover)}
+	}
 	if !a.yes {
 		if a.json || !term.IsTerminal(int(a.stdin.Fd())) {
 			return false, usagef("cannot fix without a word: say --yes, or leave --fix out to see what it would do")

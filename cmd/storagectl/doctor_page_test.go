@@ -41,8 +41,11 @@ check has a deadline, of 10 s as a rule; what cannot be found out until then is 
 | ` + "`warning`" + ` | it works, and will hurt some day | 1 |
 | ` + "`problem`" + ` | something does not work, or is in danger | 4 |
 
+What stands behind ` + "`mend`" + ` can be pasted into a shell of root's, unless it is plainly a sentence; what follows ` + "`#`" + ` is for you.
+
 The exit code is that of the worst. 2, 3, 10, 11, 12 and 130 are as with [all commands](runs.md#exit-codes). Refused (3) is
-what [migrate](migrate.md#refusals) refuses as ` + "`no-user`" + `, ` + "`not-root`" + ` or ` + "`not-confirmed`" + `; and ` + "`no-doctor`" + `: what ` + "`--undo`" + ` names
+what [migrate](migrate.md#refusals) refuses as ` + "`no-user`" + `, ` + "`not-root`" + `, ` + "`not-confirmed`" + ` or (` + "`--fix`" + `, while a run has
+podman stopped) ` + "`unfinished`" + `; and ` + "`no-doctor`" + `: what ` + "`--undo`" + ` names
 is no run of ` + "`--fix`" + `.
 
 ` + "`--fix`" + ` shows the changes that are safe, asks (not with ` + "`--yes`" + `), makes them, and looks again. They are one run,

@@ -71,7 +71,8 @@ func InfoArgs() []string { return []string{"info", "--format", "json"} }
 func DecodeInfo(out []byte) (Info, error) {
 	var i Info
 	if err := json.Unmarshal(out, &i); err != nil {
-		return i, fmt.Errorf("cannot read podman info: %w", err)
+		line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+		return i, fmt.Errorf("cannot read podman info, which begins %q: %w", line, err)
 	}
 	return i, nil
 }

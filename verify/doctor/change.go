@@ -87,7 +87,13 @@ func (c Change) Do(ctx context.Context, h *Host) error {
 		}
 		return h.system(ctx, "usermod", "--add-subuids", c.After, "--add-subgids", c.After, c.User)
 	case changeLinger:
-		return h.system(ctx, "loginctl", "enable-linger", c.User)
+		if err := h.system(ctx, "loginctl", "enable-linger", c.User); err != nil || os.Getuid() != 0 {
+			return err
+		}
+		// Logind has begun to start the user's systemd; the checks that follow should see
+		// it up. Whether it is they look at themselves.
+		_ = h.system(ctx, "systemctl", "start", fmt.Sprintf("user@%d.service", h.Owner.UID))
+		return nil
 	case changeFuse:
 		if err := unix.Mknod(c.Path, unix.S_IFCHR|0o666, int(unix.Mkdev(10, 229))); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("cannot make %s: %w", c.Path, err)
@@ -117,6 +123,9 @@ func (c Change) Undo(ctx context.Context, h *Host) error {
 	case changeSubIDs:
 		return errors.Join(c.withoutRange("/etc/subuid"), c.withoutRange("/etc/subgid"))
 	case changeLinger:
+		if on, err := c.Holds(ctx, h); err != nil || !on {
+			return err
+		}
 		return h.system(ctx, "loginctl", "disable-linger", c.User)
 	case changeFuse:
 		return gone(os.Remove(c.Path))

@@ -95,7 +95,7 @@ func lookUserNamespaces(_ context.Context, h *Host) Finding {
 	// The owner's worker begins with one.
 	if _, err := h.fuse(); refused(err) {
 		p := h.place()
-		mend := []string{"see what the kernel limits: sysctl user kernel.unprivileged_userns_clone kernel.apparmor_restrict_unprivileged_userns"}
+		mend := []string{"sysctl user kernel.unprivileged_userns_clone kernel.apparmor_restrict_unprivileged_userns  # what the kernel limits"}
 		if p.inside() {
 			mend = []string{p.outer("start the container with --security-opt seccomp=unconfined, or a profile that allows clone and unshare",
 				"a seccompProfile of the pod that allows clone and unshare (Unconfined, or one of its own)")}
@@ -127,7 +127,7 @@ func lookOverlay(_ context.Context, h *Host) Finding {
 		mend = p.outer("start the container with a seccomp profile that allows mounts (--security-opt seccomp=FILE), or configure fuse-overlayfs (mount_program)",
 			"a seccompProfile of the pod that allows mounts, or fuse-overlayfs (mount_program) with a device plugin for /dev/fuse")
 	} else if !h.Owner.Rootful() {
-		mend = "modprobe overlay; a rootless one needs Linux 5.13 or newer, else fuse-overlayfs (mount_program)"
+		mend = "modprobe overlay  # a rootless one needs Linux 5.13 or newer, else fuse-overlayfs (mount_program)"
 	}
 	return warning(k.Overlay, mend)
 }
@@ -224,6 +224,7 @@ func lookCgroups(_ context.Context, h *Host) Finding {
 	}
 	have := strings.Fields(string(b))
 	where := "the system has"
+	system := have
 	if !h.Owner.Rootful() && host.HasSystemd() {
 		slice := fmt.Sprintf("/sys/fs/cgroup/user.slice/user-%[1]d.slice/user@%[1]d.service/cgroup.controllers", h.Owner.UID)
 		b, err := os.ReadFile(slice)
@@ -245,7 +246,20 @@ func lookCgroups(_ context.Context, h *Host) Finding {
 		return ok("%s %s", where, strings.Join(have, ", "))
 	}
 	return warning(fmt.Sprintf("version 2, without the controllers %s: limits of containers are refused or ignored", strings.Join(missing, " and ")),
-		"systemctl set-property user-.slice Delegate=yes; or enable them on the kernel's command line (cgroup_enable=memory)")
+		cgroupMends(system, missing)...)
+}
+
+// cgroupMends tell what gives the owner the controllers that are missing: systemd has
+// to delegate them, which is of no use while it has not got them itself.
+func cgroupMends(system, missing []string) []string {
+	for _, c := range missing {
+		if !slices.Contains(system, c) {
+			return []string{"boot with cgroup_enable=memory on the kernel's command line, where the kernel has them at all: cat /proc/cgroups"}
+		}
+	}
+	return []string{"install -d /etc/systemd/system/user@.service.d",
+		`printf '[Service]\nDelegate=cpu cpuset io memory pids\n' >/etc/systemd/system/user@.service.d/delegate.conf`,
+		"systemctl daemon-reload  # counts for a user's systemd that starts after it, at the next boot for example"}
 }
 
 func lookPorts(context.Context, *Host) Finding {
@@ -288,7 +302,7 @@ func lookAppArmor(_ context.Context, h *Host) Finding {
 	}
 	if !h.Owner.Rootful() && sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1" {
 		if _, err := os.Stat("/etc/apparmor.d/podman"); err != nil {
-			return problem("user namespaces are forbidden to programs without a profile, and podman has none", "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or install podman's profile")
+			return problem("user namespaces are forbidden to programs without a profile, and podman has none", "sysctl kernel.apparmor_restrict_unprivileged_userns=0  # or install podman's profile")
 		}
 	}
 	b, err := os.ReadFile("/sys/kernel/security/apparmor/profiles")
@@ -302,7 +316,7 @@ func lookAppArmor(_ context.Context, h *Host) Finding {
 		name, mode, _ := strings.Cut(strings.TrimSpace(l), " ")
 		if strings.Contains(name, "fusermount") && strings.Contains(mode, "enforce") {
 			return warning(fmt.Sprintf("the profile %s is enforced: it may forbid FUSE mounts at unusual paths (the kernel's log tells: apparmor=\"DENIED\")", name),
-				"aa-complain "+name+", or add the store's path to /etc/apparmor.d/local/fusermount3")
+				"aa-complain "+word(name)+"  # or add the store's path to /etc/apparmor.d/local/fusermount3")
 		}
 	}
 	return ok("on; no profile forbids FUSE mounts")

@@ -137,7 +137,7 @@ func lookNetworkMounts(ctx context.Context, h *Host) Finding {
 	case len(seen) == 0:
 		return absent("none is mounted")
 	case len(bad) > 0:
-		return problem(strings.Join(bad, "; "), "see the server or cluster (ceph -s); umount -f PATH gives up on it")
+		return problem(strings.Join(bad, "; "), "umount -f PATH  # gives up on it; first see to the server or cluster (ceph -s)")
 	}
 	return ok("%s", few(seen))
 }

@@ -42,7 +42,7 @@ func networkChecks() []Check {
 					return problem(fmt.Sprintf("%s: %s", path, reason(err)), p.outer("start the container with --dns ADDRESS", "dnsPolicy and dnsConfig of the pod")+", or write a line nameserver ADDRESS into "+path)
 				}
 				if err != nil {
-					return problem(fmt.Sprintf("%s: %s", path, reason(err)), "systemctl enable --now systemd-resolved, or write a line nameserver ADDRESS into "+path)
+					return problem(fmt.Sprintf("%s: %s", path, reason(err)), "echo nameserver ADDRESS >>"+path+"  # or systemctl enable --now systemd-resolved")
 				}
 				return ok("nameservers: %d", strings.Count("\n"+string(b), "\nnameserver"))
 			},

@@ -138,6 +138,15 @@ func (h *Host) systemctl(words string) string {
 	return fmt.Sprintf("systemctl --user -M %s@ %s", h.Owner.Name, words)
 }
 
+// editSocket is the command for a drop-in of the owner's podman.socket: systemctl edits
+// no unit by -M.
+func (h *Host) editSocket() string {
+	if h.Owner.Rootful() {
+		return "systemctl edit podman.socket"
+	}
+	return h.as("systemctl --user edit podman.socket")
+}
+
 const podmanSocket = "podman.socket"
 
 // socketState is what the owner's systemd says of podman.socket. Where there is
@@ -148,7 +157,7 @@ func (h *Host) socketState(ctx context.Context) (host.UnitState, *Finding) {
 	case !host.HasSystemd():
 		return host.UnitState{}, &f
 	case !h.Owner.Rootful() && h.Owner.RuntimeDir == "":
-		f = problem("the user's systemd does not run, and so no socket", "loginctl enable-linger "+h.Owner.Name)
+		f = problem("the user's systemd does not run, and so no socket", h.bringUp())
 		return host.UnitState{}, &f
 	}
 	states, err := askOwner[map[string]host.UnitState](ctx, h, opUnits, []string{podmanSocket})
@@ -160,6 +169,9 @@ func (h *Host) socketState(ctx context.Context) (host.UnitState, *Finding) {
 }
 
 func lookSocketUnit(ctx context.Context, h *Host) Finding {
+	if h.Cutover != "" { // a socket that listens would start podman in the middle of it
+		return unknown(h.canRun())
+	}
 	s, f := h.socketState(ctx)
 	if f != nil {
 		return *f
@@ -172,7 +184,7 @@ func lookSocketUnit(ctx context.Context, h *Host) Finding {
 	case s.Load == "masked":
 		return warning("it is masked", h.systemctl("unmask "+podmanSocket), enable)
 	case s.Load == "not-found":
-		return problem("there is no such unit", "install podman with its units (apt-get install --reinstall podman)")
+		return problem("there is no such unit", "apt-get install --reinstall podman")
 	case up && enabled:
 		return ok("enabled, and it listens")
 	case up:
@@ -210,8 +222,10 @@ func lookSocketMode(ctx context.Context, h *Host) Finding {
 		return unknown(err)
 	case !s.There || !s.Socket:
 		return absent("there is no socket at %s", s.Path)
+	case s.Mode&0o600 != 0o600:
+		return problem(fmt.Sprintf("%s cannot use %s (mode %04o)", h.Owner.Name, s.Path, s.Mode), "chmod u+rw "+word(s.Path))
 	case s.Mode&0o006 != 0:
-		return problem(fmt.Sprintf("everybody can use %s (mode %04o)", s.Path, s.Mode), "chmod o-rwx "+word(s.Path), h.systemctl("edit podman.socket")+", and set SocketMode=0660 there")
+		return problem(fmt.Sprintf("everybody can use %s (mode %04o)", s.Path, s.Mode), "chmod o-rwx "+word(s.Path), h.editSocket()+"  # [Socket] SocketMode=0660")
 	}
 	return ok("mode %04o", s.Mode)
 }

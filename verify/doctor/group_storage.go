@@ -75,7 +75,7 @@ func storageChecks() []Check {
 		},
 		{
 			ID: "mount-program-flag", Group: groupStorage, Title: "No stale .has-mount-program",
-			Why:   "Podman writes this file when it opens a store with a mount program, and later takes it for a sign that native overlay is not possible: rootless podman without a configured driver then stays on fuse-overlayfs or vfs.",
+			Why:   "Podman writes true into this file when it opens a store with a mount program, and later takes that for a sign that native overlay is not possible: rootless podman without a configured driver then stays on fuse-overlayfs or vfs.",
 			Mends: "Remove it, if no mount program is configured and no layer was made by one.",
 			Fixes: "removes it where no layer has the marks of fuse-overlayfs (.wh. files). Taken back by making it again.",
 			Look:  rooted(lookMountProgram),
@@ -138,7 +138,7 @@ func lookGraphRoot(_ context.Context, h *Host, graphRoot, _, driver string) Find
 	if err != nil {
 		return notSeen(err)
 	}
-	relocate := "storagectl relocate" + h.userFlag() + " --path DIR --dry-run, to a local disk"
+	relocate := "storagectl relocate" + h.userFlag() + " --path DIR --dry-run  # DIR on a local disk"
 	if p := h.place(); p.inside() {
 		relocate = volumeMend(p, graphRoot)
 	}
@@ -148,7 +148,7 @@ func lookGraphRoot(_ context.Context, h *Host, graphRoot, _, driver string) Find
 			continue
 		}
 		instead := map[string]string{"nosuid": "suid", "noexec": "exec", "ro": "rw"}[o]
-		f := problem(fmt.Sprintf("%s, mounted %s at %s", saw, o, s.MountedOn), fmt.Sprintf("mount -o remount,%s %s, and the same in /etc/fstab", instead, word(s.MountedOn)))
+		f := problem(fmt.Sprintf("%s, mounted %s at %s", saw, o, s.MountedOn), fmt.Sprintf("mount -o remount,%s %s  # and the same in /etc/fstab", instead, word(s.MountedOn)))
 		if o != "ro" && driver == "overlay" { // an overlay has flags of its own
 			f.Outcome = Warning
 		}
@@ -301,7 +301,7 @@ func lookLocks(ctx context.Context, h *Host, graphRoot, runRoot, driver string) 
 		case "T", "t":
 			return problem(fmt.Sprintf("%s is held by %s (pid %d), which is stopped", l.path, l.name, l.pid), fmt.Sprintf("kill -CONT %d", l.pid))
 		case "D":
-			return warning(fmt.Sprintf("%s is held by %s (pid %d), which waits for the disk", l.path, l.name, l.pid), "see whether the disk answers: dmesg")
+			return warning(fmt.Sprintf("%s is held by %s (pid %d), which waits for the disk", l.path, l.name, l.pid), "dmesg  # does the disk answer?")
 		}
 	}
 	return ok("%d are held, all by processes that run", len(held))
@@ -314,7 +314,7 @@ func lookLeftovers(_ context.Context, h *Host, graphRoot, _, _ string) Finding {
 	}
 	var known, strange []string
 	for _, l := range s.Leftover {
-		if slices.ContainsFunc(h.Runs, func(run string) bool { return strings.Contains(filepath.Base(l), ".storagectl-"+run) }) {
+		if h.runOf(l) != "" {
 			known = append(known, l)
 		} else {
 			strange = append(strange, l)
@@ -323,13 +323,48 @@ func lookLeftovers(_ context.Context, h *Host, graphRoot, _, _ string) Finding {
 	switch {
 	case len(strange) > 0:
 		return warning(few(strange)+": left from a run that this state directory does not know",
-			"storagectl history, as who began it; it may hold the only copy of a store, so do not delete it")
+			"storagectl history  # as who began it; it may hold the only copy of a store, so do not delete it")
 	case len(known) > 0:
-		return warning(few(known)+": kept from an earlier run", "storagectl history, and status of that run; then storagectl commit RUN, if all is well")
+		return warning(few(known)+": kept from an earlier run", h.leftoverMends(known)...)
 	case len(s.Staging) > 0:
 		return warning(few(s.Staging)+": left from pulls that were cut off", "podman removes them when it next starts after a boot")
 	}
 	return ok("nothing in %s", graphRoot)
+}
+
+// leftoverMends are the commands that end what folders of runs are kept for. None
+// deletes anything without asking, should all be pasted at once.
+func (h *Host) leftoverMends(folders []string) []string {
+	var mends []string
+	for _, folder := range folders {
+		run := h.runOf(folder)
+		next, told := h.Next[run]
+		switch {
+		case strings.HasSuffix(folder, "-stray"):
+			mends = append(mends, h.as("podman --root "+word(folder)+" images")+"  # made while the store was away; no command removes it")
+		case len(next) > 0:
+			mends = append(mends, strings.Join(next, "  # or "))
+		case told:
+			remove := "rm -rf " + word(folder)
+			if !h.Owner.Rootful() {
+				remove = "podman unshare " + remove
+			}
+			mends = append(mends, "storagectl status "+run+"  # rolled back: what was made after its cutover is kept; if nobody wants that, "+h.as(remove))
+		default:
+			mends = append(mends, "storagectl status "+run)
+		}
+	}
+	return mends
+}
+
+// runOf is the run that a folder is of, "" if this state directory knows none.
+func (h *Host) runOf(folder string) string {
+	for _, run := range h.Runs {
+		if strings.Contains(filepath.Base(folder), ".storagectl-"+run) {
+			return run
+		}
+	}
+	return ""
 }
 
 func lookMountProgram(ctx context.Context, h *Host, graphRoot, _, driver string) Finding {
@@ -338,7 +373,7 @@ func lookMountProgram(ctx context.Context, h *Host, graphRoot, _, driver string)
 		return notSeen(err)
 	}
 	if !s.HasMountProgram {
-		return ok("there is none")
+		return ok("there is none that says true")
 	}
 	c, err := h.conf()
 	if err != nil {
@@ -348,7 +383,7 @@ func lookMountProgram(ctx context.Context, h *Host, graphRoot, _, driver string)
 	if p := c.effective("mount_program").Value; p != "" {
 		return ok("it is there, and %s is configured", p)
 	}
-	f := warning(path+" is there, and no mount program is configured", "rm "+path)
+	f := warning(path+" says true, and no mount program is configured", "rm "+path)
 	if by, err := askOwner[string](ctx, h, opFuseOnly, graphRoot); err != nil || by != "" {
 		if by != "" {
 			f.Mend = []string{fmt.Sprintf("configure mount_program again, or pull the images anew: %s was made by fuse-overlayfs, and native overlay would show it wrongly", by)}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/storagectl/storagectl/internal/host"
+	"github.com/storagectl/storagectl/internal/podman"
 )
 
 const groupUser = "user"
@@ -31,7 +32,7 @@ func userChecks() []Check {
 			ID: "subids", Group: groupUser, Title: "The user has subordinate ids",
 			Why:   "Rootless podman gives the users inside a container ids of these ranges. Without them images with more than one owner cannot be unpacked; where two users have the same, one can write to the other's files.",
 			Mends: "usermod --add-subuids and --add-subgids, with a range that nobody has.",
-			Fixes: "gives the user the first free range of 65536 ids; podman system migrate is needed afterwards where podman ran before. Taken back by usermod --del-subuids and --del-subgids.",
+			Fixes: "gives a user who has none in either file the first free range of 65536 ids; podman system migrate is needed afterwards where podman ran before. Taken back by usermod --del-subuids and --del-subgids.",
 			Look:  rootless(lookSubIDs),
 		},
 		{
@@ -128,9 +129,9 @@ func lookSubIDs(_ context.Context, h *Host) Finding {
 		return problem(fmt.Sprintf("%s has none", o.Name), mend, h.as("podman system migrate")).
 			by(Change{Kind: changeSubIDs, User: o.Name, After: span, Text: fmt.Sprintf("give %s the subordinate ids %s", o.Name, span)})
 	case us == 0:
-		return problem(fmt.Sprintf("%s has none in /etc/subuid", o.Name), fmt.Sprintf("usermod --add-subuids %s %s", span, o.Name), h.as("podman system migrate"))
+		return problem(fmt.Sprintf("%s has none in /etc/subuid", o.Name), fmt.Sprintf("usermod --add-subuids %s %s", likeOther(o.SubGIDs, files["/etc/subuid"], span), o.Name), h.as("podman system migrate"))
 	case gs == 0:
-		return problem(fmt.Sprintf("%s has none in /etc/subgid", o.Name), fmt.Sprintf("usermod --add-subgids %s %s", span, o.Name), h.as("podman system migrate"))
+		return problem(fmt.Sprintf("%s has none in /etc/subgid", o.Name), fmt.Sprintf("usermod --add-subgids %s %s", likeOther(o.SubUIDs, files["/etc/subgid"], span), o.Name), h.as("podman system migrate"))
 	}
 	if n := mappedIDs(); n > 0 {
 		for _, r := range append(slices.Clone(o.SubUIDs), o.SubGIDs...) {
@@ -157,6 +158,21 @@ func lookSubIDs(_ context.Context, h *Host) Finding {
 		return warning(fmt.Sprintf("%s has %d user ids and %d group ids; images may need %d", o.Name, us, gs, idsWanted), mend, h.as("podman system migrate"))
 	}
 	return ok("%d user ids, %d group ids", us, gs)
+}
+
+// likeOther is the range that the user has in the other file, if nobody has it in
+// this one: files of the store belong to it. Else it is the free one.
+func likeOther(other []podman.IDRange, taken []idRange, free string) string {
+	if len(other) == 0 {
+		return free
+	}
+	start, end := uint64(other[0].Start), uint64(other[0].Start)+uint64(other[0].Count)
+	for _, t := range taken {
+		if start < t.start+t.count && t.start < end {
+			return free
+		}
+	}
+	return fmt.Sprintf("%d-%d", start, end-1)
 }
 
 // firstFree is where the first range after all others begins, as useradd has it.
@@ -219,6 +235,14 @@ func lookLinger(_ context.Context, h *Host) Finding {
 		by(Change{Kind: changeLinger, User: h.Owner.Name, Text: "enable linger for " + h.Owner.Name})
 }
 
+// bringUp is the command that starts the systemd of a user who has none running.
+func (h *Host) bringUp() string {
+	if on, err := there(filepath.Join(lingerDir, h.Owner.Name)); err == nil && on {
+		return fmt.Sprintf("systemctl start user@%d.service", h.Owner.UID)
+	}
+	return "loginctl enable-linger " + h.Owner.Name
+}
+
 func lookRuntimeDir(_ context.Context, h *Host) Finding {
 	dir := fmt.Sprintf("/run/user/%d", h.Owner.UID)
 	if h.Owner.RuntimeDir != "" {
@@ -227,9 +251,9 @@ func lookRuntimeDir(_ context.Context, h *Host) Finding {
 	fi, err := os.Lstat(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		if !host.HasSystemd() {
-			return warning(dir+" is not there; podman makes do with a folder in /tmp", fmt.Sprintf("install -d -m 700 -o %d -g %d %s, and set XDG_RUNTIME_DIR", h.Owner.UID, h.Owner.GID, dir))
+			return warning(dir+" is not there; podman makes do with a folder in /tmp", fmt.Sprintf("install -d -m 700 -o %[1]d -g %[2]d %[3]s  # and set XDG_RUNTIME_DIR=%[3]s", h.Owner.UID, h.Owner.GID, dir))
 		}
-		return problem(dir+" is not there", "loginctl enable-linger "+h.Owner.Name)
+		return problem(dir+" is not there", h.bringUp())
 	}
 	if err != nil {
 		return unknown(err)
@@ -249,7 +273,7 @@ func lookUserBus(ctx context.Context, h *Host) Finding {
 		return absent("no systemd here")
 	}
 	if h.Owner.RuntimeDir == "" {
-		return problem("no systemd of theirs runs", "loginctl enable-linger "+h.Owner.Name)
+		return problem("no systemd of theirs runs", h.bringUp())
 	}
 	const limit = 5 * time.Second
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -259,7 +283,7 @@ func lookUserBus(ctx context.Context, h *Host) Finding {
 		if ctx.Err() != nil {
 			why = fmt.Sprintf("it does not answer within %s", limit)
 		}
-		return problem(why, fmt.Sprintf("systemctl restart user@%d.service (ends all that %s runs)", h.Owner.UID, h.Owner.Name))
+		return problem(why, fmt.Sprintf("systemctl restart user@%d.service  # ends all that %s runs", h.Owner.UID, h.Owner.Name))
 	}
 	return ok("it answers")
 }

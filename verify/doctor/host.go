@@ -27,6 +27,9 @@ type Host struct {
 	Getenv func(string) string
 	// Runs are the ids of the runs of this state directory.
 	Runs []string
+	// Next tells by run the commands that go on with it, or tell of it; a run that was
+	// rolled back has none.
+	Next map[string][]string
 	// Images names the devices of this host that are images of Ceph; nil: it cannot be
 	// told.
 	Images func(context.Context) ([]Image, error)
@@ -106,12 +109,13 @@ func (h *Host) Podman() error {
 // environment is the owner's.
 func (h *Host) self() bool { return uint32(os.Getuid()) == h.Owner.UID }
 
-// as puts a command in the words in which root runs it as the owner.
+// as puts a command in the words in which root runs it as the owner, wherever root is:
+// podman goes nowhere from a folder that the owner may not enter, or with root's HOME.
 func (h *Host) as(command string) string {
 	if h.Owner.Rootful() || h.self() {
 		return command
 	}
-	return fmt.Sprintf("runuser -u %s -- env XDG_RUNTIME_DIR=/run/user/%d %s", h.Owner.Name, h.Owner.UID, command)
+	return fmt.Sprintf("runuser -u %[1]s -- env -C %[2]s HOME=%[2]s XDG_RUNTIME_DIR=/run/user/%[3]d %[4]s", h.Owner.Name, word(h.Owner.Home), h.Owner.UID, command)
 }
 
 // userFlag is how storagectl is told whose store it is.
@@ -210,8 +214,6 @@ func (h *Host) lookInfo(ctx context.Context) (infoSeen, error) {
 	return i, nil
 }
 
-var errNoRuntimeDir = errors.New("the user has no runtime folder (see runtime-dir), and podman would make do with another")
-
 // canRun keeps podman from being started where it would make itself at home
 // elsewhere than usual, or get in the way of a run.
 func (h *Host) canRun() error {
@@ -219,7 +221,7 @@ func (h *Host) canRun() error {
 		return fmt.Errorf("run %s has podman stopped, which would make itself another store now (storagectl status %s)", h.Cutover, h.Cutover)
 	}
 	if !h.Owner.Rootful() && h.Owner.RuntimeDir == "" && host.HasSystemd() {
-		return errNoRuntimeDir
+		return fmt.Errorf("%s has no runtime folder, and podman would make do with another (storagectl doctor%s --check runtime-dir)", h.Owner.Name, h.userFlag())
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/storagectl/storagectl/internal/host"
 	"github.com/storagectl/storagectl/internal/podman"
 	"github.com/storagectl/storagectl/verify"
+	"github.com/storagectl/storagectl/verify/smoke"
 )
 
 // Proof says what of a store is proven.
@@ -39,9 +40,18 @@ func Proofs(p Proof) []Check {
 	checks := []Check{
 		{
 			ID: "podman", Group: groupProof, Title: "Podman answers", Why: "Nothing works without.", Limit: time.Minute,
-			Look: withInfo(func(_ context.Context, _ *Host, i infoSeen) Finding {
+			Look: func(_ context.Context, h *Host) Finding {
+				i, err := h.info()
+				switch {
+				case errors.Is(err, errNoStore): // all that follows is absent, and nothing of it proven
+					f := unknown(err)
+					f.Mend = []string{"storagectl verify --user NAME  # if it is another user's store that is meant"}
+					return f
+				case err != nil:
+					return notSeen(err)
+				}
 				return ok("podman %s, driver %s, graphroot %s", i.Version.Version, i.Store.GraphDriverName, i.Store.GraphRoot)
-			}),
+			},
 		},
 		{ID: "records", Group: groupProof, Title: "The store's records are whole", Why: "An image whose layer or manifest is gone cannot be run, saved or converted.", Limit: time.Minute, Look: lookRecords},
 		{
@@ -54,6 +64,9 @@ func Proofs(p Proof) []Check {
 				cli := h.cli()
 				cli.Limit = 2 * time.Minute
 				r, err := verify.Smoke(ctx, cli.Run, verify.SmokeOptions{Driver: i.Store.GraphDriverName, Run: "verify", Image: p.Image})
+				if errors.Is(err, smoke.ErrNotBuilt) { // that tells nothing of the store
+					return unknown(err)
+				}
 				if err != nil {
 					return problem(err.Error(), h.as("podman info"))
 				}

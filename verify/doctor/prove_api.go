@@ -28,13 +28,13 @@ func ReplayDockerAPI(ctx context.Context, h *Host, pull string) []Result {
 		case c.Left:
 			f.Outcome = Absent
 		case c.Odd && c.Name == "memory":
-			f = warning(c.Saw, "storagectl doctor"+h.userFlag()+" --check cgroups; or set no mem_limit for work on this host")
+			f = warning(c.Saw, "storagectl doctor"+h.userFlag()+" --check cgroups  # or set no mem_limit for work on this host")
 		case c.Odd:
 			f = warning(c.Saw, "a newer podman may answer as Docker does; until then a worker must not build on it")
 		case !c.OK && c.Name == "version":
 			f = problem(c.Saw, socketMends(h))
 		case !c.OK:
-			f = problem(c.Saw, h.as("podman --log-level=debug system service")+" shows the other side")
+			f = problem(c.Saw, h.as("podman --log-level=debug system service")+"  # shows the other side")
 		}
 		results = append(results, Result{Check: c.Name, Group: groupAPI, Title: c.What, Why: why, Seconds: c.Took.Seconds(), Finding: f})
 	}
@@ -46,7 +46,7 @@ func ReplayDockerAPI(ctx context.Context, h *Host, pull string) []Result {
 }
 
 func socketMends(h *Host) string {
-	return "storagectl doctor" + h.userFlag() + " --check socket-unit --check socket-answers"
+	return "storagectl doctor" + h.userFlag() + " --check socket-unit --check socket-answers --check socket-mode"
 }
 
 // replayed carries calls over the worker's pipe.

@@ -80,8 +80,11 @@ func seeStore(a storeArgs) (storeSeen, error) {
 		}
 	}
 	s.NoDType = noDType(root)
-	_, err = os.Lstat(filepath.Join(root, "overlay", mountProgramFlag))
-	s.HasMountProgram = err == nil
+	// Podman writes "false" into it where it found no sign of a mount program, and
+	// minds nothing but "true".
+	if f, err := readSmall(filepath.Join(root, "overlay", mountProgramFlag)); err == nil {
+		s.HasMountProgram = strings.TrimSpace(string(f.Content)) == "true"
+	}
 	for _, pattern := range []string{filepath.Join(root, ".storagectl-*"), a.GraphRoot + ".storagectl-*"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {

@@ -3,7 +3,10 @@ package doctor
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"github.com/storagectl/storagectl/internal/podman"
 )
 
 // A range that somebody got since the change was thought of is not given twice.
@@ -31,5 +34,31 @@ func TestFreeRange(t *testing.T) {
 	}
 	if err := (Change{After: "many"}).free(os.DevNull); err == nil {
 		t.Error("no range was taken for one")
+	}
+}
+
+// TestLikeOther: who is missing in one of the two files gets there what the other
+// has, unless somebody has that.
+func TestLikeOther(t *testing.T) {
+	t.Parallel()
+	other := []podman.IDRange{{Start: 100000, Count: 65536}}
+	for want, taken := range map[string][]idRange{
+		"100000-165535": {{"bob", 165536, 65536}},
+		"300000-365535": {{"bob", 165535, 1}},
+	} {
+		if got := likeOther(other, taken, "300000-365535"); got != want {
+			t.Errorf("%v: %s, want %s", taken, got, want)
+		}
+	}
+}
+
+// TestCgroupMends: systemd cannot delegate what it has not got.
+func TestCgroupMends(t *testing.T) {
+	t.Parallel()
+	if m := cgroupMends([]string{"cpu", "pids"}, []string{"memory"}); len(m) != 1 || !strings.Contains(m[0], "kernel's command line") {
+		t.Error(m)
+	}
+	if m := strings.Join(cgroupMends([]string{"cpu", "memory", "pids"}, []string{"memory"}), " "); !strings.Contains(m, "Delegate=cpu cpuset io memory pids") {
+		t.Error(m)
 	}
 }
