@@ -158,7 +158,7 @@ func (s *Session) startContainers(ctx context.Context) error {
 	for _, r := range s.facts.Ran {
 		i := slices.IndexFunc(cs, func(c podman.Container) bool { return c.ID == r.ID })
 		if i < 0 {
-			if err := s.note("container %s ran before and is not there any more: somebody removed it", r.Name); err != nil {
+			if err := s.note("container %s ran before and is not in this store: somebody removed it, or it was made on the other one", r.Name); err != nil {
 				return err
 			}
 			continue

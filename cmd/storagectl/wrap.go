@@ -28,8 +28,8 @@ func columns(w io.Writer) int {
 
 // wrap breaks the lines of text between words so that none is wider than width,
 // and indents what follows to where the line's own text begins. A word that is
-// too long stays whole, so that a path can be copied. Width 0 is a pipe: nothing
-// is broken there.
+// too long stays whole, so that a path can be copied, and so does a command that
+// mends: it is pasted as one line. Width 0 is a pipe: nothing is broken there.
 func wrap(text string, width int) string {
 	if width < narrowest {
 		return text
@@ -44,7 +44,7 @@ func wrap(text string, width int) string {
 }
 
 func wrapLine(b *strings.Builder, line string, width int) {
-	if utf8.RuneCountInString(line) <= width {
+	if utf8.RuneCountInString(line) <= width || strings.HasPrefix(strings.TrimLeft(line, " "), "mend  ") {
 		b.WriteString(line)
 		return
 	}
@@ -72,7 +72,8 @@ func wrapLine(b *strings.Builder, line string, width int) {
 }
 
 // hang is where the text of a line begins, in bytes: after the indent, the
-// number of a step, and a label that a colon or two spaces end.
+// number of a step, and a label that a colon or two spaces end, or two such, as an
+// outcome and a check.
 func hang(line string) int {
 	at := 0
 	skip := func(set string) { at += len(line[at:]) - len(strings.TrimLeft(line[at:], set)) }
@@ -82,10 +83,14 @@ func hang(line string) int {
 		skip(" ")
 	}
 	word, _, _ := strings.Cut(line[at:], " ")
-	switch {
-	case word == "note:", word == "error:", word == "hint:":
-		at += len(word) + 1
-	case strings.HasPrefix(line[at+len(word):], "  "):
+	if word == "note:" || word == "error:" || word == "hint:" {
+		return at + len(word) + 1
+	}
+	for range 2 {
+		word, _, _ := strings.Cut(line[at:], " ")
+		if !strings.HasPrefix(line[at+len(word):], "  ") {
+			break
+		}
 		at += len(word)
 		skip(" ")
 	}

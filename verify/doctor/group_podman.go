@@ -111,6 +111,11 @@ func lookConfAgainstDatabase(_ context.Context, h *Host) Finding {
 	if len(c.Databases) == 0 {
 		return absent("podman has no database yet")
 	}
+	for _, l := range c.Layers {
+		if l.Exists && l.Problem != "" {
+			return Finding{Outcome: Unknown, Saw: l.Path + " cannot be read (see storage-conf)"}
+		}
+	}
 	var apart []string
 	driver := false
 	for _, name := range []string{"driver", "graphroot", "runroot"} {
@@ -152,10 +157,10 @@ func lookDatabase(_ context.Context, h *Host) Finding {
 	if err != nil {
 		return problem(err.Error())
 	}
-	saw := fmt.Sprintf("%s in %s, %d containers, %d volumes", db.Kind, db.Path, len(db.Containers), len(db.Volumes))
+	saw := fmt.Sprintf("%s in %s, containers: %d, volumes: %d", db.Kind, db.Path, len(db.Containers), len(db.Volumes))
 	major, minor := majorMinor(version)
 	if db.Kind == libpoddb.BoltDB && (major > 4 || major == 4 && minor >= 8) {
-		mend := "storagectl migrate --to overlay --migrate-db" + h.userFlag() + ", before an upgrade to podman 6"
+		mend := "storagectl migrate --to overlay --migrate-db" + h.userFlag() + "  # before an upgrade to podman 6"
 		if major < 5 || major == 5 && minor < 8 {
 			mend = "upgrade to podman 5.8 before podman 6; it can move the database (storagectl migrate --to overlay --migrate-db" + h.userFlag() + ")"
 		}
