@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/renameio/v2"
 	"github.com/hashicorp/nomad/api"
 
 	"github.com/storagectl/storagectl/drain"
@@ -59,7 +60,7 @@ func newOutaged(t *testing.T, names ...string) *outaged {
 
 func (o *outaged) containers(t *testing.T, list string) {
 	t.Helper()
-	if err := os.WriteFile(o.list, []byte(list), 0o600); err != nil {
+	if err := renameio.WriteFile(o.list, []byte(list), 0o600); err != nil { // podman may be reading it
 		t.Fatal(err)
 	}
 }
