@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/internal/host"
@@ -65,7 +67,7 @@ func (w *worker) unitFiles(_ context.Context, a unitArgs, _ func(any)) ([]string
 				continue
 			}
 			path := filepath.Join(dir, e.Name())
-			b, err := os.ReadFile(path)
+			b, err := readUnit(path)
 			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) { // gone, or none of the owner's
 				continue
 			}
@@ -78,6 +80,29 @@ func (w *worker) unitFiles(_ context.Context, a unitArgs, _ func(any)) ([]string
 		}
 	}
 	return found, nil
+}
+
+// readUnit reads a unit's file. What is no plain file of a unit's size counts as not
+// there: what the owner puts in its place must neither hold us nor fill the memory, which
+// counts in root's control group.
+func readUnit(path string) ([]byte, error) {
+	const most = 1 << 20
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fs.ErrNotExist
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() || fi.Size() > most {
+		return nil, fs.ErrNotExist
+	}
+	return io.ReadAll(io.LimitReader(f, most))
 }
 
 // runRoots are the ways in which a unit's file writes the run root: as it is, and
@@ -111,9 +136,9 @@ func movePIDFile(unit []byte, runRoots []string, from, to string) []byte {
 func (w *worker) moveUnitFiles(_ context.Context, a unitMove, _ func(any)) ([]UnitFact, error) {
 	var moved []UnitFact
 	for _, path := range a.Paths {
-		b, err := os.ReadFile(path)
+		b, err := readUnit(path)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // somebody removed it
+			continue // somebody removed it, or put something else there
 		}
 		if err != nil {
 			return nil, fmt.Errorf("cannot read a unit file: %w", err)

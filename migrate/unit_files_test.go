@@ -1,10 +1,13 @@
 package migrate
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestUnitFiles: only a pid file of the store's own containers is moved, and what
@@ -44,10 +47,19 @@ func TestUnitFiles(t *testing.T) {
 	if err := os.Symlink(filepath.Join(dir, "web.service.no"), filepath.Join(dir, "link.service")); err != nil {
 		t.Fatal(err)
 	}
+	// None of these is read, nor waited for.
+	huge := filepath.Join(dir, "huge.service")
+	if err := errors.Join(os.WriteFile(huge, nil, 0o600), os.Truncate(huge, 1<<40), unix.Mkfifo(filepath.Join(dir, "fifo.service"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	args := unitArgs{RunRoot: "/run/user/7/containers", Driver: "vfs", To: "overlay"}
 	paths, err := w.unitFiles(t.Context(), args, nil)
 	if err != nil || len(paths) != mine {
 		t.Fatalf("found are %v, %v", paths, err)
+	}
+	odd := unitMove{unitArgs: args, Paths: []string{huge, filepath.Join(dir, "fifo.service"), filepath.Join(dir, "link.service")}}
+	if moved, err := w.moveUnitFiles(t.Context(), odd, nil); err != nil || len(moved) != 0 {
+		t.Fatalf("moved %v, %v", moved, err)
 	}
 	for range 2 { // a second time changes nothing more
 		was, err := w.moveUnitFiles(t.Context(), unitMove{unitArgs: args, Paths: paths, Look: true}, nil)
