@@ -112,6 +112,26 @@ cd /var/lib/containers/storage; ls db.sql libpod/bolt_state.db* 2>/dev/null || t
 	migrate := []string{"migrate", "--to", "overlay", "--yes"}
 	both := append(migrate, "--migrate-db")
 	check("at first", "vfs", bolt)
+	// What is made while a run is cut off is on record somewhere, or told and kept.
+	used := func(at string) string {
+		if r := f.run(append([]string{"STORAGECTL_SWEEP_KILL_AT=" + at, "storagectl-sweep"}, both...)...); r.code != -1 {
+			t.Fatalf("not killed at %s: %s", at, r)
+		}
+		f.in("podman volume create since >/dev/null")
+		r := f.run("storagectl", "rollback")
+		if r.code != exitDone {
+			t.Fatalf("rollback: %s", r)
+		}
+		return r.stdout + r.stderr
+	}
+	used("move-db")
+	f.in("podman volume rm since >/dev/null")
+	check("used before the database was moved, rolled back", "vfs", bolt)
+	if said := used("after-move-db"); !strings.Contains(said, "volume since") {
+		t.Errorf("nothing is told of the volume: %s", said)
+	}
+	f.in("cd /var/lib/containers/storage; ls .storagectl-*/db/since/db.sql; rm -r .storagectl-*")
+	check("used after the database was moved, rolled back", "vfs", bolt)
 	f.must(both...)
 	check("both", "overlay", lite)
 	f.must("rollback")

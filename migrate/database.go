@@ -146,37 +146,36 @@ func (s *Session) setDatabaseAside(ctx context.Context, f libpoddb.Facts) error 
 	return err
 }
 
-// moveDatabaseBack puts the saved BoltDB back and the SQLite database aside. What
-// was made since is named by whoever finds the run's folder kept for it.
+// moveDatabaseBack puts the saved BoltDB back and the SQLite database aside. Podman
+// may have been used since, also after a run that was cut off: what it noted is named,
+// and the run's folder kept for it. A BoltDB that was never moved stays as it is.
 func (s *Session) moveDatabaseBack(ctx context.Context) error {
 	if s.facts.OldDB == nil {
 		return s.dropDatabaseFolder(ctx)
 	}
-	_, lite, err := s.databases(ctx)
+	before := *s.facts.OldDB
+	bolt, lite, err := s.databases(ctx)
 	if err != nil {
 		return err
 	}
+	// One that lacks something is podman's beginning of a new one.
+	unmoved := bolt != nil && s.facts.NewDB == "" && lostObjects(before, *bolt) == ""
+	since := slices.Clone(lite)
+	if bolt != nil && !unmoved {
+		since = append(since, *bolt)
+	}
+	if err := s.noteSince(since); err != nil {
+		return err
+	}
 	for _, f := range lite {
-		if s.Inputs.DatabaseOnly() && s.facts.KeptNew == nil {
-			before := *s.facts.OldDB
-			kept := []string{}
-			if more := lostObjects(f, before); more != "" {
-				kept = append(kept, more)
-			}
-			if less := lostObjects(before, f); less != "" && s.facts.NewDB != "" {
-				if err := s.note("removed since the database was moved, and on record again: %s", less); err != nil {
-					return err
-				}
-			}
-			if err := s.learn(func(k *Facts) { k.KeptNew = kept }); err != nil {
-				return err
-			}
-		}
 		if _, err := ask[none](ctx, s, opDBAside, dbArgs{Path: f.Path, Saved: s.db().Saved}); err != nil {
 			return err
 		}
 	}
 	s.point("before between-dbs")
+	if unmoved {
+		return s.dropDatabaseFolder(ctx)
+	}
 	if _, err := ask[none](ctx, s, opDBRestore, dbArgs{Path: s.Inputs.Store.Database, Saved: s.db().Saved}); err != nil {
 		return err
 	}
@@ -185,6 +184,30 @@ func (s *Session) moveDatabaseBack(ctx context.Context) error {
 		return err
 	}
 	return s.dropDatabaseFolder(ctx)
+}
+
+// noteSince notes what databases know that the saved one does not, before they go
+// aside: the run's folder is kept for it. After a cutover the way back of the store has
+// noted it.
+func (s *Session) noteSince(dbs []libpoddb.Facts) error {
+	if !s.journal.State().Steps[stepSwap].Begun.IsZero() {
+		return nil
+	}
+	kept := slices.Clone(s.facts.KeptNew)
+	for _, f := range dbs {
+		if more := lostObjects(f, *s.facts.OldDB); more != "" && !slices.Contains(kept, more) {
+			kept = append(kept, more)
+		}
+		if less := lostObjects(*s.facts.OldDB, f); less != "" && s.facts.NewDB == f.Path {
+			if err := s.note("removed since the database was moved, and on record again: %s", less); err != nil {
+				return err
+			}
+		}
+	}
+	if len(kept) == len(s.facts.KeptNew) {
+		return nil
+	}
+	return s.learn(func(f *Facts) { f.KeptNew = kept })
 }
 
 // dropDatabaseFolder removes the run's folder where no other step does, unless it holds
