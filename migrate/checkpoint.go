@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/internal/host"
 	"github.com/storagectl/storagectl/internal/podman"
+	"github.com/storagectl/storagectl/internal/podman/libpoddb"
 )
 
 // With --containers checkpoint what runs is frozen by CRIU instead of stopped, and
@@ -101,6 +103,16 @@ func (s *Session) thaw(ctx context.Context, r Ran) (done bool, err error) {
 	if strings.TrimSpace(string(out)) != "true" {
 		return false, s.note("container %s has no checkpoint: it is started anew", r.Name)
 	}
+	if slices.Contains(s.facts.Thawed, r.ID) {
+		// What it wrote since to volumes is newer than its memory.
+		out, err := s.cli.Run(ctx, nil, "container", "inspect", "--format", "{{len .Mounts}}", r.ID)
+		if err != nil {
+			return false, err
+		}
+		if strings.TrimSpace(string(out)) != "0" {
+			return false, s.note("container %s has run since its checkpoint, which does not fit its volumes any more: it is started anew", r.Name)
+		}
+	}
 	if s.journal.State().Phase == engine.PhaseRunning {
 		st := s.Inputs.Store
 		args := bundleArgs{GraphRoot: st.GraphRoot, RunRoot: st.RunRoot, From: st.Driver, To: s.Inputs.Request.To, ID: r.ID}
@@ -112,6 +124,31 @@ func (s *Session) thaw(ctx context.Context, r Ran) (done bool, err error) {
 	cli.Limit = checkpointDeadline
 	_, err = cli.Run(ctx, nil, "container", "restore", "--file-locks", r.ID)
 	return true, err
+}
+
+// noteThawed notes what has run since its checkpoint, by podman's databases, before a
+// saved one that does not know it is put back.
+func (s *Session) noteThawed(dbs []libpoddb.Facts) error {
+	now := thawed(s.facts.Thawed, s.facts.Ran, dbs)
+	if len(now) == len(s.facts.Thawed) {
+		return nil
+	}
+	return s.learn(func(f *Facts) { f.Thawed = now })
+}
+
+// thawed adds to known the containers that a database has no checkpoint of any more:
+// they were started or restored, or removed, or there was a boot.
+func thawed(known []string, ran []Ran, dbs []libpoddb.Facts) []string {
+	now := slices.Clone(known)
+	for _, r := range ran {
+		for _, db := range dbs {
+			still := slices.ContainsFunc(db.Containers, func(c libpoddb.Container) bool { return c.ID == r.ID && c.Checkpointed })
+			if r.Frozen && !still && !slices.Contains(now, r.ID) {
+				now = append(now, r.ID)
+			}
+		}
+	}
+	return now
 }
 
 type bundleArgs struct {

@@ -2,7 +2,10 @@ package migrate
 
 import (
 	"encoding/json"
+	"slices"
 	"testing"
+
+	"github.com/storagectl/storagectl/internal/podman/libpoddb"
 )
 
 // TestBundle: a runtime bundle names the new driver's folders where it names the
@@ -46,5 +49,24 @@ func TestBundle(t *testing.T) {
 	back := bundleArgs{GraphRoot: "/g", RunRoot: "/r", From: "overlay", To: "vfs", ID: "c"}
 	if got, err := back.move(got); err != nil || sorted(string(got)) != sorted(was) {
 		t.Errorf("the way back: %s, %v", got, err)
+	}
+}
+
+// TestThawed: a checkpoint that podman has used, or that a boot or a removal has ended,
+// is known to be one that the volumes have moved on from.
+func TestThawed(t *testing.T) {
+	ran := []Ran{{ID: "used", Frozen: true}, {ID: "kept", Frozen: true}, {ID: "gone", Frozen: true}, {ID: "never"}}
+	db := func(cs ...libpoddb.Container) libpoddb.Facts { return libpoddb.Facts{Containers: cs} }
+	kept := libpoddb.Container{ID: "kept", Checkpointed: true}
+	now := db(libpoddb.Container{ID: "used"}, kept, libpoddb.Container{ID: "never"})
+	saved := db(libpoddb.Container{ID: "used", Checkpointed: true}, kept, libpoddb.Container{ID: "gone", Checkpointed: true})
+	want := []string{"used", "gone"}
+	got := thawed(nil, ran, []libpoddb.Facts{now})
+	if !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	// Once the saved one is back, a try that was cut off still knows it.
+	if got := thawed(got, ran, []libpoddb.Facts{saved}); !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }

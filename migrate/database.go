@@ -155,6 +155,9 @@ func (s *Session) moveDatabaseBack(ctx context.Context) error {
 	}
 	before := *s.facts.OldDB
 	bolt, lite, err := s.databases(ctx)
+	if err == nil && bolt == nil { // else one of SQLite may be half a one
+		err = s.noteThawed(lite)
+	}
 	if err != nil {
 		return err
 	}

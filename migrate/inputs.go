@@ -172,6 +172,9 @@ type Facts struct {
 	NewDB string          `json:"newDB,omitempty"`
 	// UnitFiles are units' files as they were, and as the run wrote them.
 	UnitFiles *[]UnitFact `json:"unitFiles,omitempty"`
+	// Thawed are containers whose checkpoint was used or given up by podman after the
+	// cutover, which the saved database does not know.
+	Thawed []string `json:"thawed,omitempty"`
 	// Dropped are the containers that were given up on the operator's word.
 	Dropped *[]string `json:"dropped,omitempty"`
 	// Smoke is what the smoke test saw.

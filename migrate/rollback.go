@@ -161,6 +161,9 @@ func (s *Session) restoreDB(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.noteThawed(all); err != nil {
+		return err
+	}
 	in, err := ask[bool](ctx, s, opNewLive, s.swap())
 	if err != nil {
 		return err

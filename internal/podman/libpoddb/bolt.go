@@ -213,8 +213,9 @@ func containerFacts(id string, config, state []byte) (Container, error) {
 		return Container{}, damaged("container %s: config: %v", id, err)
 	}
 	var s struct {
-		State   int  `json:"state"`
-		Mounted bool `json:"mounted"`
+		State        int  `json:"state"`
+		Mounted      bool `json:"mounted"`
+		Checkpointed bool `json:"checkpointed"`
 	}
 	if err := json.Unmarshal(state, &s); err != nil {
 		return Container{}, damaged("container %s: state: %v", id, err)
@@ -223,7 +224,7 @@ func containerFacts(id string, config, state []byte) (Container, error) {
 		return Container{}, damaged("container %s: its config names the id %q", id, c.ID)
 	}
 	return Container{ID: id, Name: c.Name, State: stateName(s.State), Pod: c.Pod, Infra: c.Infra, Init: c.Init,
-		Image: c.Image, Mounted: s.Mounted, ExitCommand: len(c.ExitCommand) > 0}, nil
+		Image: c.Image, Mounted: s.Mounted, Checkpointed: s.Checkpointed, ExitCommand: len(c.ExitCommand) > 0}, nil
 }
 
 // planBolt computes the new records. Nothing is written.

@@ -26,7 +26,7 @@ const (
  "exitCommand":["/usr/bin/podman","--root","/g","--runroot","/r","--storage-driver","vfs","--storage-opt","vfs.imagestore=/i","--storage-opt","x.vfs=KEEP","container","cleanup","vfs"]}`
 	trapState = `{"state":6,"mounted":true,"mountPoint":"/g/vfs/dir/abc","configPath":"/g/vfs-containers/` + idA + `/userdata/config.json","runDir":"/r/vfs-containers/` + idA + `/userdata",
 "bindMounts":{"/etc/hosts":"/r/vfs-containers/` + idA + `/userdata/hosts","/etc/resolv.conf":"/r/vfs-containers/` + idB + `/userdata/resolv.conf","/secret":"/home/vfs-containers/KEEP"},
-"newExecSessions":{"e1":{"config":{"command":["--storage-driver","vfs"],"exitCommand":["podman","--storage-driver","vfs"]}}},"checkpointLog":"/g/vfs-containers/` + idA + `/userdata/dump.log"}`
+"newExecSessions":{"e1":{"config":{"command":["--storage-driver","vfs"],"exitCommand":["podman","--storage-driver","vfs"]}}},"checkpointLog":"/g/vfs-containers/` + idA + `/userdata/dump.log","checkpointed":true}`
 )
 
 // TestForeignOptions: the clean-up command loses what its new driver does not know, or

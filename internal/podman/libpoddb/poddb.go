@@ -94,6 +94,8 @@ type Container struct {
 	Init    string `json:"init,omitempty"`  // "always" or "once": runs before a pod's other containers, and ends
 	Image   string `json:"image,omitempty"` // image id; empty with --rootfs
 	Mounted bool   `json:"mounted,omitempty"`
+	// Checkpointed: it was stopped by a checkpoint, and neither started nor restored since.
+	Checkpointed bool `json:"checkpointed,omitempty"`
 	// ExitCommand: the record holds its own clean-up command, as podman
 	// before 4 wrote it.
 	ExitCommand bool `json:"exit_command,omitempty"`

@@ -147,7 +147,7 @@ func TestSQLite(t *testing.T) {
 	if len(f.Containers) != 13 || !reflect.DeepEqual(f.Pods, []string{"pod1"}) || !reflect.DeepEqual(f.Volumes, []string{"vol1"}) {
 		t.Errorf("%d containers, pods %v, volumes %v", len(f.Containers), f.Pods, f.Volumes)
 	}
-	if c := f.Containers[12]; c.ID != idA || c.Name != "c" || c.State != "exited" || c.PodName != "pod1" || !c.Mounted || !c.ExitCommand {
+	if c := f.Containers[12]; c.ID != idA || c.Name != "c" || c.State != "exited" || c.PodName != "pod1" || !c.Mounted || !c.Checkpointed || !c.ExitCommand {
 		t.Errorf("%+v", c)
 	}
 	if names, _ := os.ReadDir(dir); len(names) != 1 || !bytes.Equal(original, read(t, path)) {
