@@ -42,9 +42,11 @@ func (s *Session) removeOldMount(ctx context.Context) error {
 	if err := s.mayCommit(ctx); err != nil { // also when it is resumed
 		return err
 	}
-	if up, err := s.reached(); err != nil {
+	up, err := s.reached()
+	if err != nil {
 		return err
-	} else if up {
+	}
+	if up {
 		left, err := ask[[]string](ctx, s, opEmptyOld, pathArg{s.aside()})
 		if err != nil {
 			return err
@@ -67,7 +69,7 @@ func (s *Session) removeOldMount(ctx context.Context) error {
 		return err
 	}
 	if !s.facts.SourceGone { // else it is told twice
-		if err := s.dropSource(ctx); err != nil {
+		if err := s.dropSource(ctx, up); err != nil {
 			return err
 		}
 		s.point("before after-source-dropped")
@@ -79,10 +81,13 @@ func (s *Session) removeOldMount(ctx context.Context) error {
 }
 
 // dropSource takes away what an earlier run had made for the old store to be on,
-// and tells of what stays.
-func (s *Session) dropSource(ctx context.Context) error {
+// and tells of what stays. Only one that was emptied is told to be empty: a disk that is
+// given up may come back, or was not there when a commit was resumed.
+func (s *Session) dropSource(ctx context.Context, emptied bool) error {
 	m := s.Inputs.Store.Mount
-	if s.env.OldLost {
+	holds := "an empty filesystem"
+	if !emptied {
+		holds = "what it held"
 		if err := s.note("what %s holds of the old store was not removed: it could not be reached", m.Source); err != nil {
 			return err
 		}
@@ -97,7 +102,10 @@ func (s *Session) dropSource(ctx context.Context) error {
 		if err := s.unmapEarlier(ctx, img); err != nil { // the store is where it is to be: a cluster that is away is no reason to fail
 			return s.note("image %s could not be let go of: %v", img.Spec, err)
 		}
-		return s.note("image %s is not mapped any more, and holds an empty filesystem; rbd rm %s removes it", img.Spec, img.Spec)
+		return s.note("image %s is not mapped any more, and holds %s; rbd rm %s removes it", img.Spec, holds, img.Spec)
+	}
+	if !emptied {
+		return nil
 	}
 	return s.note("%s holds an empty filesystem now; wipefs --all wipes it, if it is not wanted any more", m.Source)
 }
