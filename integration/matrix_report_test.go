@@ -123,6 +123,9 @@ func cutTable(text string) (before, table, after string, err error) {
 
 // table is what stands in the document.
 func (m *matrix) table() string {
+	if len(m.Cells) == 0 {
+		return ""
+	}
 	var b strings.Builder
 	var notes []string
 	note := func(text string) string {

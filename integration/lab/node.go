@@ -144,9 +144,9 @@ func (n *Node) layout(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	units := filepath.Join(n.dir, "upper", "etc", "systemd", "system")
-	for _, unit := range rel.mask {
-		if err := errors.Join(os.MkdirAll(units, 0o755), os.Symlink("/dev/null", filepath.Join(units, unit))); err != nil {
+	for path, text := range rel.dropins {
+		path = filepath.Join(n.dir, "upper", "etc", "systemd", "system", path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
 			return err
 		}
 	}
