@@ -310,6 +310,10 @@ func (s *sweep) storeOfAnyBoot() inventory {
 	s.t.Helper()
 	inv := s.store()
 	for path, text := range inv {
+		if filepath.Base(path) == "merged" { // a mount point, which goes when a look at the image ends
+			delete(inv, path)
+			continue
+		}
 		if name := filepath.Base(path); name == "layers.json" || name == "images.json" || name == ".has-mount-program" {
 			inv[path] = withoutTime(text)
 		}
