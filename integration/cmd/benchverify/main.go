@@ -166,7 +166,8 @@ files, %.2f GB. Caches dropped before each run, methods alternating, medians of 
 	}
 	b.WriteString(`
 Both read the same files: their numbers and bytes are compared. The other proofs (podman, records, a container that runs)
-do not grow with the files. Aimed at is 1.3 × sha256sum.
+do not grow with the files. Aimed at is 1.3 × sha256sum. Where the load is not near 0, others had the machine, too: the
+ratios say more than the seconds then.
 `)
 	return b.String()
 }
