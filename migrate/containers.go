@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -72,8 +73,22 @@ func (s *Session) remember(ctx context.Context, running, all []podman.Container)
 	if err != nil {
 		return err
 	}
-	running = append(slices.Clone(inits), running...) // first among those that were started in the same second
-	slices.SortStableFunc(running, func(a, b podman.Container) int { return int(a.StartedAt - b.StartedAt) })
+	// Of those that were started in the same second a pod's infra container is the first:
+	// podman starts it with any other, and notes it as an error to be told so once more.
+	// Then come the init containers.
+	rank := func(c podman.Container) int {
+		switch {
+		case c.Infra:
+			return 0
+		case slices.ContainsFunc(inits, func(i podman.Container) bool { return i.ID == c.ID }):
+			return 1
+		}
+		return 2
+	}
+	running = append(slices.Clone(inits), running...)
+	slices.SortStableFunc(running, func(a, b podman.Container) int {
+		return cmp.Or(cmp.Compare(a.StartedAt, b.StartedAt), cmp.Compare(rank(a), rank(b)))
+	})
 	ran := slices.Clone(s.facts.Ran)
 	for _, c := range running {
 		if !slices.ContainsFunc(ran, func(r Ran) bool { return r.ID == c.ID }) {

@@ -129,6 +129,7 @@ type Container struct {
 	Image     string   `json:"Image"`
 	State     string   `json:"State"`
 	Pod       string   `json:"Pod"`       // id; "" if it is in none
+	Infra     bool     `json:"IsInfra"`   // it holds what its pod's others share
 	StartedAt int64    `json:"StartedAt"` // seconds since 1970; before that: never
 	Labels    map[string]string
 }
