@@ -81,9 +81,6 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 	a.program()
 	if req.Relocate != nil && req.To == "" { // the driver stays
 		req.To = a.Inputs.Store.Driver
-		if req.Relocate.Driver == DriverVFS && req.To == overlay { // or is brought to one that the target can hold
-			req.To = DriverVFS
-		}
 		a.Inputs.Request.To = req.To
 	}
 	s.Inputs = a.Inputs

@@ -33,7 +33,7 @@ image of Ceph, made if --size is given, and mapped here alone: it is refused whi
 any other host has it. If the store is on that image already, and --size is larger,
 image and filesystem grow; nothing is copied then. With --cephfs the store gets a
 folder of its own in a folder of CephFS; that cannot hold overlay natively, so it is
-for stores on vfs, or with --driver fuse-overlayfs or --driver vfs.
+for stores on vfs, or with --driver fuse-overlayfs.
 
 With --to overlay a store on vfs is converted on its way, and needs only the room that
 overlay needs.
@@ -98,7 +98,7 @@ so until the run is resumed or rolled back.
 	f.BoolVar(&req.Relocate.Format, "format", false, "make the filesystem anew where one is that holds no files")
 	f.StringVar(&req.To, "to", "", "the driver to convert to on the way: overlay (default: the store's own)")
 	f.BoolVar(&req.KeepDamaged, "keep-damaged", false, "with --to: carry damaged images over as they are")
-	f.StringVar(&req.Relocate.Driver, "driver", "", "on a target that cannot hold overlay natively: fuse-overlayfs, or vfs, which a store on overlay is made into on its way: a copy that takes many times the room")
+	f.StringVar(&req.Relocate.Driver, "driver", "", "on a target that cannot hold overlay natively: fuse-overlayfs, or vfs for a store that is on vfs")
 	f.StringVar(&req.User, "user", "", "the user whose store it is (default: the rootful store)")
 	f.StringVar(&req.Containers, "containers", migrate.Keep, "keep them (what ran is stopped, and started again), or refuse to go on while there are any")
 	f.StringVar(&req.Relocate.Mount, "mount", migrate.MountAuto, "automount (when it is first used) or boot")
@@ -122,7 +122,7 @@ func checkRelocation(r migrate.Request) error {
 		return usagef("cannot relocate to %d targets: say one of --path DIR, --device DEVICE, --rbd POOL/IMAGE or --cephfs FS:/PATH", targets)
 	case r.To != "" && r.To != "overlay":
 		return usagef("cannot convert to %q: overlay is the only driver to convert to", r.To)
-	case r.KeepDamaged && r.To == "" && r.Relocate.Driver != migrate.DriverVFS:
+	case r.KeepDamaged && r.To == "":
 		return usagef("cannot use --keep-damaged without --to: what is only copied is copied as it is")
 	case r.Relocate.Mounter != "" && r.Relocate.CephFS == "":
 		return usagef("cannot use --mounter without --cephfs")
