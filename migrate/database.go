@@ -134,13 +134,11 @@ func (s *Session) moveDatabase(ctx context.Context) error {
 	return s.learn(func(f *Facts) { f.NewDB = lite[0].Path })
 }
 
-// setDatabaseAside moves a database into the run's folder, and tells if it knows
-// what the old one does not: somebody used podman in between.
+// setDatabaseAside moves a database into the run's folder, which a commit removes: so
+// not one that knows what the old one does not, because somebody used podman in between.
 func (s *Session) setDatabaseAside(ctx context.Context, f libpoddb.Facts) error {
 	if more := lostObjects(f, *s.facts.OldDB); more != "" {
-		if err := s.note("podman was used while its database was moved; what it noted of %s is in %s", more, s.db().Saved); err != nil {
-			return err
-		}
+		return fmt.Errorf("podman was used while its database was moved: %s knows of %s and the old one does not; a rollback keeps both", f.Path, more)
 	}
 	_, err := ask[none](ctx, s, opDBAside, dbArgs{Path: f.Path, Saved: s.db().Saved})
 	return err
