@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -197,19 +196,6 @@ func short(text string) string {
 		text = text[:300] + " …"
 	}
 	return text
-}
-
-func machine() string {
-	model := "unknown processor"
-	cpus, _ := os.ReadFile("/proc/cpuinfo") // only for the text
-	for line := range strings.Lines(string(cpus)) {
-		if name, ok := strings.CutPrefix(line, "model name"); ok {
-			model = strings.TrimSpace(strings.TrimLeft(name, "\t :"))
-			break
-		}
-	}
-	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	return fmt.Sprintf("%d × %s, Linux %s, virtual machine", runtime.NumCPU(), model, strings.TrimSpace(string(kernel)))
 }
 
 // TestMatrixTable: the table of the document is the one of the data beside it.

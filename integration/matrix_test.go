@@ -82,7 +82,7 @@ const (
 const storeItself = "images, volumes, secrets, networks"
 
 func (c *cell) run(t testing.TB, user string, full bool) {
-	c.Date, c.Machine, c.Kinds = time.Now().UTC().Format(time.DateOnly), machine(), map[string]outcome{}
+	c.Date, c.Machine, c.Kinds = time.Now().UTC().Format(time.DateOnly), lab.Machine(), map[string]outcome{}
 	for _, k := range kinds() {
 		c.Kinds[k.name] = outcome{What: unseen}
 	}

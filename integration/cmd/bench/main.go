@@ -18,6 +18,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/storagectl/storagectl/integration/lab"
 )
 
 func main() {
@@ -41,7 +43,7 @@ func main() {
 }
 
 func bench(ctx context.Context, rounds int, size float64, sizes string) error {
-	r := report{Machine: machine(), Date: time.Now().UTC().Format("2006-01-02"), Rounds: rounds}
+	r := report{Machine: lab.Machine(), Date: time.Now().UTC().Format("2006-01-02"), Rounds: rounds}
 	var err error
 	if size > 0 {
 		if r.Store, r.Methods, err = compare(ctx, rounds, size); err != nil {
@@ -80,7 +82,7 @@ func bench(ctx context.Context, rounds int, size float64, sizes string) error {
 }
 
 func benchRelocate(ctx context.Context, rounds int, sizes string) error {
-	r := report{Machine: machine(), Date: time.Now().UTC().Format("2006-01-02"), Rounds: rounds}
+	r := report{Machine: lab.Machine(), Date: time.Now().UTC().Format("2006-01-02"), Rounds: rounds}
 	var err error
 	if r.Down, err = relocating().downtimes(ctx, rounds, sizes); err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 )
@@ -48,20 +47,6 @@ type down struct {
 func median[T cmp.Ordered](values []T) T {
 	s := slices.Sorted(slices.Values(values))
 	return s[len(s)/2]
-}
-
-func machine() string {
-	model := "unknown processor"
-	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.Lines(string(b)) {
-			if name, ok := strings.CutPrefix(line, "model name"); ok {
-				model = strings.TrimSpace(strings.TrimLeft(name, "\t :"))
-				break
-			}
-		}
-	}
-	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease") // only for the text
-	return fmt.Sprintf("%d × %s, Linux %s, virtual machine", runtime.NumCPU(), model, strings.TrimSpace(string(kernel)))
 }
 
 func (r report) markdown() string {

@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -136,7 +135,7 @@ func report(rows []row, rounds, count int, began string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `# How long doctor takes
 
-`+"`make bench-doctor`"+` wrote this on %s: %d × %s, Linux %s, 1-minute load
+`+"`make bench-doctor`"+` wrote this on %s: %s, 1-minute load
 %s before the first run and %s after the last.
 A Debian bookworm node with podman 4.3.1 and systemd, %d images of three layers in a rootless store on ext4; all
 checks, as root with --user, from the start of the process to its end. Medians of %d, cold and warm runs in turn; cold:
@@ -144,7 +143,7 @@ the page cache of the machine was dropped before.
 
 | driver | caches | median, s | all runs, s | the longest checks of one of them, s |
 | --- | --- | --- | --- | --- |
-`, time.Now().UTC().Format("2006-01-02"), runtime.NumCPU(), processor(), kernel(), began, load(), count, rounds)
+`, time.Now().UTC().Format("2006-01-02"), lab.Machine(), began, load(), count, rounds)
 	for _, r := range rows {
 		var all []string
 		for _, s := range r.seconds {
@@ -154,27 +153,6 @@ the page cache of the machine was dropped before.
 	}
 	b.WriteString("\nChecks run side by side, and several wait for the same answer of podman: their times do not add up.\n")
 	return b.String()
-}
-
-func processor() string {
-	b, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return "unknown processor"
-	}
-	for line := range strings.Lines(string(b)) {
-		if name, ok := strings.CutPrefix(line, "model name"); ok {
-			return strings.TrimSpace(strings.TrimLeft(name, "\t :"))
-		}
-	}
-	return "unknown processor"
-}
-
-func kernel() string {
-	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
-	if err != nil {
-		return "?"
-	}
-	return strings.TrimSpace(string(b))
 }
 
 // load is how busy the machine was in the last minute.

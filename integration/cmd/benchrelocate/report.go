@@ -4,11 +4,11 @@ import (
 	"cmp"
 	"fmt"
 	"math"
-	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/storagectl/storagectl/integration/lab"
 )
 
 func median(all []measured, of func(measured) float64) float64 {
@@ -38,20 +38,6 @@ func (b *bench) ratio(first, second string) string {
 	}
 	slices.Sort(all)
 	return fmt.Sprintf("%.2f (%.2f to %.2f)", all[len(all)/2], all[0], all[len(all)-1])
-}
-
-func machine() string {
-	model := "unknown processor"
-	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.Lines(string(text)) {
-			if name, ok := strings.CutPrefix(line, "model name"); ok {
-				model = strings.TrimSpace(strings.TrimLeft(name, "\t :"))
-				break
-			}
-		}
-	}
-	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease") // only for the text
-	return fmt.Sprintf("%d × %s, Linux %s, virtual machine", runtime.NumCPU(), model, strings.TrimSpace(string(kernel)))
 }
 
 func (b *bench) title() string {
@@ -93,7 +79,7 @@ The tree: %.2f GB, %d thousand entries (half the files below 4 KB, a tenth of th
 
 | method | seconds | all runs | CPU s | peak MiB | MB used |
 | --- | --- | --- | --- | --- | --- |
-`, b.title(), b.how(), b.files, b.large, b.rounds, time.Now().UTC().Format("2006-01-02"), machine(), b.before, load(), b.cache(), b.rounds,
+`, b.title(), b.how(), b.files, b.large, b.rounds, time.Now().UTC().Format("2006-01-02"), lab.Machine(), b.before, load(), b.cache(), b.rounds,
 		float64(b.tree.bytes)/1e9, b.tree.files/1000, b.large, b.tree.folders)
 	for _, name := range b.order {
 		if !strings.Contains(name, " files,") && !strings.Contains(name, "large") && !strings.HasPrefix(name, "dd") {

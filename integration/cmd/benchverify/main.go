@@ -149,18 +149,17 @@ func median(values []float64) float64 {
 
 func markdown(methods []method, rounds int, files, bytes int64) string {
 	var b strings.Builder
-	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease") // only for the text
 	load, _ := os.ReadFile("/proc/loadavg")
 	one, _, _ := strings.Cut(string(load), " ")
 	fmt.Fprintf(&b, `# How fast verify reads
 
-`+"`make bench-verify`"+` wrote this on %s, with a 1-minute load of %s at its end. Machine: %d processors, Linux %s, virtual
-machine. A Debian bookworm node with podman 4.3.1, rootless; an overlay store on an ext4 of its own, with %d thousand
+`+"`make bench-verify`"+` wrote this on %s, with a 1-minute load of %s at its end. Machine: %s.
+A Debian bookworm node with podman 4.3.1, rootless; an overlay store on an ext4 of its own, with %d thousand
 files, %.2f GB. Caches dropped before each run, methods alternating, medians of %d.
 
 | | seconds | × sha256sum | slowest run |
 | --- | --- | --- | --- |
-`, time.Now().UTC().Format(time.DateOnly), one, runtime.NumCPU(), strings.TrimSpace(string(kernel)), files/1000, float64(bytes)/1e9, rounds)
+`, time.Now().UTC().Format(time.DateOnly), one, lab.Machine(), files/1000, float64(bytes)/1e9, rounds)
 	for _, m := range methods {
 		fmt.Fprintf(&b, "| %s | %.2f | %.2f | %.2f |\n", m.name, median(m.seconds), median(m.seconds)/median(methods[0].seconds), slices.Max(m.seconds))
 	}
