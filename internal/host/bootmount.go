@@ -214,11 +214,11 @@ func (f BootFile) Remove() error {
 		return fmt.Errorf("cannot take away a unit's file: %w", err)
 	}
 	if dir == systemUnits || os.Remove(dir) != nil { // others have something there
-		if err := syncDir(dir); !errors.Is(err, fs.ErrNotExist) {
+		if err := SyncDir(dir); !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
-	return syncDir(systemUnits)
+	return SyncDir(systemUnits)
 }
 
 // Restore puts the file back, whole or not at all, and it is on the disk when it
@@ -234,5 +234,5 @@ func (f BootFile) Restore() error {
 	if err != nil {
 		return fmt.Errorf("cannot put a unit's file back: %w", err)
 	}
-	return errors.Join(syncDir(dir), syncDir(systemUnits))
+	return errors.Join(SyncDir(dir), SyncDir(systemUnits))
 }

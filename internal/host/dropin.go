@@ -105,7 +105,7 @@ func WriteDropIn(root string, d DropIn) error {
 	if err != nil {
 		return fmt.Errorf("cannot add to unit %s: %w", d.Unit, err)
 	}
-	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
+	return errors.Join(SyncDir(dir), SyncDir(filepath.Dir(dir)))
 }
 
 // RemoveDropIn takes the file away, and its folder if nothing else is in it.
@@ -120,7 +120,7 @@ func RemoveDropIn(root string, d DropIn) error {
 	if err := os.Remove(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err != nil {
-		return syncDir(dir) // others have something there
+		return SyncDir(dir) // others have something there
 	}
-	return syncDir(filepath.Dir(dir))
+	return SyncDir(filepath.Dir(dir))
 }

@@ -79,6 +79,10 @@ func (r *Runner) Run(ctx context.Context, c Cmd) ([]byte, error) {
 	if cmd.Dir == "" {
 		cmd.Dir = "/"
 	}
+	// It has no parent-death signal: what podman or rbd had begun when this program was
+	// killed is better ended by them than cut off. A run that goes on looks at what is
+	// there, and waits for podman's processes of before.
+	//
 	// A session of its own: a command that runs as another user must not have
 	// root's terminal, into which it could type (TIOCSTI).
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -93,6 +97,7 @@ func (r *Runner) Run(ctx context.Context, c Cmd) ([]byte, error) {
 	cmd.Stdout, cmd.Stderr = &stdout, stderr
 
 	r.point("before " + filepath.Base(c.Argv[0]))
+	began := time.Now()
 	release, err := StartFor(cmd, c.As != nil)
 	if err == nil {
 		err = cmd.Wait()
@@ -106,8 +111,12 @@ func (r *Runner) Run(ctx context.Context, c Cmd) ([]byte, error) {
 	case err == nil || errors.Is(err, exec.ErrWaitDelay):
 		return stdout.b, nil
 	case ctx.Err() != nil:
-		return stdout.b, fmt.Errorf("cannot finish %s within %s: %w: %s",
-			strings.Join(c.Argv, " "), timeout, ctx.Err(), bytes.TrimSpace(stderr.b))
+		err = fmt.Errorf("cannot finish %s: stopped after %s: %w",
+			strings.Join(c.Argv, " "), time.Since(began).Round(100*time.Millisecond), ctx.Err())
+		if words := bytes.TrimSpace(stderr.b); len(words) > 0 {
+			err = fmt.Errorf("%w: %s", err, words)
+		}
+		return stdout.b, err
 	case errors.As(err, &ee):
 		return stdout.b, &ExitError{Argv: c.Argv, Code: ee.ExitCode(), Stderr: string(stderr.b)}
 	}

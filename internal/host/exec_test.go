@@ -54,6 +54,13 @@ func TestBounds(t *testing.T) {
 	if !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > 10*time.Second {
 		t.Fatalf("%v after %s", err, time.Since(begin))
 	}
+	// The caller may have had less patience than the command's own limit.
+	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err = (&Runner{}).Run(short, Cmd{Argv: []string{"sleep", "100"}, Timeout: time.Hour})
+	if err == nil || strings.Contains(err.Error(), "1h") || strings.HasSuffix(err.Error(), ": ") {
+		t.Fatalf("%v", err)
+	}
 	var ee *ExitError
 	if _, err = run(t, Cmd{Argv: []string{"sh", "-c", "echo no >&2; exit 3"}}); !errors.As(err, &ee) || ee.Code != 3 || ee.Stderr != "no\n" {
 		t.Fatalf("%v", err)

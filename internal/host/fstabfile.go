@@ -79,7 +79,7 @@ func (r *Runner) WriteFstab(ctx context.Context, path string, before, after []by
 	if err := f.CloseAtomicallyReplace(); err != nil {
 		return nil, fmt.Errorf("cannot write fstab: %w", err)
 	}
-	return fresh(was.warnings, is.warnings), syncDir(filepath.Dir(path))
+	return fresh(was.warnings, is.warnings), SyncDir(filepath.Dir(path))
 }
 
 func unchanged(path string, before []byte) error {
@@ -121,7 +121,7 @@ func ReplaceFile(path string, before, after []byte) error {
 	if err := f.CloseAtomicallyReplace(); err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
-	return syncDir(filepath.Dir(path))
+	return SyncDir(filepath.Dir(path))
 }
 
 // copyAttributes gives a file the owner, mode and extended attributes (SELinux's
@@ -215,7 +215,8 @@ func fresh(before, now []string) []string {
 	return all
 }
 
-func syncDir(dir string) error {
+// SyncDir has a folder's entries outlive a power cut.
+func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return fmt.Errorf("cannot sync %s: %w", dir, err)

@@ -154,11 +154,11 @@ func WriteUnitFile(root string, u UnitFile) error {
 		if err != nil {
 			return fmt.Errorf("cannot make unit %s: %w", u.Name, err)
 		}
-		if err := syncDir(filepath.Dir(link)); err != nil {
+		if err := SyncDir(filepath.Dir(link)); err != nil {
 			return err
 		}
 	}
-	return syncDir(filepath.Dir(file))
+	return SyncDir(filepath.Dir(file))
 }
 
 // RemoveUnitFile takes the unit of a run away, and what starts it at boot. One
@@ -182,7 +182,7 @@ func RemoveUnitFile(root string, u UnitFile) error {
 		if err != nil {
 			return fmt.Errorf("cannot take away unit %s: %w", u.Name, err)
 		}
-		if err := syncDir(filepath.Dir(path)); err != nil {
+		if err := SyncDir(filepath.Dir(path)); err != nil {
 			return err
 		}
 	}

@@ -116,6 +116,55 @@ func (b *Bus) PIDFiles(ctx context.Context, services []string) (map[string]strin
 	return paths, nil
 }
 
+// PIDFileSource is the unit file, or the drop-in, that says last where a service has
+// its process id: "" if none does that the caller can read as read gives it. systemd
+// lists drop-ins in the order in which it heeds them.
+func (b *Bus) PIDFileSource(ctx context.Context, service string, read func(path string) ([]byte, error)) (string, error) {
+	var files []string
+	for _, name := range []string{"FragmentPath", "DropInPaths"} {
+		p, err := b.conn.GetUnitPropertyContext(ctx, service, name)
+		if err != nil {
+			return "", fmt.Errorf("cannot look at unit %s: %w", service, err)
+		}
+		switch v := p.Value.Value().(type) {
+		case string:
+			files = append(files, v)
+		case []string:
+			files = append(files, v...)
+		}
+	}
+	return lastPIDFile(files, read)
+}
+
+// lastPIDFile is the last of a unit's files that says where its process id is.
+func lastPIDFile(files []string, read func(path string) ([]byte, error)) (last string, err error) {
+	for _, f := range files {
+		text, err := read(f)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
+			continue
+		}
+		if err != nil {
+			return "", fmt.Errorf("cannot read unit file %s: %w", f, err)
+		}
+		if setsPIDFile(text) {
+			last = f
+		}
+	}
+	return last, nil
+}
+
+// setsPIDFile tells whether a unit's file has a line PIDFile=, also an empty one, which
+// takes back those before it.
+func setsPIDFile(text []byte) bool {
+	for line := range strings.Lines(string(text)) {
+		key, _, is := strings.Cut(line, "=")
+		if is && strings.TrimSpace(key) == "PIDFile" {
+			return true
+		}
+	}
+	return false
+}
+
 // SocketPath is the path of the first stream socket that a socket unit listens on.
 func (b *Bus) SocketPath(ctx context.Context, unit string) (string, error) {
 	p, err := b.conn.GetUnitTypePropertyContext(ctx, unit, "Socket", "Listen")
