@@ -1,10 +1,14 @@
 package engine
 
 import (
+	"bufio"
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -100,6 +104,29 @@ func Read(dir string) (State, error) {
 	return st, err
 }
 
+// ReadHeader reads the first record of the run in dir alone.
+func ReadHeader(dir string) (Header, error) {
+	path := filepath.Join(dir, journalName)
+	f, err := os.Open(path)
+	if err != nil {
+		return Header{}, fmt.Errorf("cannot read journal: %w", err)
+	}
+	defer f.Close()
+	b, err := bufio.NewReader(f).ReadBytes('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return Header{}, fmt.Errorf("cannot read journal: %w", err)
+	}
+	st := newState()
+	rec, err := decode(bytes.TrimSuffix(b, []byte("\n")))
+	if err != nil {
+		return Header{}, &DamagedError{Path: path, Line: 1, Why: err.Error()}
+	}
+	if why := st.apply(rec); why != "" {
+		return Header{}, &DamagedError{Path: path, Line: 1, Why: why}
+	}
+	return st.Header, nil
+}
+
 // read replays the journal and returns how many bytes of it are whole records.
 func read(path string) (State, int64, error) {
 	b, err := os.ReadFile(path)
@@ -146,6 +173,42 @@ func (j *Journal) State() State { return j.state }
 // Note records something worth telling later.
 func (j *Journal) Note(step, text string) error {
 	return j.append(Record{Kind: KindNote, Step: step, Text: text})
+}
+
+// TakenUp records that a command goes on with the run, and who had it do so.
+func (j *Journal) TakenUp(a Actor) error {
+	return j.append(Record{Kind: KindNote, Text: "taken up by storagectl " + a.Command, Actor: &a})
+}
+
+// Ended records that the command that went on with the run ends, with this exit code.
+func (j *Journal) Ended(code int) error {
+	return j.append(Record{Kind: KindNote, Text: fmt.Sprintf("storagectl ended with %d", code), Exit: &code})
+}
+
+// Audited records that the audit in file has all of this journal, and the hash of its
+// last record then: that audit without the hash was cut. The audit in the state directory
+// has the name "", wherever that directory is.
+func (j *Journal) Audited(hash, file string) error {
+	return j.append(Record{Kind: KindNote, Text: "told to the audit", Audit: hash, File: file})
+}
+
+// Digest is the SHA-256 of the journal of the run in dir as far as its record seq,
+// in hexadecimal.
+func Digest(dir string, seq int) (string, error) {
+	b, err := os.ReadFile(filepath.Join(dir, journalName))
+	if err != nil {
+		return "", fmt.Errorf("cannot read journal: %w", err)
+	}
+	end := 0
+	for range seq {
+		n := bytes.IndexByte(b[end:], '\n')
+		if n < 0 {
+			return "", fmt.Errorf("cannot read journal: it has less than %d records", seq)
+		}
+		end += n + 1
+	}
+	sum := sha256.Sum256(b[:end])
+	return hex.EncodeToString(sum[:]), nil
 }
 
 // SaveFacts makes the fields of v, a struct, durable. Fields that are empty

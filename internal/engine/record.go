@@ -53,6 +53,15 @@ type Header struct {
 	Version string          `json:"version"` // of the program
 	Inputs  json.RawMessage `json:"inputs"`
 	Steps   []string        `json:"steps"`
+	Actor   *Actor          `json:"actor,omitempty"`
+}
+
+// Actor is who had a run begun or go on, and by which command.
+type Actor struct {
+	Command  string `json:"command"`
+	UID      int    `json:"uid"`
+	LoginUID int    `json:"loginUID"` // who logged in, whatever they became since; -1: nobody
+	SudoUser string `json:"sudoUser,omitempty"`
 }
 
 // Record is one line of a journal.
@@ -66,6 +75,10 @@ type Record struct {
 	Phase  Phase                      `json:"phase,omitempty"`
 	Error  string                     `json:"error,omitempty"`
 	Text   string                     `json:"text,omitempty"`
+	Actor  *Actor                     `json:"actor,omitempty"` // a note's: a command takes the run up
+	Exit   *int                       `json:"exit,omitempty"`  // a note's: the command lets go of it, with this exit code
+	Audit  string                     `json:"audit,omitempty"` // a note's: the audit's last hash, when all before it was told there
+	File   string                     `json:"file,omitempty"`  // of that audit; "": the one in the state directory
 }
 
 // line is a record as it stands in the file: the checksum is over the exact

@@ -17,6 +17,7 @@ const (
 	EventSkip   EventKind = "skip"   // the journal, or a look, says it is done
 	EventRedo   EventKind = "redo"   // an earlier step no longer held; begin follows
 	EventFailed EventKind = "failed" // Err says why
+	EventPaused EventKind = "paused" // it stopped at a safe point, to be done again; Err says why
 )
 
 // Event tells an observer how a run goes on.
@@ -62,7 +63,9 @@ func Names(steps []Step) []string {
 // or a crash goes on where the run stopped.
 //
 // It returns [ErrInterrupted] when ctx was cancelled, a [*StepError] when a
-// step failed, [ErrRollingBack] when the run is on its way back.
+// step failed, an error that is [ErrPaused] when a step asked for that, and
+// [ErrRollingBack] when the run is on its way back. A retreat that was cut off is
+// ended first.
 func (r *Run) Forward(ctx context.Context, commit bool) error {
 	st := r.journal.state
 	switch st.Phase {
@@ -70,6 +73,14 @@ func (r *Run) Forward(ctx context.Context, commit bool) error {
 		return ErrRollingBack
 	case PhaseCommitted:
 		return nil
+	}
+	for _, s := range r.steps {
+		if st.Steps[s.Name].Mark == MarkUndo { // the first one that a retreat takes back
+			if err := r.Retreat(ctx, s.Name); err != nil {
+				return err
+			}
+			break
+		}
 	}
 	end := PhaseCommitted
 	for i, s := range r.steps {
@@ -82,7 +93,7 @@ func (r *Run) Forward(ctx context.Context, commit bool) error {
 			continue
 		}
 		if ctx.Err() != nil {
-			return r.stop(ErrInterrupted)
+			return r.stop(ctx, ErrInterrupted)
 		}
 		if r.journal.state.Phase == PhaseFinished { // and now it is committed
 			if err := r.journal.append(Record{Kind: KindPhase, Phase: PhaseRunning}); err != nil {
@@ -90,10 +101,10 @@ func (r *Run) Forward(ctx context.Context, commit bool) error {
 			}
 		}
 		if err := r.needs(ctx, i); err != nil {
-			return r.stop(err)
+			return r.stop(ctx, err)
 		}
 		if err := r.do(ctx, i); err != nil {
-			return r.stop(err)
+			return r.stop(ctx, err)
 		}
 	}
 	if r.journal.state.Phase == end {
@@ -120,24 +131,60 @@ func (r *Run) Rollback(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := r.takeBack(ctx, 0); err != nil {
+		return r.stop(ctx, err)
+	}
+	return r.journal.append(Record{Kind: KindPhase, Phase: PhaseRolledBack})
+}
+
+// Retreat undoes, last first, every step that was begun from the step name on, and
+// leaves the run where it can go forward again, for another time. It is journalled:
+// the mark of that step tells that a retreat is under way, and Forward ends one that
+// was cut off before it does anything else. So does Rollback, in its own way.
+func (r *Run) Retreat(ctx context.Context, name string) error {
+	first := slices.IndexFunc(r.steps, func(s Step) bool { return s.Name == name })
+	if first < 0 || r.journal.state.Phase != PhaseRunning {
+		return fmt.Errorf("cannot go back to step %q of a run that is %s", name, r.journal.state.Phase)
+	}
+	if r.journal.state.Steps[name].Mark != MarkUndo {
+		if err := r.journal.append(Record{Kind: KindUndo, Step: name}); err != nil {
+			return err
+		}
+	}
+	if err := r.takeBack(ctx, first); err != nil {
+		return r.stop(ctx, err)
+	}
+	return nil
+}
+
+// Stopped journals why the run stops, where what followed the stop has hidden it.
+func (r *Run) Stopped(why error) error {
+	return r.journal.append(Record{Kind: KindStop, Error: why.Error()})
+}
+
+// takeBack undoes, last first, every step that was begun from the first one on.
+func (r *Run) takeBack(ctx context.Context, first int) error {
 	for i, s := range slices.Backward(r.steps) {
+		if i < first {
+			break
+		}
 		switch r.journal.state.Steps[s.Name].Mark {
 		case MarkNone, MarkUndone:
 			continue
 		}
 		if ctx.Err() != nil {
-			return r.stop(ErrInterrupted)
+			return ErrInterrupted
 		}
 		if s.Undo != nil {
 			if err := r.needs(ctx, i); err != nil {
-				return r.stop(err)
+				return err
 			}
 		}
 		if err := r.undo(ctx, i); err != nil {
-			return r.stop(err)
+			return err
 		}
 	}
-	return r.journal.append(Record{Kind: KindPhase, Phase: PhaseRolledBack})
+	return nil
 }
 
 // needs re-establishes the standing conditions of step i.
@@ -195,6 +242,10 @@ func (r *Run) act(ctx context.Context, i int) error {
 		if ctx.Err() != nil && s.Pausable && errors.Is(err, context.Canceled) {
 			return ErrInterrupted
 		}
+		if errors.Is(err, ErrPaused) {
+			r.tell(EventPaused, i, false, err)
+			return err
+		}
 		return r.failed(i, false, err)
 	}
 	if s.Holds != nil {
@@ -239,13 +290,19 @@ func (r *Run) failed(i int, undo bool, err error) error {
 	return &StepError{Step: r.steps[i].Name, Undo: undo, Err: err}
 }
 
-// stop journals why the run stops. The journal's own failure is told beside the
-// reason, and never hides it.
-func (r *Run) stop(err error) error {
+// stop journals why the run stops, and which step failed: none, where the run was
+// asked to stop, since what fails then may do so because all around it stops, too. The
+// journal's own failure is told beside the reason, and never hides it.
+func (r *Run) stop(ctx context.Context, err error) error {
 	if r.journal.bad != nil {
 		return err
 	}
-	return errors.Join(err, r.journal.append(Record{Kind: KindStop, Error: err.Error()}))
+	rec := Record{Kind: KindStop, Error: err.Error()}
+	var failed *StepError
+	if errors.As(err, &failed) && ctx.Err() == nil {
+		rec.Step = failed.Step
+	}
+	return errors.Join(err, r.journal.append(rec))
 }
 
 func (r *Run) tell(k EventKind, i int, undo bool, err error) {

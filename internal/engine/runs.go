@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,8 +39,18 @@ func (d Dir) List() ([]string, error) {
 			runs = append(runs, e.Name())
 		}
 	}
-	slices.Sort(runs)
+	slices.SortFunc(runs, func(a, b string) int { return cmp.Or(cmp.Compare(number(a), number(b)), cmp.Compare(a, b)) })
 	return runs, nil
+}
+
+// number is what a run's id begins with: they grow, and may have any number of digits.
+func number(run string) int {
+	num, _, _ := strings.Cut(run, "-")
+	n, err := strconv.Atoi(num)
+	if err != nil { // no run's
+		return 0
+	}
+	return n
 }
 
 // Find resolves a run's id, its unambiguous beginning, or "" for the latest.
@@ -86,10 +98,7 @@ func (d Dir) New(job string) (string, error) {
 	}
 	n := 0
 	for _, e := range es {
-		num, _, _ := strings.Cut(e.Name(), "-")
-		if k, err := strconv.Atoi(num); err == nil && k > n {
-			n = k
-		}
+		n = max(n, number(e.Name()))
 	}
 	var r [2]byte
 	if _, err := rand.Read(r[:]); err != nil {
@@ -105,7 +114,11 @@ func (d Dir) New(job string) (string, error) {
 // Lock takes the lock of a store, so that one run at a time works on it. It
 // returns [ErrLocked] at once when another process holds it. The lock goes with
 // the process, however it ends.
-func (d Dir) Lock(store string) (*os.File, error) {
+func (d Dir) Lock(store string) (*os.File, error) { return d.LockFor(store, "") }
+
+// LockFor is Lock for work that is no run: who is what others are told who ask for the
+// lock meanwhile.
+func (d Dir) LockFor(store, who string) (*os.File, error) {
 	dir := filepath.Join(d.Path, "locks")
 	if err := mkdirs(dir); err != nil {
 		return nil, err
@@ -114,33 +127,79 @@ func (d Dir) Lock(store string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot lock %s: %w", store, err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	// Whoever only looks has it for a moment, too.
+	for end := time.Now().Add(lookTime); errors.Is(err, unix.EWOULDBLOCK) && time.Now().Before(end); {
+		time.Sleep(lookTime / 20)
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			err = ErrLocked
+			if who := signature(f); who != "" {
+				err = fmt.Errorf("%w: %s", ErrLocked, who)
+			}
 		}
+		return nil, errors.Join(fmt.Errorf("cannot lock %s: %w", store, err), f.Close())
+	}
+	if err := Sign(f, who); err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot lock %s: %w", store, err), f.Close())
 	}
 	return f, nil
 }
 
-// Locked tells whether somebody holds the lock of a store now, without taking it.
-func (d Dir) Locked(store string) (bool, error) {
-	f, err := os.Open(filepath.Join(d.Path, "locks", store))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+// lookTime is how long a lock is tried for that somebody may only be looking at.
+const lookTime = 200 * time.Millisecond
+
+// Sign writes into a lock that this process holds who it is that holds it.
+func Sign(lock *os.File, who string) error {
+	err := lock.Truncate(0)
+	if err == nil {
+		_, err = lock.WriteAt([]byte(who), 0)
 	}
 	if err != nil {
-		return false, fmt.Errorf("cannot look at the lock of %s: %w", store, err)
+		return fmt.Errorf("cannot sign the lock: %w", err)
+	}
+	return nil
+}
+
+func signature(lock *os.File) string {
+	b := make([]byte, 200)
+	n, _ := lock.ReadAt(b, 0)
+	return string(b[:n])
+}
+
+// Locked tells whether somebody holds the lock of a store now, without keeping it.
+func (d Dir) Locked(store string) (bool, error) {
+	_, held, err := d.Holder(store)
+	return held, err
+}
+
+// AtWork tells whether a process is at a run now, and else whether the lock of its store
+// is somebody else's.
+func (d Dir) AtWork(store, run string) (is, other bool, err error) {
+	who, held, err := d.Holder(store)
+	return held && who == run, held && who != run, err
+}
+
+// Holder is Locked, and tells who holds the lock, if that has signed it: "" otherwise.
+func (d Dir) Holder(store string) (who string, held bool, err error) {
+	f, err := os.Open(filepath.Join(d.Path, "locks", store))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, fmt.Errorf("cannot look at the lock of %s: %w", store, err)
 	}
 	defer f.Close()
 	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return true, nil
+		return signature(f), true, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("cannot look at the lock of %s: %w", store, err)
+		return "", false, fmt.Errorf("cannot look at the lock of %s: %w", store, err)
 	}
-	return false, nil
+	return "", false, nil
 }
 
 // mkdirs makes a folder and its missing parents, each durable in its own parent.

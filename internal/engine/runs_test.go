@@ -2,9 +2,14 @@ package engine
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestDir(t *testing.T) {
@@ -49,5 +54,71 @@ func TestDir(t *testing.T) {
 	l.Close()
 	if held, _ := d.Locked("s"); held {
 		t.Fatal("the lock stays")
+	}
+}
+
+// TestLockLooked: a lock that somebody only looks at can be taken, and tells who has it.
+func TestLockLooked(t *testing.T) {
+	d := Dir{Path: t.TempDir()}
+	l, err := d.Lock("s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	look, err := os.Open(filepath.Join(d.Path, "locks", "s"))
+	if err == nil {
+		err = unix.Flock(int(look.Fd()), unix.LOCK_SH) // as Holder does
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		time.Sleep(20 * time.Millisecond)
+		look.Close()
+	}()
+	if l, err = d.LockFor("s", "somebody"); err != nil {
+		t.Fatal(err)
+	}
+	if err := Sign(l, "0001"); err != nil {
+		t.Fatal(err)
+	}
+	if who, held, err := d.Holder("s"); who != "0001" || !held || err != nil {
+		t.Errorf("%q, %v, %v", who, held, err)
+	}
+	if _, err := d.Lock("s"); !errors.Is(err, ErrLocked) || !strings.HasSuffix(err.Error(), ": 0001") {
+		t.Errorf("got %v", err)
+	}
+	l.Close()
+	if who, held, err := d.Holder("s"); who != "" || held || err != nil {
+		t.Errorf("%q, %v, %v", who, held, err)
+	}
+}
+
+// TestManyRuns: the ten-thousandth run is younger than the one before it.
+func TestManyRuns(t *testing.T) {
+	d := Dir{Path: t.TempDir()}
+	var want []string
+	for _, id := range []string{"0001-migrate-aaaa", "9999-migrate-0000", "10000-migrate-0000", "10001-runbook-0000"} {
+		if err := mkdirs(d.RunPath(id)); err != nil {
+			t.Fatal(err)
+		}
+		j, err := Create(d.RunPath(id), Header{Run: id, Job: "j"}, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		j.Close()
+		if h, err := ReadHeader(d.RunPath(id)); h.Run != id || err != nil {
+			t.Errorf("%+v, %v", h, err)
+		}
+		want = append(want, id)
+	}
+	if got, err := d.List(); !slices.Equal(got, want) || err != nil {
+		t.Errorf("%v, %v", got, err)
+	}
+	if got, err := d.Find(""); got != want[3] || err != nil {
+		t.Errorf("the latest is %q, %v", got, err)
+	}
+	if id, err := d.New("x"); !strings.HasPrefix(id, "10002-") || err != nil {
+		t.Errorf("the next is %q, %v", id, err)
 	}
 }

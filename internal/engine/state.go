@@ -35,6 +35,7 @@ type State struct {
 	Steps   map[string]StepState
 	Facts   map[string]json.RawMessage
 	Error   string // why the run last stopped; empty while it goes on
+	Failed  string // the step whose failure stopped it; empty where it was asked to stop
 	Records []Record
 }
 
@@ -88,9 +89,9 @@ func (s *State) apply(r Record) string {
 		}
 		s.mark(r)
 	case KindPhase:
-		s.Phase, s.Error = r.Phase, ""
+		s.Phase, s.Error, s.Failed = r.Phase, "", ""
 	case KindStop:
-		s.Error = r.Error
+		s.Error, s.Failed = r.Error, r.Step
 	case KindNote:
 	default:
 		return fmt.Sprintf("unknown kind %q", r.Kind)
@@ -113,11 +114,11 @@ func (s *State) mark(r Record) {
 	st := s.Steps[r.Step]
 	switch r.Kind {
 	case KindBegin:
-		st.Mark, st.Begun, s.Error = MarkBegun, r.Time, ""
+		st.Mark, st.Begun, s.Error, s.Failed = MarkBegun, r.Time, "", ""
 	case KindDone:
 		st.Mark, st.Done = MarkDone, r.Time
 	case KindUndo:
-		st.Mark, s.Error = MarkUndo, ""
+		st.Mark, s.Error, s.Failed = MarkUndo, "", ""
 	case KindUndone:
 		st.Mark = MarkUndone
 	}

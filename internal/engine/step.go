@@ -37,6 +37,10 @@ var (
 	// ErrInterrupted reports that the run stopped at a safe point because its
 	// context was cancelled. The run can be resumed.
 	ErrInterrupted = errors.New("interrupted")
+	// ErrPaused reports that a step stopped at a safe point because it is not its
+	// time. It is no failure: what a step returns that is ErrPaused stops the run, and
+	// the step is done again when the run is resumed.
+	ErrPaused = errors.New("stopped at a safe point")
 	// ErrPlanChanged reports that the steps of a journal are not those of this
 	// program: the run was begun by another release or with another plan.
 	ErrPlanChanged = errors.New("the plan changed since the run began")
