@@ -41,6 +41,24 @@ func (c CLI) Run(ctx context.Context, stdin io.Reader, args ...string) ([]byte, 
 	})
 }
 
+// Other runs another command as the owner, with podman's environment and Extra.
+func (c CLI) Other(ctx context.Context, limit time.Duration, argv ...string) ([]byte, error) {
+	return c.Runner.Run(ctx, host.Cmd{Argv: argv, Env: c.Owner.Env(c.Extra...), As: c.Owner.as(), Timeout: limit})
+}
+
+// Free tells how many bytes the owner can still write where a folder of the owner's lies.
+func (c CLI) Free(ctx context.Context, dir string) (uint64, error) {
+	out, err := c.Other(ctx, 20*time.Second, "stat", "--file-system", "--format=%a %S", "--", dir)
+	if err != nil {
+		return 0, err
+	}
+	var blocks, size uint64
+	if _, err := fmt.Sscan(string(out), &blocks, &size); err != nil {
+		return 0, fmt.Errorf("cannot read what stat says of %s: %q", dir, out)
+	}
+	return blocks * size, nil
+}
+
 // Info is the part of "podman info --format json" that is read here, the same
 // in 3.0 to 5.8.
 type Info struct {

@@ -14,6 +14,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/storagectl/storagectl/internal/brief"
 )
 
 // The buckets at the top of podman's BoltDB (libpod/boltdb_state_internal.go,
@@ -52,7 +54,7 @@ func openBolt(ctx context.Context, path string, readOnly bool) (*bolt.DB, error)
 	})
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
-		return nil, fmt.Errorf("%w (waited %s)", ErrBusy, wait.Round(time.Second))
+		return nil, fmt.Errorf("%w (waited %s)", ErrBusy, brief.Time(wait.Round(time.Second)))
 	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}

@@ -2,6 +2,7 @@ package libpoddb
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"os"
 	"path/filepath"
@@ -68,6 +69,67 @@ func TestSavedCopyDamaged(t *testing.T) {
 	}
 	if err := Restore(ctx, saved, path); !errors.Is(err, ErrDamaged) || string(before) != string(read(t, path)) {
 		t.Errorf("Restore: %v", err)
+	}
+}
+
+// TestSaveAnew: a database that was used since it was saved is saved as it is now, also
+// where that was cut off; one that was not keeps its copy.
+func TestSaveAnew(t *testing.T) {
+	ctx := context.Background()
+	path := newSQLite(t)
+	saved := filepath.Join(t.TempDir(), "db")
+	copied := filepath.Join(saved, filepath.Base(path))
+	for range 2 {
+		if err := SaveAnew(ctx, path, saved); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := read(t, copied)
+	was, err := os.Stat(copied)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := SaveAnew(ctx, path, saved); err != nil {
+		t.Fatal(err)
+	}
+	if now, err := os.Stat(copied); err != nil || !os.SameFile(was, now) {
+		t.Errorf("a copy that is right was made again: %v", err)
+	}
+	use := func(name string) {
+		t.Helper()
+		db, err := sql.Open("sqlite", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = db.ExecContext(ctx, "CREATE TABLE "+name+" (ID TEXT)")
+		if err := errors.Join(err, db.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	use("Once")
+	if err := Save(ctx, path, saved); err != nil || string(read(t, copied)) != string(first) {
+		t.Errorf("Save changed a copy: %v", err)
+	}
+	if err := SaveAnew(ctx, path, saved); err != nil || string(read(t, copied)) != string(read(t, path)) {
+		t.Errorf("the copy is not of what is there now: %v", err)
+	}
+	use("Twice")
+	if err := os.Remove(copied + ".saved.json"); err != nil { // cut off in the middle
+		t.Fatal(err)
+	}
+	if err := SaveAnew(ctx, path, saved); err != nil || string(read(t, copied)) != string(read(t, path)) {
+		t.Errorf("the copy is not of what is there now: %v", err)
+	}
+	now := read(t, path)
+	use("Thrice")
+	if err := Restore(ctx, saved, path); err != nil || string(read(t, path)) != string(now) {
+		t.Errorf("it is not what comes back: %v", err)
+	}
+	if err := os.WriteFile(copied, []byte("no"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := SaveAnew(ctx, path, saved); !errors.Is(err, ErrDamaged) {
+		t.Errorf("a damaged copy: %v", err)
 	}
 }
 

@@ -41,6 +41,35 @@ func Save(ctx context.Context, path, dstDir string) error {
 	return nil
 }
 
+// SaveAnew is Save of a database that may have been used since an earlier copy was
+// made: one that does not match path any more is replaced. Between the two there is a
+// moment without a complete copy, so path must be what is to be kept, and untouched by
+// the caller until it returns. A copy that does not match its record is ErrDamaged.
+func SaveAnew(ctx context.Context, path, dstDir string) error {
+	dst := filepath.Join(dstDir, filepath.Base(path))
+	r, err := readSaved(dst)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Save(ctx, path, dstDir)
+	}
+	now := ""
+	if err == nil {
+		now, err = hashFile(path)
+	}
+	if err == nil && now == r.SHA256 {
+		return nil
+	}
+	if err == nil {
+		err = os.Remove(dst + ".saved.json")
+	}
+	if err == nil {
+		err = syncDir(dstDir)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot save libpod database %s anew: %w", path, err)
+	}
+	return Save(ctx, path, dstDir)
+}
+
 func save(ctx context.Context, path, dstDir string) error {
 	dst := filepath.Join(dstDir, filepath.Base(path))
 	if _, err := readSaved(dst); err == nil || !errors.Is(err, fs.ErrNotExist) {
