@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/storagectl/storagectl/internal/cephlink"
 	"github.com/storagectl/storagectl/internal/cephlink/cephtest"
 	"github.com/storagectl/storagectl/internal/host"
@@ -206,6 +208,21 @@ func TestFiles(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("as root of a user namespace: %v: %s", err, out)
 	}
+	if err := unix.Renameat2(unix.AT_FDCWD, dir+"/a", unix.AT_FDCWD, dir+"/b", unix.RENAME_NOREPLACE); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("a rename that replaces nothing: %v", err)
+	}
+	rename := func(from, to string) error {
+		return host.RenameNew(unix.AT_FDCWD, dir+"/"+from, unix.AT_FDCWD, dir+"/"+to)
+	}
+	if err := errors.Join(os.Mkdir(dir+"/b", 0o700), rename("a", "c"), rename("c", "a")); err != nil {
+		t.Error(err)
+	}
+	if err := rename("a", "b"); !errors.Is(err, os.ErrExist) {
+		t.Errorf("a folder was renamed to one that is there: %v", err)
+	}
+	if err := os.Remove(dir + "/b"); err != nil {
+		t.Error(err)
+	}
 	if _, entries, err := MakePlace(t.Context(), link, p, owner); err != nil || !entries {
 		t.Errorf("a place in use looks empty: %v, %v", entries, err)
 	}
@@ -285,38 +302,6 @@ func TestPart(t *testing.T) {
 	}
 	if r, err := Judge(t.Context(), part, Query{FS: "cephfs", Need: 1 << 60}); err != nil || !slices.Contains(ids(r.Fatal()), "pool-too-small") {
 		t.Errorf("too much: %+v, %v", r, err)
-	}
-}
-
-// TestSubvolume: made once, found again.
-func TestSubvolume(t *testing.T) {
-	link := cluster.Link(t, cluster.Admin())
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	s := Subvolume{FS: "cephfs", Group: "stores", Name: "node1", Size: 1 << 30, Owner: Owner{UID: 2000, GID: 2000, Mode: 0o700}}
-	one, err := MakeSubvolume(ctx, link, s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	two, err := MakeSubvolume(ctx, link, s)
-	if err != nil || one != two || !strings.HasPrefix(one.Path, "/volumes/stores/node1/") {
-		t.Errorf("%+v and %+v, %v", one, two, err)
-	}
-	if found, err := FindSubvolume(ctx, link, s); err != nil || found != one {
-		t.Errorf("found %+v, %v", found, err)
-	}
-	s.Name = "gone"
-	if found, err := FindSubvolume(ctx, link, s); cephlink.IDOf(err) != "no-subvolume" || !strings.Contains(cephlink.HintOf(err), "create cephfs gone --group_name stores") {
-		t.Errorf("found %+v, %v", found, err)
-	}
-}
-
-func TestParseSubvolume(t *testing.T) {
-	for text, want := range map[string]Subvolume{"fs:@group/sub": {FS: "fs", Group: "group", Name: "sub"}, "fs:@sub": {FS: "fs", Name: "sub"},
-		"fs:/x": {}, "fs:@": {}, "fs:@/sub": {}, "fs:@a/b/c": {}, ":@a": {}, "fs:@a b": {}, "fs:@-x": {}} {
-		if got, err := ParseSubvolume(text); got != want || (err == nil) != (want.Name != "") {
-			t.Errorf("%s: %+v %v", text, got, err)
-		}
 	}
 }
 

@@ -66,51 +66,6 @@ func MakePlace(ctx context.Context, link *cephlink.Client, p Place, owner Owner)
 	return out.Made, out.Entries, nil
 }
 
-// Subvolume names a subvolume that the mgr's module volumes manages.
-type Subvolume struct {
-	FS    string `json:"fs"`
-	Group string `json:"group,omitempty"`
-	Name  string `json:"name"`
-	Size  int64  `json:"size,omitempty"` // quota in bytes; 0: none
-	Owner Owner  `json:"owner"`
-}
-
-// ParseSubvolume reads FS:@GROUP/NAME, or FS:@NAME of one that is in no group.
-func ParseSubvolume(s string) (Subvolume, error) {
-	fs, name, ok := strings.Cut(s, ":@")
-	group, sub, grouped := strings.Cut(name, "/")
-	if !grouped {
-		group, sub = "", name
-	}
-	usual := func(word string) bool {
-		return strings.Trim(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == "" && !strings.HasPrefix(word, "-")
-	}
-	if !ok || fs == "" || sub == "" || grouped && group == "" || !usual(fs) || !usual(sub) || !usual(group) {
-		return Subvolume{}, fmt.Errorf("cannot take %q as a subvolume of CephFS: want FS:@GROUP/NAME or FS:@NAME", s)
-	}
-	return Subvolume{FS: fs, Group: group, Name: sub}, nil
-}
-
-// FindSubvolume gives the folder of a subvolume, which must be there (fault
-// no-subvolume). It changes nothing. The user needs the mgr cap for it ("allow rw").
-func FindSubvolume(ctx context.Context, link *cephlink.Client, s Subvolume) (Place, error) {
-	var p string
-	if err := link.Call(ctx, "ceph.findsubvolume", s, &p); err != nil {
-		return Place{}, fmt.Errorf("cannot find the subvolume %s of %s: %w", s.Name, s.FS, err)
-	}
-	return Place{s.FS, p}, nil
-}
-
-// MakeSubvolume makes a subvolume where it is not there, and returns its folder.
-// The user needs the mgr cap for it ("allow rw").
-func MakeSubvolume(ctx context.Context, link *cephlink.Client, s Subvolume) (Place, error) {
-	var p string
-	if err := link.Call(ctx, "ceph.subvolume", s, &p); err != nil {
-		return Place{}, fmt.Errorf("cannot make the subvolume %s of %s: %w", s.Name, s.FS, err)
-	}
-	return Place{s.FS, p}, nil
-}
-
 // RemovePlace removes a folder of a CephFS that is empty; one that is not there
 // is no error.
 func RemovePlace(ctx context.Context, link *cephlink.Client, p Place) error {

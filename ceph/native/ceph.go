@@ -45,7 +45,9 @@ func Handlers(s *link.Session) map[string]cephlink.Handler {
 		"ceph.lookplace":     cephlink.Handle(func(p ceph.Place) (ceph.PlaceLook, error) { return lookPlace(s, p) }),
 		"ceph.unplace":       cephlink.Handle(func(p ceph.Place) (struct{}, error) { return struct{}{}, removePlace(s, p) }),
 		"ceph.findsubvolume": cephlink.Handle(func(v ceph.Subvolume) (string, error) { return findSubvolume(s, v) }),
-		"ceph.subvolume":     cephlink.Handle(func(v ceph.Subvolume) (string, error) { return subvolume(s, v) }),
+		"ceph.maysubvolume":  cephlink.Handle(func(v ceph.NewSubvolume) (struct{}, error) { return struct{}{}, mayMakeSubvolume(s, v) }),
+		"ceph.subvolume":     cephlink.Handle(func(v ceph.NewSubvolume) (string, error) { return makeSubvolume(s, v) }),
+		"ceph.unsubvolume":   cephlink.Handle(func(v ceph.NewSubvolume) (struct{}, error) { return struct{}{}, removeSubvolume(s, v) }),
 	}
 }
 

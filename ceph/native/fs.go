@@ -6,12 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"github.com/ceph/go-ceph/cephfs"
-	"github.com/ceph/go-ceph/cephfs/admin"
 
 	"github.com/storagectl/storagectl/ceph"
 	"github.com/storagectl/storagectl/internal/cephlink"
@@ -96,13 +95,34 @@ func lookPlace(s *link.Session, p ceph.Place) (ceph.PlaceLook, error) {
 		if err != nil {
 			return told("ask for the room in "+near, err)
 		}
-		out.Free = fs.Bavail * uint64(fs.Frsize)
+		out.Free = quotas(m, near, fs.Bavail*uint64(fs.Frsize))
 		if out.There = near == path; out.There {
 			out.Entries, err = hasEntries(m, path)
 		}
 		return err
 	})
 	return out, err
+}
+
+// quotas is what is free in a folder by its quota and those of the folders above it, as
+// far as they can be seen: what statfs(2) tells of the mount knows only that of its top.
+func quotas(m *cephfs.MountInfo, dir string, free uint64) uint64 {
+	number := func(dir, name string) uint64 {
+		b, err := m.GetXattr(dir, name)
+		n, err2 := strconv.ParseUint(string(b), 10, 64)
+		if err != nil || err2 != nil {
+			return 0
+		}
+		return n
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		if most := number(dir, "ceph.quota.max_bytes"); most > 0 {
+			free = min(free, most-min(most, number(dir, "ceph.dir.rbytes")))
+		}
+		if dir == "/" {
+			return free
+		}
+	}
 }
 
 func notFolder(path string) error {
@@ -129,7 +149,7 @@ func makePlace(s *link.Session, p ceph.Place, owner ceph.Owner) (placed, error) 
 		}
 		// Made aside, and moved to its name when it is as it must be: whoever finds
 		// it there finds it whole.
-		tmp := filepath.Join(filepath.Dir(path), ".storagectl-"+filepath.Base(path))
+		tmp := half(path)
 		if err := m.MakeDir(tmp, 0o700); err != nil && !isErrno(err, syscall.EEXIST) {
 			return told("make "+path, err)
 		}
@@ -143,6 +163,11 @@ func makePlace(s *link.Session, p ceph.Place, owner ceph.Owner) (placed, error) 
 		return nil
 	})
 	return out, err
+}
+
+// half is where a place is until it is as it must be.
+func half(path string) string {
+	return filepath.Join(filepath.Dir(path), ".storagectl-"+filepath.Base(path))
 }
 
 func hasEntries(m *cephfs.MountInfo, path string) (bool, error) {
@@ -167,54 +192,11 @@ func hasEntries(m *cephfs.MountInfo, path string) (bool, error) {
 
 func removePlace(s *link.Session, p ceph.Place) error {
 	return withFS(s, p, func(m *cephfs.MountInfo, path string) error {
-		if err := m.RemoveDir(path); err != nil && !isErrno(err, syscall.ENOENT) {
-			return told("remove "+path, err)
+		for _, dir := range []string{half(path), path} {
+			if err := m.RemoveDir(dir); err != nil && !isErrno(err, syscall.ENOENT) {
+				return told("remove "+dir, err)
+			}
 		}
 		return told("remove "+path, m.SyncFs())
 	})
-}
-
-func subvolume(s *link.Session, v ceph.Subvolume) (string, error) {
-	conn, err := s.Conn()
-	if err != nil {
-		return "", err
-	}
-	a := admin.NewFromConn(conn)
-	if v.Group != "" {
-		if err := a.CreateSubVolumeGroup(v.FS, v.Group, nil); err != nil {
-			return "", told("make the group "+v.Group, err)
-		}
-	}
-	opts := &admin.SubVolumeOptions{Uid: v.Owner.UID, Gid: v.Owner.GID, Mode: int(v.Owner.Mode & uint32(os.ModePerm))}
-	if v.Size > 0 {
-		opts.Size = admin.ByteCount(v.Size)
-	}
-	// The module leaves one that is there as it is.
-	if err := a.CreateSubVolume(v.FS, v.Group, v.Name, opts); err != nil {
-		return "", told("make it", err)
-	}
-	path, err := a.SubVolumePath(v.FS, v.Group, v.Name)
-	return path, told("ask for its path", err)
-}
-
-// findSubvolume is the folder of a subvolume.
-func findSubvolume(s *link.Session, v ceph.Subvolume) (string, error) {
-	conn, err := s.Conn()
-	if err != nil {
-		return "", err
-	}
-	path, err := admin.NewFromConn(conn).SubVolumePath(v.FS, v.Group, v.Name)
-	name, group := v.FS+" "+v.Name, ""
-	if v.Group != "" {
-		group = " --group_name " + v.Group
-	}
-	switch {
-	case isErrno(err, syscall.ENOENT):
-		return "", &cephlink.Fault{ID: "no-subvolume", Errno: int(syscall.ENOENT), Text: fmt.Sprintf("there is no subvolume %s in %s: %v", v.Name, v.FS, err),
-			Hint: "ceph fs subvolume create " + name + group}
-	case isErrno(err, syscall.EPERM), isErrno(err, syscall.EACCES):
-		return "", &cephlink.Fault{ID: cephlink.NoRight, Errno: cephlink.Errno(err), Text: "the user may not ask the manager for a subvolume",
-			Hint: "give the user mgr 'allow rw', or give the path: ceph fs subvolume getpath " + name + group}
-	}
-	return path, told("ask for its path", err)
 }
