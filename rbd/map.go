@@ -240,6 +240,9 @@ func (h *Host) rbdMap(ctx context.Context, spec Spec, opts MapOptions) (Mapping,
 		argv = append(argv, "--options", strings.Join(options, ","))
 	}
 	out, err := h.Run.Run(ctx, host.Cmd{Argv: append(argv, spec.String()), Env: toolEnv(), Timeout: mapTime})
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return Mapping{}, errors.Join(err, h.takeBack(ctx, spec, opts.Mapper))
+	}
 	if err != nil {
 		return Mapping{}, err
 	}
@@ -254,6 +257,22 @@ func (h *Host) rbdMap(ctx context.Context, spec Spec, opts MapOptions) (Mapping,
 		}
 	}
 	return Mapping{}, fmt.Errorf("rbd says that it is %s, and the kernel does not", device)
+}
+
+// takeBack unmaps what a program mapped that was killed meanwhile: the kernel goes on
+// with what it was asked for. The image was not mapped here by the mapper before. What
+// rbd-nbd maps in a process of its own may still come later, and is found by the next
+// look at the image.
+func (h *Host) takeBack(ctx context.Context, spec Spec, by Mapper) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unmapTime)
+	defer cancel()
+	now, err := h.Mapped(ctx, spec)
+	for _, m := range now {
+		if m.Mapper == by {
+			err = errors.Join(err, h.Unmap(ctx, m))
+		}
+	}
+	return err
 }
 
 // Unmap takes a device away, when all that was written is in the cluster. It

@@ -16,6 +16,7 @@ import (
 
 	"github.com/storagectl/storagectl/internal/cephlink"
 	"github.com/storagectl/storagectl/rbd"
+	"github.com/storagectl/storagectl/rbd/ahead"
 )
 
 // fileNode is the node number of the one file there is, beside the root.
@@ -26,17 +27,19 @@ const fileNode = 2
 const blockSize = 4096
 
 // imageFS is a filesystem with one file, which is the image. Nothing of it is
-// cached in the kernel: the loop device above has the page cache, and what is
-// flushed there is flushed in the cluster before it is told so.
+// cached in the kernel, and here no more than is read ahead: the loop device above
+// has the page cache, and what is flushed there is flushed in the cluster before it
+// is told so.
 type imageFS struct {
 	fuse.RawFileSystem
 	img   *librbd.Image
+	ahead *ahead.Image
 	since time.Time
 	known atomic.Uint64 // the image's size, when it was last told
 }
 
 func newImageFS(img *librbd.Image) *imageFS {
-	return &imageFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), img: img, since: time.Now()}
+	return &imageFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), img: img, ahead: ahead.New(img.ReadAt), since: time.Now()}
 }
 
 // sizeTime is how long the cluster may take to tell the size.
@@ -120,7 +123,7 @@ func (f *imageFS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fu
 }
 
 func (f *imageFS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
-	n, err := f.img.ReadAt(buf, int64(in.Offset))
+	n, err := f.ahead.ReadAt(buf, int64(in.Offset))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, status(err)
 	}
@@ -130,13 +133,16 @@ func (f *imageFS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Rea
 // Writev gets what is written in the pieces in which it came.
 func (f *imageFS) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
 	var done uint32
-	for _, part := range data {
-		n, err := f.img.WriteAt(part, int64(in.Offset)+int64(done))
-		if done += uint32(n); err != nil {
-			return done, status(err)
+	err := f.ahead.Change(int64(in.Offset), int64(in.Size), func() error {
+		for _, part := range data {
+			n, err := f.img.WriteAt(part, int64(in.Offset)+int64(done))
+			if done += uint32(n); err != nil {
+				return err
+			}
 		}
-	}
-	return done, fuse.OK
+		return nil
+	})
+	return done, status(err)
 }
 
 func (f *imageFS) Fsync(_ <-chan struct{}, _ *fuse.FsyncIn) fuse.Status { return status(f.img.Flush()) }
@@ -154,7 +160,11 @@ func (f *imageFS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status
 	const most = 1 << 30
 	for off, left := in.Offset, in.Length; left > 0; {
 		n := min(left, most)
-		if _, err := f.img.Discard(off, n); err != nil {
+		err := f.ahead.Change(int64(off), int64(n), func() error {
+			_, err := f.img.Discard(off, n)
+			return err
+		})
+		if err != nil {
 			return status(err)
 		}
 		off, left = off+n, left-n

@@ -101,6 +101,10 @@ func begin(req rbd.ServeRequest, limit time.Duration) (_ *served, err error) {
 	if err := rbd.CleanServe(ctx, req.Dir, req.State, req.Link); err != nil {
 		return s, err
 	}
+	// Below /run: after a boot it is not there.
+	if err := os.MkdirAll(filepath.Dir(req.State), 0o700); err != nil {
+		return s, fmt.Errorf("cannot make a folder for what is served: %w", err)
+	}
 	if req.Mapper == rbd.NBD {
 		signal.Notify(s.signals, syscall.SIGTERM, syscall.SIGINT)
 		return s, s.nbd(ctx)
