@@ -64,13 +64,20 @@ func (e *entry) same(s *unix.Stat_t) bool {
 
 // sameSource is the same for a claim of this pass, settled or not.
 func (e *entry) sameSource(s *unix.Stat_t) bool {
-	return e.kind == uint8(s.Mode&unix.S_IFMT>>12) && e.ino == s.Ino && e.size == s.Size &&
+	return e.kind == uint8(s.Mode&unix.S_IFMT>>12) && e.ino == s.Ino && sameSize(e.size, s) &&
 		e.ctime == stampOf(s.Ctim) && e.mtime == stampOf(s.Mtim)
+}
+
+// sameSize: the size of a folder says nothing. ceph-fuse gives the bytes of all that
+// lies below, which the MDS adds up some time after they were written
+// (client_dirsize_rbytes, see ceph-fuse's configuration reference).
+func sameSize(was int64, s *unix.Stat_t) bool {
+	return was == s.Size || s.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
 // sameStat: nothing happened to the file between the two looks.
 func sameStat(a, b *unix.Stat_t) bool {
-	return a.Ino == b.Ino && a.Size == b.Size && a.Ctim == b.Ctim && a.Mtim == b.Mtim && a.Mode == b.Mode
+	return a.Ino == b.Ino && sameSize(a.Size, b) && a.Ctim == b.Ctim && a.Mtim == b.Mtim && a.Mode == b.Mode
 }
 
 const fixedEntry = 1 + 1 + 4 + 4*4 + 8*3 + 8 + 12*2 + 32 + 16 + 2

@@ -151,6 +151,21 @@ func TestFutureTimes(t *testing.T) {
 	}
 }
 
+// TestLateSize: ceph-fuse tells late how much lies below a folder. That is no change.
+func TestLateSize(t *testing.T) {
+	t.Parallel()
+	for mode, want := range map[uint32]bool{unix.S_IFDIR: true, unix.S_IFREG: false, unix.S_IFLNK: false} {
+		was, now := unix.Stat_t{Mode: mode, Size: 1}, unix.Stat_t{Mode: mode, Size: 2}
+		e := entryOf("", &was)
+		if got := sameStat(&was, &now); got != want {
+			t.Errorf("mode %o: the two looks: %v", mode, got)
+		}
+		if got := e.same(&now); got != want {
+			t.Errorf("mode %o: the claim: %v", mode, got)
+		}
+	}
+}
+
 // TestFull: a destination that fills up is a clean error; with more room the copy
 // goes on.
 func TestFull(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -135,9 +136,27 @@ func mounted(t testing.TB, kind, dir string, size int64) (image string) {
 	return image
 }
 
+// mount waits for the loop device that the image had, which goes some time after its
+// mount: mount(8) would take it over, and lose it.
 func mount(t testing.TB, image, dir string) {
 	t.Helper()
+	for end := time.Now().Add(30 * time.Second); looped(t, image); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s still has its loop device", image)
+		}
+	}
 	run(t, "mount", "-o", "loop", image, dir)
+}
+
+// looped tells whether a loop device has the image.
+func looped(t testing.TB, image string) bool {
+	t.Helper()
+	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	must(t, err)
+	return slices.ContainsFunc(files, func(file string) bool {
+		b, _ := os.ReadFile(file) // none: it is gone by now
+		return strings.TrimSpace(string(b)) == image
+	})
 }
 
 // unmount tries for some time: a child of another test has all our files open
