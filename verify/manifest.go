@@ -18,6 +18,9 @@ const ManifestSchema = 1
 // Manifest is what a store holds, for comparing before with after. The format
 // on disk is described in docs/manifest.md.
 type Manifest struct {
+	// Owner is the user whose store it is, where whoever took it said so. It is not
+	// compared.
+	Owner  string     `json:"owner,omitempty"`
 	Store  StorePart  `json:"store"`
 	Podman PodmanPart `json:"podman"`
 }
@@ -147,6 +150,7 @@ type record struct {
 
 type header struct {
 	Schema        int    `json:"schema"`
+	Owner         string `json:"owner,omitempty"`
 	GraphRoot     string `json:"graph_root"`
 	Driver        string `json:"driver"`
 	PodmanVersion string `json:"podman_version,omitempty"`
@@ -163,7 +167,7 @@ func (m Manifest) Encode(w io.Writer) error {
 	s, p := m.Store, m.Podman
 	lines := make([]record, 0, 1+len(s.Layers)+len(s.Images)+len(s.Containers)+len(p.Objects))
 	lines = append(lines, record{Kind: "header", Header: &header{
-		Schema: ManifestSchema, GraphRoot: s.GraphRoot, Driver: s.Driver,
+		Schema: ManifestSchema, Owner: m.Owner, GraphRoot: s.GraphRoot, Driver: s.Driver,
 		PodmanVersion: p.Version, PodmanDriver: p.Driver,
 		Records: cap(lines) - 1,
 	}})
@@ -220,6 +224,7 @@ func DecodeManifest(r io.Reader) (Manifest, error) {
 			if head.Schema != ManifestSchema {
 				return Manifest{}, fmt.Errorf("cannot read manifest: schema %d, this program knows %d", head.Schema, ManifestSchema)
 			}
+			m.Owner = head.Owner
 			m.Store.GraphRoot, m.Store.Driver = head.GraphRoot, head.Driver
 			m.Podman.Version, m.Podman.Driver = head.PodmanVersion, head.PodmanDriver
 		case n > 1 && rec.Layer != nil:

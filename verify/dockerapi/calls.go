@@ -1,7 +1,6 @@
 package dockerapi
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/network"
-	"github.com/docker/docker/pkg/stdcopy"
 
 	"github.com/storagectl/storagectl/verify/smoke"
 )
@@ -168,13 +166,13 @@ func (r *replay) logs(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer func() { _ = s.Close() }() // it was read
-	var out, errs bytes.Buffer
-	if _, err := stdcopy.StdCopy(&out, &errs, s); err != nil {
+	out, errs, err := readFrames(s)
+	if err != nil {
 		return "", err
 	}
-	r.out = out.String()
+	r.out = out
 	if !strings.Contains(r.out, r.nonce) {
-		return "", fmt.Errorf("the log does not have what the container wrote: %q %q", tail(out.Bytes()), tail(errs.Bytes()))
+		return "", fmt.Errorf("the log does not have what the container wrote: %q %q", tail([]byte(out)), tail([]byte(errs)))
 	}
 	return "", nil
 }

@@ -1,7 +1,6 @@
 package dockerapi
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/pkg/stdcopy"
 )
 
 func (r *replay) waitFor(ctx context.Context, id string, want int64) (string, error) {
@@ -117,11 +115,11 @@ func (r *replay) memory(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer func() { _ = s.Close() }() // it was read
-	var out bytes.Buffer
-	if _, err := stdcopy.StdCopy(&out, &out, s); err != nil {
+	out, _, err := readFrames(s)
+	if err != nil {
 		return "", err
 	}
-	return limits(out.String())
+	return limits(out)
 }
 
 // limits judges what a container saw of its limits.

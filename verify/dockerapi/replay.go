@@ -154,7 +154,13 @@ type replay struct {
 
 func (r *replay) connect() (*client.Client, error) {
 	return client.NewClientWithOpts(client.WithHost("unix://"+r.opts.Socket), client.WithAPIVersionNegotiation(),
-		client.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, r.opts.Socket) }))
+		client.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+			c, err := dial(ctx, r.opts.Socket)
+			if err != nil {
+				return nil, err
+			}
+			return &scantConn{c, mostSaid}, nil
+		}))
 }
 
 type step struct {

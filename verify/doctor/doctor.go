@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/storagectl/storagectl/internal/brief"
 	"github.com/storagectl/storagectl/verify"
 )
 
@@ -148,7 +149,7 @@ func one(ctx context.Context, h *Host, c Check, looks *sync.WaitGroup) Result {
 
 func late(ctx context.Context, limit time.Duration) Finding {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return Finding{Outcome: Unknown, Saw: fmt.Sprintf("no answer within %s", limit)}
+		return Finding{Outcome: Unknown, Saw: fmt.Sprintf("no answer within %s", brief.Time(limit))}
 	}
 	return Finding{Outcome: Unknown, Saw: "interrupted"}
 }

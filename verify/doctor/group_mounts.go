@@ -24,9 +24,9 @@ func mountChecks() []Check {
 	return []Check{
 		{
 			ID: "fstab", Group: GroupMounts, Title: "/etc/fstab does not keep the machine from booting",
-			Why:   "Without nofail a lost disk stops the boot; without _netdev a network filesystem is mounted before the network is there. A secret in this file can be read by everybody.",
-			Mends: "Add nofail and _netdev (or noauto with x-systemd.automount); use secretfile=.",
-			Look:  onHosts(func(context.Context, *Host) Finding { return lookFstab("/etc/fstab") }),
+			Why:   "Without nofail a lost disk, or one that has another UUID by now, stops the boot; without _netdev a network filesystem is mounted before the network is there. A secret in this file can be read by everybody.",
+			Mends: "Add nofail and _netdev (or noauto with x-systemd.automount); name a device that is there; use secretfile=.",
+			Look:  onHosts(func(context.Context, *Host) Finding { return lookFstab("/etc/fstab", "/dev") }),
 		},
 		{
 			ID: "network-mounts", Group: GroupMounts, Title: "Network filesystems answer",
@@ -54,7 +54,36 @@ func networkFS(fsType string) bool {
 	return slices.Contains([]string{"ceph", "nfs", "nfs4", "cifs", "smb3", "glusterfs", "9p", "fuse.ceph", "fuse.sshfs", "fuse.glusterfs"}, fsType)
 }
 
-func lookFstab(path string) Finding {
+// deviceGone names the device of a line of fstab that is not there now, "" if it is, or
+// is no device of udev's. Labels are encoded as udev does it.
+func deviceGone(source, dev string) string {
+	if rest, is := strings.CutPrefix(source, "/dev/"); is {
+		source = filepath.Join(dev, rest)
+	} else {
+		key, value, _ := strings.Cut(source, "=")
+		by := map[string]string{"UUID": "by-uuid", "LABEL": "by-label", "PARTUUID": "by-partuuid", "PARTLABEL": "by-partlabel"}[key]
+		folder := filepath.Join(dev, "disk", by)
+		if _, err := os.Stat(folder); by == "" || err != nil { // without udev nobody can tell
+			return ""
+		}
+		var name strings.Builder
+		for _, b := range []byte(strings.Trim(value, `"`)) {
+			if b >= 0x80 || b >= '0' && b <= '9' || b >= 'A' && b <= 'Z' || b >= 'a' && b <= 'z' || strings.IndexByte("#+-.:=@_", b) >= 0 {
+				name.WriteByte(b)
+			} else {
+				fmt.Fprintf(&name, `\x%02x`, b)
+			}
+		}
+		source = filepath.Join(folder, name.String())
+	}
+	if _, err := os.Stat(source); errors.Is(err, fs.ErrNotExist) {
+		return source
+	}
+	return ""
+}
+
+// lookFstab judges the lines of fstab; dev is where the devices are.
+func lookFstab(path, dev string) Finding {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return absent("there is none")
@@ -88,6 +117,14 @@ func lookFstab(path string) Finding {
 			add(Warning, l, "needs the network and lacks nofail: without it the machine does not come up", fmt.Sprintf("add nofail to line %d, and systemctl daemon-reload", l.Line))
 		case strings.HasPrefix(l.Source, "/dev/rbd") && missing("x-systemd.requires=rbdmap.service"):
 			add(Warning, l, "does not wait for rbdmap", fmt.Sprintf("add x-systemd.requires=rbdmap.service to line %d", l.Line))
+		}
+		if net || !auto || !missing("nofail") || !missing("x-systemd.automount") || l.Path == "/" || l.Path == "/usr" {
+			continue
+		}
+		if gone := deviceGone(l.Source, dev); gone != "" && l.Type == "swap" {
+			add(Warning, l, "wants "+gone+", which is not there: the next boot waits for it for 90 s", fmt.Sprintf("blkid  # names the devices that are there; mend line %d, or add nofail to it, and systemctl daemon-reload", l.Line))
+		} else if gone != "" {
+			add(Problem, l, "wants "+gone+", which is not there: the next boot waits for it for 90 s, and ends in the emergency shell", fmt.Sprintf("blkid  # names the devices that are there; mend line %d, or add nofail to it, and systemctl daemon-reload", l.Line))
 		}
 	}
 	if worst == OK {

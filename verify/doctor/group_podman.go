@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/storagectl/storagectl/internal/brief"
 	"github.com/storagectl/storagectl/internal/podman"
 	"github.com/storagectl/storagectl/internal/podman/libpoddb"
 )
@@ -45,7 +46,7 @@ func podmanChecks() []Check {
 					return notSeen(err)
 				}
 				if errors.Is(err, context.DeadlineExceeded) { // a long pull holds podman's lock for as long
-					return unknown(fmt.Errorf("it does not answer within %s; it may wait for one that works on the store (see locks)", podmanLimit))
+					return unknown(fmt.Errorf("it does not answer within %s; it may wait for one that works on the store (see locks)", brief.Time(podmanLimit)))
 				}
 				if err != nil {
 					return problem(err.Error(), h.as("podman info"))

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/storagectl/storagectl/internal/brief"
 	"github.com/storagectl/storagectl/internal/host"
 )
 
@@ -67,7 +68,7 @@ func (s *socketSeen) ask(ctx context.Context, client *http.Client) error {
 	res, err := client.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
-			return fmt.Errorf("it does not answer within %s", socketLimit)
+			return fmt.Errorf("it does not answer within %s", brief.Time(socketLimit))
 		}
 		return errors.New(reason(err))
 	}

@@ -76,7 +76,7 @@ func storageChecks() []Check {
 		{
 			ID: "mount-program-flag", Group: groupStorage, Title: "No stale .has-mount-program",
 			Why:   "Podman writes true into this file when it opens a store with a mount program, and later takes that for a sign that native overlay is not possible: rootless podman without a configured driver then stays on fuse-overlayfs or vfs.",
-			Mends: "Remove it, if no mount program is configured and no layer was made by one.",
+			Mends: "Remove it, if no mount program is configured and no layer was made by one; else storagectl migrate --to overlay.",
 			Fixes: "removes it where no layer has the marks of fuse-overlayfs (.wh. files). Taken back by making it again.",
 			Look:  rooted(lookMountProgram),
 		},
@@ -108,7 +108,13 @@ func lookDriver(_ context.Context, h *Host, i infoSeen) Finding {
 	case d != "overlay":
 		return warning(d + ", which newer podman does not support")
 	case program != "":
-		return warning("overlay by "+program+", not by the kernel", "take mount_program out of storage.conf, if the kernel's overlay works here (check overlay) and no container runs")
+		saw := "overlay by " + program + ", not by the kernel"
+		if s, err := h.store(); err == nil && noOverlay(s.FSType) {
+			return warning(saw, "move it to a filesystem that holds the kernel's overlay (storagectl relocate"+h.userFlag()+"); then "+migrate)
+		}
+		// Not by taking mount_program away: what the program has marked as deleted the
+		// kernel would show again.
+		return warning(saw, migrate)
 	case i.Store.GraphStatus["Native Overlay Diff"] == "false":
 		return ok("overlay by the kernel; without native diff, so that commits are slower")
 	}
@@ -386,7 +392,7 @@ func lookMountProgram(ctx context.Context, h *Host, graphRoot, _, driver string)
 	f := warning(path+" says true, and no mount program is configured", "rm "+path)
 	if by, err := askOwner[string](ctx, h, opFuseOnly, graphRoot); err != nil || by != "" {
 		if by != "" {
-			f.Mend = []string{fmt.Sprintf("configure mount_program again, or pull the images anew: %s was made by fuse-overlayfs, and native overlay would show it wrongly", by)}
+			f.Mend = []string{"storagectl migrate --to overlay" + h.userFlag() + " --dry-run  # " + by + " was made by fuse-overlayfs, and native overlay would show it wrongly: this converts it"}
 		}
 		return f
 	}

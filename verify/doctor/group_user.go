@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/storagectl/storagectl/internal/brief"
 	"github.com/storagectl/storagectl/internal/host"
 	"github.com/storagectl/storagectl/internal/podman"
 )
@@ -281,7 +282,7 @@ func lookUserBus(ctx context.Context, h *Host) Finding {
 	if _, err := askOwner[map[string]host.UnitState](ctx, h, opUnits, []string{"default.target"}); err != nil {
 		why := err.Error()
 		if ctx.Err() != nil {
-			why = fmt.Sprintf("it does not answer within %s", limit)
+			why = fmt.Sprintf("it does not answer within %s", brief.Time(limit))
 		}
 		return problem(why, fmt.Sprintf("systemctl restart user@%d.service  # ends all that %s runs", h.Owner.UID, h.Owner.Name))
 	}

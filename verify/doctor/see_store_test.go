@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/storagectl/storagectl/internal/podman"
 )
 
 // TestMountProgramFlag: podman writes the file into every rootless store on overlay,
@@ -21,6 +23,25 @@ func TestMountProgramFlag(t *testing.T) {
 		}
 		if s, err := seeStore(storeArgs{GraphRoot: root}); err != nil || s.HasMountProgram != want {
 			t.Errorf("%q: %v, %v", text, s.HasMountProgram, err)
+		}
+	}
+}
+
+// TestDriverMends: what a mount program has made is converted, not read by the kernel
+// as it is; on a filesystem that cannot hold the kernel's overlay it is moved first.
+func TestDriverMends(t *testing.T) {
+	t.Parallel()
+	fuse := infoSeen{}
+	fuse.Store.GraphDriverName = "overlay"
+	fuse.Store.GraphOptions = map[string]any{"overlay.mount_program": map[string]any{"Executable": "/usr/bin/fuse-overlayfs"}}
+	for fsType, want := range map[string]string{
+		"ext4": "storagectl migrate --to overlay --user hashi --dry-run",
+		"ceph": "move it to a filesystem that holds the kernel's overlay (storagectl relocate --user hashi); then storagectl migrate --to overlay --user hashi --dry-run",
+	} {
+		h := &Host{Owner: podman.Owner{Name: "hashi", UID: 2000}, store: func() (storeSeen, error) { return storeSeen{FSType: fsType}, nil }}
+		f := lookDriver(t.Context(), h, fuse)
+		if f.Outcome != Warning || len(f.Mend) != 1 || f.Mend[0] != want {
+			t.Errorf("%s: %+v, want %q", fsType, f, want)
 		}
 	}
 }

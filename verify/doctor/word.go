@@ -23,3 +23,6 @@ func words(all []string) string {
 	}
 	return strings.Join(quoted, " ")
 }
+
+// Word makes one word of a shell of any text, for commands that are told elsewhere.
+func Word(s string) string { return word(s) }
