@@ -38,7 +38,7 @@ func Matches(labels map[string]string, patterns []string) bool {
 	for _, p := range patterns {
 		key, value, valued := strings.Cut(p, "=")
 		for k, v := range labels {
-			if like(key, k) && (!valued || like(value, v)) {
+			if Like(key, k) && (!valued || Like(value, v)) {
 				return true
 			}
 		}
@@ -46,8 +46,8 @@ func Matches(labels map[string]string, patterns []string) bool {
 	return false
 }
 
-// like says whether a text fits a pattern, in which only "*" is special.
-func like(pattern, text string) bool {
+// Like says whether a text fits a pattern, in which only "*" is special.
+func Like(pattern, text string) bool {
 	parts := strings.Split(pattern, "*")
 	if len(parts) == 1 {
 		return pattern == text

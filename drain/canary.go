@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/nomad/api"
+
+	"github.com/storagectl/storagectl/internal/brief"
 )
 
 // CanaryOptions say what the canary runs. Its image must have /bin/busybox or
@@ -178,9 +180,9 @@ func (c *Client) canary(ctx context.Context, n Node, o CanaryOptions, v Variant)
 			return r, fmt.Errorf("cannot watch the canary: %w", err)
 		}
 		if waiting.Err() != nil {
-			r.Why = "it did not end within " + o.Limit.String()
+			r.Why = "it did not end within " + brief.Time(o.Limit)
 			if alloc == nil {
-				r.Why = "Nomad did not place it within " + o.Limit.String()
+				r.Why = "Nomad did not place it within " + brief.Time(o.Limit)
 			}
 			r.Seconds = time.Since(began).Seconds()
 			return r, ctx.Err()

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/storagectl/storagectl/internal/brief"
 	"github.com/storagectl/storagectl/internal/host"
 )
 
@@ -19,16 +20,28 @@ const hookText = 4000
 
 // Hook runs a command of the operator's, without a shell, and returns what it
 // wrote to stdout and stderr. Its environment is small and has no token: PATH,
-// HOME, LANG, and more.
+// HOME, LANG, and more. At its timeout it is killed, with its process group.
 func Hook(ctx context.Context, r *host.Runner, argv []string, timeout time.Duration, more ...string) (string, error) {
+	return Command(ctx, r, "hook", argv, timeout, more...)
+}
+
+// Command runs what is no hook as [Hook] does; kind is what errors call it.
+func Command(ctx context.Context, r *host.Runner, kind string, argv []string, timeout time.Duration, more ...string) (string, error) {
 	home, err := os.UserHomeDir()
 	if err != nil {
 		home = "/"
 	}
 	env := []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + home, "LANG=C.UTF-8"}
+	return Told(kind, argv, timeout, func(words []string) ([]byte, error) {
+		return r.Run(ctx, host.Cmd{Argv: words, Timeout: timeout, Env: append(env, more...)})
+	})
+}
+
+// Told has run run a command, and returns the end of what it wrote to stdout and
+// stderr.
+func Told(kind string, argv []string, timeout time.Duration, run func(words []string) ([]byte, error)) (string, error) {
 	// This shell makes one stream of the two, and sees nothing of the words.
-	words := append([]string{"/bin/sh", "-c", `exec "$@" 2>&1`, "hook"}, argv...)
-	out, err := r.Run(ctx, host.Cmd{Argv: words, Timeout: timeout, Env: append(env, more...)})
+	out, err := run(append([]string{"/bin/sh", "-c", `exec "$@" 2>&1`, kind}, argv...))
 	text := strings.TrimSpace(string(out))
 	if len(text) > hookText {
 		text = "… " + text[len(text)-hookText:]
@@ -38,11 +51,11 @@ func Hook(ctx context.Context, r *host.Runner, argv []string, timeout time.Durat
 	case err == nil:
 		return text, nil
 	case errors.As(err, &exit):
-		return text, fmt.Errorf("cannot run the hook %s: it exited with %d", HookName(argv), exit.Code)
+		return text, fmt.Errorf("cannot run the %s %s: it exited with %d", kind, HookName(argv), exit.Code)
 	case errors.Is(err, context.DeadlineExceeded):
-		return text, fmt.Errorf("cannot run the hook %s: it did not end within %s: %w", HookName(argv), timeout, context.DeadlineExceeded)
+		return text, fmt.Errorf("cannot run the %s %s: it did not end within %s: %w", kind, HookName(argv), brief.Time(timeout), context.DeadlineExceeded)
 	}
-	return text, fmt.Errorf("cannot run the hook %s: %w", HookName(argv), err)
+	return text, fmt.Errorf("cannot run the %s %s: %w", kind, HookName(argv), err)
 }
 
 // HookName is a hook for people: its command, without the words after it, which

@@ -35,6 +35,7 @@ type Node struct {
 	Name       string `json:"name"`
 	Datacenter string `json:"datacenter"`
 	Pool       string `json:"pool"`
+	Class      string `json:"class,omitempty"` // what operators sort nodes by
 	// Eligible is whether it took work then: so it is given back.
 	Eligible bool `json:"eligible"`
 }
@@ -138,7 +139,7 @@ func serves(attrs map[string]string, rootless bool) bool {
 func isTrue(s string) bool { return s == "true" || s == "1" }
 
 func nodeOf(n *api.Node) Node {
-	return Node{ID: n.ID, Name: n.Name, Datacenter: n.Datacenter, Pool: n.NodePool, Eligible: n.SchedulingEligibility == api.NodeSchedulingEligible}
+	return Node{ID: n.ID, Name: n.Name, Datacenter: n.Datacenter, Pool: n.NodePool, Class: n.NodeClass, Eligible: n.SchedulingEligibility == api.NodeSchedulingEligible}
 }
 
 func (c *Client) named(ctx context.Context, stubs []*api.NodeListStub, names []string) ([]Node, error) {

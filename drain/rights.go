@@ -109,6 +109,23 @@ func (c *Client) CheckRights(ctx context.Context, nodes []Node, r Rights) error 
 	return rightsError(missing, r)
 }
 
+// Management says whether the token may do everything in the cluster. Without ACLs, or
+// where the token may not be asked about, it does not.
+func (c *Client) Management(ctx context.Context) (bool, error) {
+	var t *api.ACLToken
+	err := c.answered(ctx, func(ctx context.Context) (err error) {
+		t, _, err = c.api.ACLTokens().Self(query(ctx))
+		return err
+	})
+	switch code := status(err); {
+	case err == nil:
+		return t.Type == "management", nil
+	case code == http.StatusBadRequest, code == http.StatusForbidden, code == http.StatusNotFound:
+		return false, nil
+	}
+	return false, fmt.Errorf("cannot ask Nomad about the token: %w", err)
+}
+
 // readsLogs asks for a log that no task has. Nomad judges the right after it has
 // found the allocation: where the namespace has none that the token can see, only
 // the canary will tell.

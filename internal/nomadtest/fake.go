@@ -25,6 +25,10 @@ type Fake struct {
 	*httptest.Server
 	Nodes  map[string]*api.Node
 	Allocs map[string][]*api.Allocation
+	// Jobs are those of the namespace default, each with its versions, the latest first.
+	Jobs map[string][]*api.Job
+	// Blind answers that the token may not read jobs.
+	Blind bool
 	// Lock answers a lock operation (acquire, renew, release); 0: it succeeds.
 	Lock   func(op string) (code int, text string)
 	Drains []*api.DrainSpec // each that was set over HTTP; nil: ended
@@ -134,6 +138,8 @@ func (f *Fake) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "node not found", http.StatusNotFound)
 	case part[0] == "node":
 		f.node(w, r, part[1], strings.Join(part[2:], "/"))
+	case part[0] == "jobs" || part[0] == "job":
+		f.jobs(w, part[1:])
 	case part[0] == "var":
 		f.variable(w, r, strings.Join(part[1:], "/"))
 	default:
@@ -166,6 +172,37 @@ func (f *Fake) node(w http.ResponseWriter, r *http.Request, id, what string) {
 	case "eligibility":
 		f.Nodes[id].SchedulingEligibility = body.Eligibility
 		answer(w, struct{}{})
+	}
+}
+
+// jobs answers for /v1/jobs, /v1/job/ID and /v1/job/ID/versions.
+func (f *Fake) jobs(w http.ResponseWriter, part []string) {
+	switch {
+	case f.Blind:
+		http.Error(w, "Permission denied", http.StatusForbidden)
+	case len(part) == 0:
+		list := []*api.JobListStub{}
+		for id, versions := range f.Jobs {
+			s := &api.JobListStub{ID: id}
+			if v := versions[0]; v.Stop != nil {
+				s.Stop = *v.Stop
+			}
+			if v := versions[0]; v.Status != nil {
+				s.Status = *v.Status
+			}
+			if v := versions[0]; v.Type != nil {
+				s.Type = *v.Type
+			}
+			s.Periodic = versions[0].Periodic != nil
+			list = append(list, s)
+		}
+		answer(w, list)
+	case f.Jobs[part[0]] == nil:
+		http.Error(w, "job not found", http.StatusNotFound)
+	case len(part) == 1:
+		answer(w, f.Jobs[part[0]][0])
+	default:
+		answer(w, map[string]any{"Versions": f.Jobs[part[0]]})
 	}
 }
 
