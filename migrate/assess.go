@@ -34,7 +34,8 @@ type Assessment struct {
 	Refusals []Refusal        `json:"refusals,omitempty"`
 	Need     uint64           `json:"need,omitempty"` // relocate: bytes that the store has
 	Room     uint64           `json:"room,omitempty"` // relocate to another driver: bytes that it will need, as far as can be told
-	Already  bool             `json:"already"`        // the store is on the wanted driver: nothing to do
+	Window   *WindowPlan      `json:"window,omitempty"`
+	Already  bool             `json:"already"` // the store is on the wanted driver: nothing to do
 }
 
 // PlannedStep is a step as a plan shows it.
@@ -81,6 +82,9 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 	a.program()
 	if req.Relocate != nil && req.To == "" { // the driver stays
 		req.To = a.Inputs.Store.Driver
+		if req.Relocate.Driver == DriverVFS && req.To == overlay { // or becomes one that any target holds
+			req.To = DriverVFS
+		}
 		a.Inputs.Request.To = req.To
 	}
 	s.Inputs = a.Inputs
@@ -93,7 +97,7 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 		return a, err
 	}
 	if a.Inputs.Growing() && req.To != a.Inputs.Store.Driver {
-		a.refuse("driver", "make it larger without --to; storagectl migrate --to "+req.To+" converts it where it is", "the store is on that image already, and is only made larger")
+		a.refuse("driver", "make it larger without --to and --driver; storagectl migrate --to "+req.To+" converts it where it is", "the store is on that image already, and is only made larger")
 		return a, nil
 	}
 	if a.Inputs.Growing() { // what lies in the store does not matter
@@ -168,6 +172,7 @@ func Assess(ctx context.Context, env Env, req Request) (*Assessment, error) {
 			return a, err
 		}
 	}
+	a.oldOverlay()
 	if err := a.fromOverlay(ctx, cli); err != nil {
 		return a, err
 	}
@@ -193,6 +198,14 @@ func (a *Assessment) refuse(id, hint, format string, args ...any) {
 	a.Refusals = append(a.Refusals, Refusal{ID: id, Text: fmt.Sprintf(format, args...), Hint: hint})
 }
 
+// Allowed names who may work on a store.
+func Allowed(o podman.Owner) string {
+	if o.Rootful() {
+		return "root"
+	}
+	return "root and by " + o.Name
+}
+
 func (a *Assessment) owner(ctx context.Context, r *host.Runner) (podman.Owner, bool, error) {
 	name := a.Inputs.Request.User
 	if name == "" {
@@ -207,7 +220,7 @@ func (a *Assessment) owner(ctx context.Context, r *host.Runner) (podman.Owner, b
 		return o, false, err
 	}
 	if self := os.Getuid(); self != 0 && uint32(self) != o.UID {
-		a.refuse("not-root", "run it as root, or as that user", "the store of %s can be worked on by root and by %s alone", o.Name, o.Name)
+		a.refuse("not-root", "run it as root, or as that user", "the store of %s can be worked on by %s alone", o.Name, Allowed(o))
 		return o, false, nil
 	}
 	if !o.Rootful() && (len(o.SubUIDs) == 0 || len(o.SubGIDs) == 0) {

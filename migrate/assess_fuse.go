@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/storagectl/storagectl/internal/brief"
 	"github.com/storagectl/storagectl/internal/podman"
 )
 
@@ -58,14 +59,25 @@ func programOptions(st Store) []string {
 	return options
 }
 
+// oldOverlay refuses a podman that mounts the overlays of a user wrongly: before 3.2 it does
+// so without userxattr, so that what lies below an opaque folder shows (seen with 3.0.1 on
+// Linux 6).
+func (a *Assessment) oldOverlay() {
+	if a.Inputs.Request.To != overlay || a.Inputs.Store.Driver == overlay || a.Inputs.Owner.Rootful() {
+		return
+	}
+	if v := a.Inputs.Podman; strings.HasPrefix(v, "3.0") || strings.HasPrefix(v, "3.1") {
+		a.refuse("old-podman", "upgrade podman", "podman %s does not heed deletions of folders on a user's native overlay", v)
+	}
+}
+
 // fromOverlay judges what a conversion from overlay cannot do beside what holds for
 // every conversion.
 func (a *Assessment) fromOverlay(ctx context.Context, cli podman.CLI) error {
 	if a.Inputs.Store.Driver != overlay || a.Inputs.Request.Images == Discard {
 		return nil
 	}
-	if p := a.Inputs.Store.Program; p != "" && filepath.Base(p) != DriverFuse {
-		a.refuse("driver", "set mount_program to fuse-overlayfs", "the store's overlays are mounted by %s, which storagectl does not know", p)
+	if !a.knownProgram() {
 		return nil
 	}
 	if major, _, _ := strings.Cut(a.Inputs.Podman, "."); a.Inputs.Unfusing() && major == "3" && !a.Inputs.Owner.Rootful() {
@@ -81,12 +93,23 @@ func (a *Assessment) fromOverlay(ctx context.Context, cli podman.CLI) error {
 	return a.mountedByHand(ctx, cli)
 }
 
+// knownProgram refuses a store whose overlays are mounted by a program that cannot be
+// asked for what they show.
+func (a *Assessment) knownProgram() bool {
+	p := a.Inputs.Store.Program
+	if p == "" || filepath.Base(p) == DriverFuse {
+		return true
+	}
+	a.refuse("driver", "set mount_program to fuse-overlayfs", "the store's overlays are mounted by %s, which storagectl does not know", p)
+	return false
+}
+
 // copyTime is about how long it takes to copy bytes twice: to write them, and to read
 // them and what they were copied from once more. A disk that does 100 MB a second is
 // reckoned with; the plan says so.
 func copyTime[N int64 | uint64](bytes N) string {
 	const perSecond = 100e6 / 2
-	return fmt.Sprintf("about %s at 100 MB/s", (time.Duration(float64(bytes)/perSecond)*time.Second + time.Second).Round(time.Second))
+	return fmt.Sprintf("about %s at 100 MB/s", brief.Time((time.Duration(float64(bytes)/perSecond)*time.Second + time.Second).Round(time.Second)))
 }
 
 // marked reports whether a store's mark says that a mount program is used. Before

@@ -82,28 +82,20 @@ func (s *Session) databases(ctx context.Context) (bolt *libpoddb.Facts, lite []l
 // databaseMoved observes that there is one database, SQLite, with all that the old
 // one held.
 func (s *Session) databaseMoved(ctx context.Context) (bool, error) {
-	if s.facts.OldDB == nil || s.facts.NewDB == "" {
+	if s.oldDB() == nil || s.facts.NewDB == "" {
 		return false, nil
 	}
 	bolt, lite, err := s.databases(ctx)
-	return err == nil && bolt == nil && len(lite) == 1 && lite[0].Path == s.facts.NewDB && lostObjects(*s.facts.OldDB, lite[0]) == "", err
+	return err == nil && bolt == nil && len(lite) == 1 && lite[0].Path == s.facts.NewDB && lostObjects(*s.oldDB(), lite[0]) == "", err
 }
 
 func (s *Session) moveDatabase(ctx context.Context) error {
-	if _, err := ask[none](ctx, s, opDBSave, dbArgs{Path: s.Inputs.Store.Database, Saved: s.db().Saved}); err != nil {
-		return err
-	}
 	bolt, lite, err := s.databases(ctx)
 	if err != nil {
 		return err
 	}
-	if s.facts.OldDB == nil {
-		if bolt == nil {
-			return fmt.Errorf("cannot find podman's database %s any more", s.Inputs.Store.Database)
-		}
-		if err := s.learn(func(f *Facts) { f.OldDB = bolt }); err != nil {
-			return err
-		}
+	if err := s.saveOldDatabase(ctx, bolt); err != nil {
+		return err
 	}
 	var failure error
 	if bolt != nil {
@@ -124,7 +116,7 @@ func (s *Session) moveDatabase(ctx context.Context) error {
 	if bolt != nil || len(lite) != 1 {
 		return fmt.Errorf("podman did not move its database: %w", cmp.Or(failure, errors.New("it gives no reason")))
 	}
-	if lost := lostObjects(*s.facts.OldDB, lite[0]); lost != "" {
+	if lost := lostObjects(*s.oldDB(), lite[0]); lost != "" {
 		return fmt.Errorf("podman moved its database, and the new one lacks %s", lost)
 	}
 	// What podman renamed is no file of the store's any more.
@@ -134,10 +126,50 @@ func (s *Session) moveDatabase(ctx context.Context) error {
 	return s.learn(func(f *Facts) { f.NewDB = lite[0].Path })
 }
 
+// oldDB is what the database held that podman is to move, nil until that was seen.
+func (s *Session) oldDB() *libpoddb.Facts {
+	if n := len(s.facts.OldDBAnew); n > 0 {
+		return &s.facts.OldDBAnew[n-1]
+	}
+	return s.facts.OldDB
+}
+
+// saveOldDatabase keeps the database that podman is to move, and what it holds. A run
+// that was cut off before podman had moved it may find it changed, because somebody used
+// podman in between: then it is kept as it is now, so that a rollback brings that back,
+// too. What is gone from it is nothing to go on with: a rollback would put it on record
+// again without its files.
+func (s *Session) saveOldDatabase(ctx context.Context, bolt *libpoddb.Facts) error {
+	path, known := s.Inputs.Store.Database, s.oldDB()
+	if bolt == nil && known == nil {
+		return fmt.Errorf("cannot find podman's database %s any more", path)
+	}
+	unmoved := bolt != nil && s.facts.NewDB == ""
+	if unmoved && known != nil {
+		if less := lostObjects(*known, *bolt); less != "" {
+			return fmt.Errorf("podman was used while this run was cut off: its database %s knows no more of %s; a rollback puts that on record again, and keeps the database as it is now", path, less)
+		}
+	}
+	save := dbArgs{Path: path, Saved: s.db().Saved, Anew: unmoved}
+	if _, err := ask[none](ctx, s, opDBSave, save); err != nil {
+		return err
+	}
+	if known != nil && (!unmoved || lostObjects(*bolt, *known) == "") {
+		return nil
+	}
+	return s.learn(func(f *Facts) {
+		if known == nil {
+			f.OldDB = bolt
+		} else {
+			f.OldDBAnew = append(slices.Clone(f.OldDBAnew), *bolt)
+		}
+	})
+}
+
 // setDatabaseAside moves a database into the run's folder, which a commit removes: so
 // not one that knows what the old one does not, because somebody used podman in between.
 func (s *Session) setDatabaseAside(ctx context.Context, f libpoddb.Facts) error {
-	if more := lostObjects(f, *s.facts.OldDB); more != "" {
+	if more := lostObjects(f, *s.oldDB()); more != "" {
 		return fmt.Errorf("podman was used while its database was moved: %s knows of %s and the old one does not; a rollback keeps both", f.Path, more)
 	}
 	_, err := ask[none](ctx, s, opDBAside, dbArgs{Path: f.Path, Saved: s.db().Saved})
@@ -148,10 +180,10 @@ func (s *Session) setDatabaseAside(ctx context.Context, f libpoddb.Facts) error 
 // may have been used since, also after a run that was cut off: what it noted is named,
 // and the run's folder kept for it. A BoltDB that was never moved stays as it is.
 func (s *Session) moveDatabaseBack(ctx context.Context) error {
-	if s.facts.OldDB == nil {
+	if s.oldDB() == nil {
 		return s.dropDatabaseFolder(ctx)
 	}
-	before := *s.facts.OldDB
+	before := *s.oldDB()
 	bolt, lite, err := s.databases(ctx)
 	if err == nil && bolt == nil { // else one of SQLite may be half a one
 		err = s.noteThawed(lite)
@@ -196,10 +228,10 @@ func (s *Session) noteSince(dbs []libpoddb.Facts) error {
 	}
 	kept := slices.Clone(s.facts.KeptNew)
 	for _, f := range dbs {
-		if more := lostObjects(f, *s.facts.OldDB); more != "" && !slices.Contains(kept, more) {
+		if more := lostObjects(f, *s.oldDB()); more != "" && !slices.Contains(kept, more) {
 			kept = append(kept, more)
 		}
-		if less := lostObjects(*s.facts.OldDB, f); less != "" && s.facts.NewDB == f.Path {
+		if less := lostObjects(*s.oldDB(), f); less != "" && s.facts.NewDB == f.Path {
 			if err := s.note("removed since the database was moved, and on record again: %s", less); err != nil {
 				return err
 			}

@@ -4,11 +4,13 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/storagectl/storagectl/drain"
 	"github.com/storagectl/storagectl/internal/host"
 	"github.com/storagectl/storagectl/internal/podman"
 	"github.com/storagectl/storagectl/internal/podman/libpoddb"
+	"github.com/storagectl/storagectl/internal/window"
 	"github.com/storagectl/storagectl/migrate/convert"
 	"github.com/storagectl/storagectl/verify"
 	"github.com/storagectl/storagectl/verify/dockerapi"
@@ -40,6 +42,12 @@ type Request struct {
 	MigrateDB   bool   `json:"migrateDB,omitempty"` // podman's database, from BoltDB to SQLite
 	Commit      bool   `json:"commit,omitempty"`    // remove the old store at the end
 	Outage      Outage `json:"outage,omitzero"`
+	Parent      string `json:"parent,omitempty"` // RUN/TASK of the runbook that asks; "": none
+	// Window is when the host may be out of service; nil: at any time. A job waits for
+	// it as long as WindowWait; with Now it does not matter.
+	Window     *window.Window `json:"window,omitempty"`
+	WindowWait time.Duration  `json:"windowWait,omitempty"`
+	Now        bool           `json:"now,omitempty"`
 	// Relocate is nil in a migrate job.
 	Relocate *Relocation `json:"relocate,omitempty"`
 }
@@ -84,6 +92,9 @@ type Inputs struct {
 	// UnitFiles are the owner's units that have the old driver's name in the path of
 	// a pid file.
 	UnitFiles []string `json:"unitFiles,omitempty"`
+	// Left is, of a job with a window, how many bytes of containers are copied while
+	// podman is down.
+	Left int64 `json:"left,omitempty"`
 }
 
 // Job names the job of these inputs.
@@ -164,12 +175,17 @@ type Facts struct {
 	BeforeAnew []FileRef `json:"beforeAnew,omitempty"`
 	// Sample names the hashes of sampled files of the stopped store.
 	Sample *FileRef `json:"sample,omitempty"`
+	// Sizes names what the layers had on the disk, for the report.
+	Sizes *FileRef `json:"sizes,omitempty"`
 	// Conf is storage.conf as it was, and as the run wrote it.
 	Conf *ConfFact `json:"conf,omitempty"`
 	// OldDB is podman's database as it was before it was moved to SQLite, and NewDB
 	// where it is since.
 	OldDB *libpoddb.Facts `json:"oldDB,omitempty"`
 	NewDB string          `json:"newDB,omitempty"`
+	// OldDBAnew is OldDB as it was found since, because podman was used in between. The
+	// last one counts.
+	OldDBAnew []libpoddb.Facts `json:"oldDBAnew,omitempty"`
 	// UnitFiles are units' files as they were, and as the run wrote them.
 	UnitFiles *[]UnitFact `json:"unitFiles,omitempty"`
 	// Thawed are containers whose checkpoint was used or given up by podman after the
@@ -181,6 +197,9 @@ type Facts struct {
 	Smoke *verify.SmokeReport `json:"smoke,omitempty"`
 	// DockerAPI are the calls of a Docker client that were made before the return.
 	DockerAPI []dockerapi.Call `json:"dockerAPI,omitempty"`
+	// Needs are what the run would take of its maintenance window, each time that the
+	// gate was reached while the window was open.
+	Needs []NeedFact `json:"needs,omitempty"`
 	// Returning says that the run began to give its Nomad nodes back.
 	Returning bool `json:"returning,omitempty"`
 	// Drains are the drains that were set, the last of a node last: what another
@@ -194,6 +213,10 @@ type Facts struct {
 
 	// Target is what a relocate run learned of its target.
 	Target *TargetFact `json:"target,omitempty"`
+	// Subvolume is the one of CephFS that the run began to make (nil: it was there, or
+	// there is none), and SubvolumePath its folder once it is made.
+	Subvolume     *SubvolumeFact `json:"subvolume,omitempty"`
+	SubvolumePath string         `json:"subvolumePath,omitempty"`
 	// Mapped says that the image was not mapped here before the run mapped it.
 	Mapped bool `json:"mapped,omitempty"`
 	// Grown is what growing did.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -38,7 +37,14 @@ type Env struct {
 	Point   func(string) // the crash sweep's; nil otherwise
 	// OldLost is the operator's word that the disk of an old store is lost for good: a
 	// commit goes on without it, if it cannot be reached.
-	OldLost  bool
+	OldLost bool
+	// Anytime is the operator's word that a run's maintenance window does not matter.
+	Anytime bool
+	// Now is the wall clock, which windows go by; nil: time.Now. It may be called from
+	// any goroutine.
+	Now func() time.Time
+	// Actor is who has the run begun or taken up; nil: the journal does not say.
+	Actor    *engine.Actor
 	Progress func(Progress)
 	Event    func(engine.Event)
 	Note     func(string)
@@ -55,10 +61,13 @@ type Session struct {
 	lock    *os.File
 	journal *engine.Journal
 	run     *engine.Run
+	plan    []engine.Step // of run
 	facts   Facts
 
 	committing bool // the steps before the last were told already
 	manifested bool // this process took the manifest of the stopped store
+
+	pass *pass // what the gate of the maintenance window let this process through with
 
 	drainer   *drain.Client
 	lease     *drain.Lease // of the slot, while this process has it
@@ -87,8 +96,8 @@ func Begin(ctx context.Context, env Env, in Inputs) (*Session, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	s.journal, err = engine.Create(env.Dir.RunPath(s.ID), engine.Header{
-		Run: s.ID, Job: in.Job(), Store: in.StoreKey(), Version: env.Version, Inputs: raw, Steps: engine.Names(s.steps()),
-	}, engine.Options{Point: env.Point})
+		Run: s.ID, Job: in.Job(), Store: in.StoreKey(), Version: env.Version, Inputs: raw, Steps: engine.Names(s.steps()), Actor: env.Actor,
+	}, engine.Options{Point: env.Point, Now: env.Now})
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -110,7 +119,7 @@ func Open(ctx context.Context, env Env, run string) (*Session, error) {
 		return nil, err
 	}
 	s, err := hold(ctx, env, in, run, func(s *Session) (err error) {
-		if s.journal, err = engine.Open(env.Dir.RunPath(run), engine.Options{Point: env.Point}); err != nil {
+		if s.journal, err = engine.Open(env.Dir.RunPath(run), engine.Options{Point: env.Point, Now: env.Now}); err != nil {
 			return err
 		}
 		return s.journal.LoadFacts(&s.facts)
@@ -118,7 +127,13 @@ func Open(ctx context.Context, env Env, run string) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.bind()
+	if s, err = s.bind(); err != nil || env.Actor == nil {
+		return s, err
+	}
+	if err := s.journal.TakenUp(*env.Actor); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
 }
 
 // DecodeInputs reads a run's inputs from its state.
@@ -188,7 +203,11 @@ func (s *Session) lockStore(ctx context.Context) error {
 }
 
 func (s *Session) bind() (*Session, error) {
-	run, err := engine.NewRun(s.journal, s.steps(), s.tell)
+	s.plan = s.steps()
+	run, err := engine.NewRun(s.journal, s.plan, s.tell)
+	if err == nil {
+		err = engine.Sign(s.lock, s.ID)
+	}
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -231,6 +250,9 @@ func (s *Session) Close() error {
 //
 // A job that keeps no old store, such as a growth, has nothing to commit: it is
 // done to its end.
+//
+// A [*ClosedError] says that the maintenance window does not allow to go on: what had
+// been taken out of service is given back by then, and the run can be resumed.
 func (s *Session) Forward(ctx context.Context, commit bool) error {
 	whole := s.Inputs.Request.Images == Discard || s.Inputs.Growing()
 	if s.journal.State().Phase == engine.PhaseCommitted {
@@ -242,6 +264,12 @@ func (s *Session) Forward(ctx context.Context, commit bool) error {
 	var err error
 	if st := s.journal.State(); st.Phase != engine.PhaseFinished && st.Steps[stepCommit].Mark == engine.MarkNone {
 		err = s.run.Forward(ctx, whole)
+		if errors.Is(err, engine.ErrPaused) {
+			return s.stepBack(ctx, err)
+		}
+		if err == nil {
+			err = s.pastWindow()
+		}
 	}
 	if err == nil && commit && !whole {
 		if err := s.mayCommit(ctx); err != nil {
@@ -323,30 +351,13 @@ func (s *Session) Rollback(ctx context.Context) error {
 	return s.run.Rollback(ctx)
 }
 
-// Stopped reports whether the run has stopped podman and not started it again.
-func (s *Session) Stopped() bool { return PodmanDown(s.journal.State()) }
-
-// Reclaimable is how many bytes a commit frees now.
-func (s *Session) Reclaimable(ctx context.Context) (uint64, error) {
-	if s.relocating() {
-		return ask[uint64](ctx, s, opReclaim, pathArg{s.aside()})
-	}
-	return ask[uint64](ctx, s, opReclaim, pathArg{s.folder()})
-}
-
-// State is the run as its journal tells it.
-func (s *Session) State() engine.State { return s.journal.State() }
-
-// Facts is what the run has learned.
-func (s *Session) Facts() Facts { return s.facts }
-
 // askDeadline bounds a request whose time does not grow with the store, or only
 // a little. Its longest part is a systemd unit that takes its time to stop.
 const askDeadline = 10 * time.Minute
 
 // ask sends the worker a request and waits for its answer.
 func ask[R any](ctx context.Context, s *Session, op string, args any) (R, error) {
-	if !slices.Contains([]string{opRemove, opReclaim, opEmptyTarget, opEmptyCopy, opEmptyAside, opEmptyOld}, op) { // these walk the store
+	if !slices.Contains([]string{opRemove, opReclaim, opSizes, opEmptyTarget, opEmptyCopy, opEmptyAside, opEmptyOld}, op) { // these walk the store
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, askDeadline)
 		defer cancel()
@@ -368,33 +379,4 @@ func (s *Session) note(format string, args ...any) error {
 		s.env.Note(text)
 	}
 	return s.journal.Note("", text)
-}
-
-// folder is the run's folder, beside what the run makes: in the store, or on the
-// target of a relocation.
-func (s *Session) folder() string {
-	if s.relocating() {
-		return runFolder(s.targetFolder(), s.ID)
-	}
-	return runFolder(s.Inputs.Store.GraphRoot, s.ID)
-}
-
-func (s *Session) storeRef(driver string) verify.StoreRef {
-	st := s.Inputs.Store
-	return verify.StoreRef{GraphRoot: st.GraphRoot, RunRoot: st.RunRoot, Driver: driver, ImageStores: st.ImageStores}
-}
-
-func (s *Session) swap() swap {
-	major, _, _ := strings.Cut(s.Inputs.Podman, ".")
-	root := s.Inputs.Store.GraphRoot
-	if s.relocating() {
-		root = s.targetFolder()
-	}
-	return swap{GraphRoot: root, Folder: s.folder(), From: s.Inputs.Store.Driver, To: s.Inputs.Request.To,
-		Native: s.Inputs.Request.To == "overlay" && major != "3"}
-}
-
-func (s *Session) db() dbArgs {
-	st := s.Inputs.Store
-	return dbArgs{Path: s.dbPath(), Saved: filepath.Join(s.folder(), "db"), From: st.Driver, To: s.Inputs.Request.To}
 }

@@ -61,7 +61,11 @@ func (s *Session) prove(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.learn(func(f *Facts) { f.Checked, f.Sample = ids, &sample })
+	sizes, err := s.measure(ctx)
+	if err != nil {
+		return err
+	}
+	return s.learn(func(f *Facts) { f.Checked, f.Sample, f.Sizes = ids, &sample, sizes })
 }
 
 // takeSample hashes some files of some images through the old driver.

@@ -12,15 +12,20 @@ import (
 // The steps around the work on a host whose store takes work from Nomad, or
 // from somebody else who is to be waited for.
 const (
-	stepSlot       = "slot"
-	stepHookBefore = "hook-before"
-	stepBusy       = "wait-busy"
-	stepDrain      = "drain"
-	stepUndrain    = "undrain"
-	stepCanary     = "canary"
-	stepHookAfter  = "hook-after"
-	stepSlotBack   = "slot-back"
+	stepSlot            = "slot"
+	stepHookBefore      = "hook-before"
+	stepHookAfterStop   = "hook-after-stop"
+	stepHookBeforeStart = "hook-before-start"
+	stepBusy            = "wait-busy"
+	stepDrain           = StepDrain
+	stepUndrain         = "undrain"
+	stepCanary          = "canary"
+	stepHookAfter       = "hook-after"
+	stepSlotBack        = "slot-back"
 )
+
+// StepDrain takes the Nomad nodes out of service.
+const StepDrain = "drain"
 
 // How a job finds Nomad.
 const (
@@ -47,11 +52,13 @@ type Outage struct {
 	DockerAPI bool `json:"dockerAPI,omitempty"`
 
 	Busy drain.BusyOptions `json:"busy,omitzero"`
-	// Commands word by word, run one after the other: before the drain, and
-	// after the return.
-	HookBefore  [][]string    `json:"hookBefore,omitempty"`
-	HookAfter   [][]string    `json:"hookAfter,omitempty"`
-	HookTimeout time.Duration `json:"hookTimeout,omitempty"` // of each
+	// Commands word by word, run one after the other: before the drain, once podman is
+	// stopped, before it is started again, and after the return.
+	HookBefore      [][]string    `json:"hookBefore,omitempty"`
+	HookAfterStop   [][]string    `json:"hookAfterStop,omitempty"`
+	HookBeforeStart [][]string    `json:"hookBeforeStart,omitempty"`
+	HookAfter       [][]string    `json:"hookAfter,omitempty"`
+	HookTimeout     time.Duration `json:"hookTimeout,omitempty"` // of each
 }
 
 // NomadUse is Nomad as a run found it; it stands in the run's first record.
@@ -70,7 +77,7 @@ const returnLimit = 3 * time.Minute
 // plan. A plan without Nomad, and that none of these was asked for, is as it was.
 func (s *Session) around(plan []engine.Step) []engine.Step {
 	out, use := s.Inputs.Request.Outage, s.Inputs.Nomad
-	var before, after []engine.Step
+	var before, stopped, starting, after []engine.Step
 	var needs []string
 	if use != nil && out.Slots > 0 {
 		needs = []string{stepSlot}
@@ -98,20 +105,29 @@ func (s *Session) around(plan []engine.Step) []engine.Step {
 		before = append(before, engine.Step{Name: stepBusy, Title: "wait for containers at work", Pausable: true,
 			Do: s.waitBusy})
 	}
+	if len(out.HookAfterStop) > 0 {
+		stopped = append(stopped, engine.Step{Name: stepHookAfterStop, Title: "run the hooks after the stop", Needs: []string{stepStop},
+			Do: s.hooks("after-stop", out.HookAfterStop), Undo: s.hooksBack(out.HookBeforeStart)})
+	}
+	if len(out.HookBeforeStart) > 0 {
+		starting = append(starting, engine.Step{Name: stepHookBeforeStart, Title: "run the hooks before the start", Needs: []string{stepStop},
+			Do: s.hooks("before-start", out.HookBeforeStart), Undo: s.hooksBack(out.HookAfterStop)})
+	}
 	if len(out.HookAfter) > 0 {
 		after = append(after, engine.Step{Name: stepHookAfter, Title: "run the hooks after",
-			Do: s.hooksAfter, Undo: s.hooksBack(out.HookBefore)})
+			Do: s.hooks("after", out.HookAfter), Undo: s.hooksBack(out.HookBefore)})
 	}
 	if len(needs) > 0 {
 		after = append(after, engine.Step{Name: stepSlotBack, Title: "give the maintenance slot back",
 			Holds: s.slotGone, Do: s.slotBack, Undo: s.takeSlot})
 	}
-	if len(before)+len(after) == 0 {
+	if len(before)+len(stopped)+len(starting)+len(after) == 0 && s.Inputs.Request.Window == nil {
 		return plan
 	}
 	stop := slices.IndexFunc(plan, func(st engine.Step) bool { return st.Name == stepStop })
 	start := slices.IndexFunc(plan, func(st engine.Step) bool { return st.Name == stepStart })
-	all := slices.Concat(plan[:stop], before, plan[stop:start+1], after, plan[start+1:])
+	before = s.gated(plan[:stop], append(before, plan[stop]))
+	all := slices.Concat(plan[:stop], before, stopped, plan[stop+1:start], starting, plan[start:start+1], after, plan[start+1:])
 	if len(needs) == 0 {
 		return all
 	}

@@ -40,6 +40,63 @@ func FindNomad(ctx context.Context, cli podman.CLI, r Outage) (*NomadUse, *Refus
 }
 
 func findNomad(ctx context.Context, cli podman.CLI, r Outage, proc string) (*NomadUse, *Refusal, error) {
+	seen, refusal, err := seekNomad(ctx, cli, r, proc)
+	if err != nil || refusal != nil || seen == nil {
+		return nil, refusal, err
+	}
+	c, conf, nodes := seen.client, seen.conf, seen.nodes
+	use := &NomadUse{Config: conf, Nodes: nodes, Operator: operator()}
+	if id := os.Getenv(allocVar); id != "" {
+		use.OwnAlloc = id
+	}
+	want := drain.Rights{Allocs: seen.allocs, Namespaces: seen.spaces}
+	if r.Slots > 0 {
+		if want.SlotPath = r.SlotPath; want.SlotPath == "" {
+			want.SlotPath = drain.DefaultSlotPath
+		}
+	}
+	if r.Canary != "" {
+		if want.Canary = conf.Namespace; want.Canary == "" {
+			want.Canary = "default"
+		}
+	}
+	var rights *drain.RightsError
+	if err := c.CheckRights(ctx, nodes, want); errors.As(err, &rights) {
+		return nil, rightsRefusal(rights), nil
+	} else if err != nil {
+		return nil, nil, err
+	}
+	if r, err := leftovers(ctx, c, cli, use, leftLimit); r != nil || err != nil {
+		return nil, r, err
+	}
+	for _, n := range nodes {
+		s, err := c.Look(ctx, n, "podman")
+		if err != nil {
+			return nil, nil, err
+		}
+		if s.Draining {
+			e := &drain.ForeignDrainError{Node: n.Name, AccessorID: s.LastAccessorID, Meta: s.LastMeta, Since: s.LastUpdated}
+			var r *Refusal
+			if errors.As(RefusedBy(e), &r) {
+				return nil, r, nil
+			}
+		}
+	}
+	return use, nil, nil
+}
+
+// nomadSeen is Nomad as it was found: the agent that answers, and this host's nodes.
+type nomadSeen struct {
+	client *drain.Client
+	conf   drain.Config
+	nodes  []drain.Node
+	allocs []string // whose containers run here
+	spaces []string // namespaces that have containers here
+}
+
+// seekNomad finds the nodes that place containers in the store of cli's owner; all are nil
+// where there are none.
+func seekNomad(ctx context.Context, cli podman.CLI, r Outage, proc string) (*nomadSeen, *Refusal, error) {
 	agents, clients := nomadAgents(proc)
 	conf := drain.FromEnv(os.Getenv)
 	conf.TokenFile = r.TokenFile
@@ -104,43 +161,7 @@ func findNomad(ctx context.Context, cli podman.CLI, r Outage, proc string) (*Nom
 	case err != nil:
 		return nil, nil, err
 	}
-	use := &NomadUse{Config: conf, Nodes: nodes, Operator: operator()}
-	if id := os.Getenv(allocVar); id != "" {
-		use.OwnAlloc = id
-	}
-	want := drain.Rights{Allocs: allocs, Namespaces: spaces}
-	if r.Slots > 0 {
-		if want.SlotPath = r.SlotPath; want.SlotPath == "" {
-			want.SlotPath = drain.DefaultSlotPath
-		}
-	}
-	if r.Canary != "" {
-		if want.Canary = conf.Namespace; want.Canary == "" {
-			want.Canary = "default"
-		}
-	}
-	if err := c.CheckRights(ctx, nodes, want); errors.As(err, &rights) {
-		return nil, rightsRefusal(rights), nil
-	} else if err != nil {
-		return nil, nil, err
-	}
-	if r, err := leftovers(ctx, c, cli, use, leftLimit); r != nil || err != nil {
-		return nil, r, err
-	}
-	for _, n := range nodes {
-		s, err := c.Look(ctx, n, "podman")
-		if err != nil {
-			return nil, nil, err
-		}
-		if s.Draining {
-			e := &drain.ForeignDrainError{Node: n.Name, AccessorID: s.LastAccessorID, Meta: s.LastMeta, Since: s.LastUpdated}
-			var r *Refusal
-			if errors.As(RefusedBy(e), &r) {
-				return nil, r, nil
-			}
-		}
-	}
-	return use, nil, nil
+	return &nomadSeen{client: c, conf: conf, nodes: nodes, allocs: allocs, spaces: spaces}, nil, nil
 }
 
 func rightsRefusal(e *drain.RightsError) *Refusal {

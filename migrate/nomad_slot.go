@@ -77,8 +77,12 @@ func (s *Session) keptSlot() (*drain.SlotRef, error) {
 
 // holdsSlot says whether this process holds the slot. One that was lost in the
 // middle is an error: the run stops before its next change. A way back on a node
-// that is still out of service needs none: it ends an outage, and begins none.
+// that is still out of service needs none: it ends an outage, and begins none. Nor does
+// one that the maintenance window sends back.
 func (s *Session) holdsSlot(ctx context.Context) (bool, error) {
+	if s.retreating() {
+		return true, nil
+	}
 	st := s.journal.State()
 	if mark := st.Steps[stepUndrain].Mark; st.Phase == engine.PhaseRollingBack && (mark == engine.MarkNone || mark == engine.MarkUndone) {
 		return true, nil

@@ -82,15 +82,17 @@ func (s *Session) hooksBefore(ctx context.Context) error {
 	return nil
 }
 
-// hooksAfter runs the hooks after the return. One that fails stops the run with
-// the node in service; a resume runs them all again.
-func (s *Session) hooksAfter(ctx context.Context) error {
-	for _, argv := range s.Inputs.Request.Outage.HookAfter {
-		if err := s.hook(ctx, "after", argv); err != nil {
-			return err
+// hooks runs the hooks of a later point. One that fails stops the run, or has it take
+// itself back where the store was not touched yet; a resume runs them all again.
+func (s *Session) hooks(when string, list [][]string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		for _, argv := range list {
+			if err := s.hook(ctx, when, argv); err != nil {
+				return err
+			}
 		}
+		return nil
 	}
-	return nil
 }
 
 // hooksBack runs the hooks of the other side on the way back: what the hooks

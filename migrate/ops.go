@@ -40,6 +40,7 @@ const (
 	opChanged    = "changed"
 	opManifest   = "manifest"
 	opSample     = "sample"
+	opSizes      = "sizes"
 	opSwapIn     = "swap-in"
 	opNewLive    = "new-live"
 	opSwapOut    = "swap-out"
@@ -157,10 +158,7 @@ func Handlers(uid int) map[string]podman.Handler {
 			})
 			return active, err
 		}),
-		opUnitPIDs: podman.Handle(func(ctx context.Context, units []string, _ func(any)) (paths map[string]string, err error) {
-			err = w.withBus(ctx, func(b *host.Bus) (err error) { paths, err = b.PIDFiles(ctx, units); return err })
-			return paths, err
-		}),
+		opUnitPIDs:      podman.Handle(w.unitPIDs),
 		opUnitFiles:     podman.Handle(w.unitFiles),
 		opUnitFilesMove: podman.Handle(w.moveUnitFiles),
 		opBundle:        podman.Handle(moveBundle),
@@ -219,6 +217,9 @@ func Handlers(uid int) map[string]podman.Handler {
 		opManifest: podman.Handle(func(ctx context.Context, a verify.StoreRef, _ func(any)) (verify.StorePart, error) {
 			return verify.StoreManifest(ctx, a)
 		}),
+		opSizes: podman.Handle(func(ctx context.Context, a sizesArgs, _ func(any)) (map[string]int64, error) {
+			return verify.LayerSizes(ctx, a.Store, a.Layers)
+		}),
 		opSample: podman.Handle(func(ctx context.Context, a sampleArgs, _ func(any)) (verify.Sample, error) {
 			if err := os.MkdirAll(a.Scratch, 0o700); err != nil {
 				return verify.Sample{}, fmt.Errorf("cannot make room for a sample of files: %w", err)
@@ -258,6 +259,9 @@ func Handlers(uid int) map[string]podman.Handler {
 			return f, faulty(err)
 		}),
 		opDBSave: podman.Handle(func(ctx context.Context, a dbArgs, _ func(any)) (none, error) {
+			if a.Anew {
+				return none{}, faulty(libpoddb.SaveAnew(ctx, a.Path, a.Saved))
+			}
 			return none{}, faulty(libpoddb.Save(ctx, a.Path, a.Saved))
 		}),
 		opDBSaved: podman.Handle(func(_ context.Context, a dbArgs, _ func(any)) (bool, error) {
@@ -349,6 +353,7 @@ type dbArgs struct {
 	Saved string `json:"saved"` // folder of the saved copy
 	From  string `json:"from,omitempty"`
 	To    string `json:"to,omitempty"`
+	Anew  bool   `json:"anew,omitempty"` // of a save: a copy of before is replaced if it is another
 }
 
 type runArgs struct {

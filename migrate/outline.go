@@ -7,17 +7,22 @@ import (
 	"strings"
 	"time"
 
+	"github.com/storagectl/storagectl/internal/brief"
 	"github.com/storagectl/storagectl/internal/engine"
 )
 
 // plan lists the steps and what each comes to on this host.
 func (a *Assessment) plan(s *Session) {
+	if a.Inputs.Request.Window != nil {
+		a.Inputs.Left = a.Estimate.ContainerBytes
+	}
 	s.Inputs = a.Inputs
 	a.Plan = outline(s.steps())
 	what := a.what()
 	for i := range a.Plan {
 		a.Plan[i].What = what[a.Plan[i].Name]
 	}
+	a.window(s.now())
 }
 
 func outline(steps []engine.Step) []PlannedStep {
@@ -78,10 +83,14 @@ func (a *Assessment) what() map[string]string {
 			what[stepStageRest] = fmt.Sprintf("images that came or went meanwhile, and containers, whole: %s, %s", Bytes(e.ContainerBytes), copyTime(e.ContainerBytes))
 		}
 	}
+	if w := a.Inputs.Request.Window; w != nil {
+		what[stepWindow] = fmt.Sprintf("%s; if it is closed, or what is left of it is too short, the run stops here and can be resumed", w)
+	}
 	out := a.Inputs.Request.Outage
 	what[StepDockerAPI] = "images, networks, containers, logs, exit codes, as a worker of Prefect's does; all is removed again"
 	what[stepHookBefore], what[stepHookAfter] = hookNames(out.HookBefore), hookNames(out.HookAfter)
-	what[stepBusy] = fmt.Sprintf("running containers with the labels %s; after %s: %s", strings.Join(out.Busy.Labels, ", "), out.Busy.Deadline, out.Busy.Then)
+	what[stepHookAfterStop], what[stepHookBeforeStart] = hookNames(out.HookAfterStop), hookNames(out.HookBeforeStart)
+	what[stepBusy] = fmt.Sprintf("running containers with the labels %s; after %s: %s", strings.Join(out.Busy.Labels, ", "), brief.Time(out.Busy.Deadline), out.Busy.Then)
 	if len(a.Busy) > 0 {
 		what[stepBusy] += "; at work now: " + strings.Join(a.Busy, ", ")
 	} else {
@@ -90,9 +99,9 @@ func (a *Assessment) what() map[string]string {
 	if u := a.Inputs.Nomad; u != nil {
 		deadline := "without a deadline"
 		if out.Deadline > 0 && u.OwnAlloc == "" {
-			deadline = "deadline " + out.Deadline.String()
+			deadline = "deadline " + brief.Time(out.Deadline)
 		}
-		what[stepSlot] = fmt.Sprintf("one of %d; waits up to %s", out.Slots, out.SlotWait)
+		what[stepSlot] = fmt.Sprintf("one of %d; waits up to %s", out.Slots, brief.Time(out.SlotWait))
 		what[stepDrain] = u.nodeNames() + ", " + deadline
 		what[stepUndrain] = "as it was before, once the podman driver is healthy"
 		what[stepCanary] = "a batch job with " + out.Canary

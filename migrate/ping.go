@@ -2,11 +2,15 @@ package migrate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/storagectl/storagectl/internal/host"
 )
@@ -35,8 +39,17 @@ func (w *worker) ping(ctx context.Context, unit string) error {
 		if err == nil {
 			return nil
 		}
-		if !hung || ctx.Err() != nil {
+		// That podman also puts a socket of its own in the place of systemd's: for a
+		// moment there is none.
+		absent := errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED)
+		if !hung && !absent || ctx.Err() != nil {
 			return fmt.Errorf("cannot get a sign of life from podman's API on %s: %w", path, err)
+		}
+		if absent {
+			select {
+			case <-ctx.Done():
+			case <-time.After(100 * time.Millisecond):
+			}
 		}
 	}
 }

@@ -127,10 +127,11 @@ func (s *Session) wholeMove() error {
 		Hint: "see whether its filesystem is mounted; without it the run can neither go on nor be rolled back"}
 }
 
-// lastRun refuses to roll back a relocation under a later run of the same store,
-// whose way back would be lost.
+// lastRun refuses to roll back a run under a later one of the same store: the store and
+// the database of that would be put aside as if nobody needed them, and its way back
+// would be lost.
 func (s *Session) lastRun() error {
-	if !s.relocating() || s.Inputs.Growing() {
+	if s.Inputs.Growing() {
 		return nil
 	}
 	runs, err := s.env.Dir.List()
@@ -138,11 +139,18 @@ func (s *Session) lastRun() error {
 		return err
 	}
 	for _, run := range runs[slices.Index(runs, s.ID)+1:] {
+		h, err := engine.ReadHeader(s.env.Dir.RunPath(run))
+		if err != nil || h.Store != s.Inputs.StoreKey() {
+			continue // what cannot be read at all is told of by history
+		}
 		st, err := engine.Read(s.env.Dir.RunPath(run))
+		if err != nil {
+			return fmt.Errorf("cannot see how far a later run of the store came: %w", err)
+		}
 		if st.Header.Job == JobGrow && st.Phase.Over() { // it leaves the way back as it was
 			continue
 		}
-		if err == nil && st.Header.Store == s.Inputs.StoreKey() && st.Phase != engine.PhaseRolledBack {
+		if st.Phase != engine.PhaseRolledBack {
 			return &Refusal{ID: "later-run", Text: fmt.Sprintf("run %s worked on the store after this one", run),
 				Hint: "storagectl rollback " + run + " first, if it is not committed"}
 		}
@@ -154,6 +162,29 @@ func (s *Session) lastRun() error {
 func PodmanDown(st engine.State) bool {
 	stop, start := st.Steps[stepStop].Mark, st.Steps[stepStart].Mark
 	return (stop == engine.MarkBegun || stop == engine.MarkDone) && start != engine.MarkDone
+}
+
+// OutOfService reports whether a run has begun to take its host out of service and not
+// given it back: podman is down, a node is drained, or a hook may have paused work. Where
+// it stops now, that stays so until it is resumed or rolled back.
+func OutOfService(st engine.State) bool {
+	for _, pair := range [][2]string{{stepHookBefore, stepHookAfter}, {stepDrain, stepUndrain}, {stepStop, stepStart}} {
+		out, back := pair[0], pair[1]
+		if !slices.Contains(st.Header.Steps, back) {
+			back = stepStart
+		}
+		m := st.Steps[out].Mark
+		if (m == engine.MarkBegun || m == engine.MarkDone) && st.Steps[back].Mark != engine.MarkDone {
+			return true
+		}
+	}
+	return false
+}
+
+// BeforeStop reports whether a run has not begun to stop podman.
+func BeforeStop(st engine.State) bool {
+	stop := st.Steps[stepStop].Mark
+	return stop == engine.MarkNone || stop == engine.MarkUndone
 }
 
 // mountOf is the mount point that path lies on, or would lie on if it was there.

@@ -42,19 +42,23 @@ type Relocation struct {
 	Device string `json:"device,omitempty"`
 	// RBD is an image of Ceph, POOL[/NAMESPACE]/IMAGE, that the store gets for itself.
 	RBD      string           `json:"rbd,omitempty"`
-	Size     int64            `json:"size,omitempty"`     // bytes of an image that is to be made
+	Size     int64            `json:"size,omitempty"`     // bytes of an image, or quota of a subvolume, that is to be made
 	DataPool string           `json:"dataPool,omitempty"` // for its data, where another
 	Mapper   string           `json:"mapper,omitempty"`   // krbd, nbd or fuse; "": krbd where the kernel has it
 	Cluster  cephlink.Cluster `json:"cluster,omitzero"`
 	TakeOver bool             `json:"takeOver,omitempty"` // shut out who holds the image and is dead
 	// CephFS is FS:/PATH, in which the store gets a folder of its own.
-	CephFS  string `json:"cephfs,omitempty"`
-	Mounter string `json:"mounter,omitempty"` // kernel or fuse; "": the kernel's where it has one
-	FS      string `json:"fs,omitempty"`      // the filesystem to make: xfs or ext4
-	Format  bool   `json:"format,omitempty"`  // make it anew where one is that holds no files
-	Driver  string `json:"driver,omitempty"`  // DriverVFS, DriverFuse; "": as the store is
-	Mount   string `json:"mount"`             // MountAuto or MountBoot
-	Rate    int64  `json:"rate,omitempty"`    // bytes a second of the copy beside the live store; 0: no limit
+	CephFS string `json:"cephfs,omitempty"`
+	// MakeSubvolume makes the subvolume that CephFS names (FS:@GROUP/NAME) where it is
+	// not there, with Size as its quota, and MakeGroup its group, too.
+	MakeSubvolume bool   `json:"makeSubvolume,omitempty"`
+	MakeGroup     bool   `json:"makeGroup,omitempty"`
+	Mounter       string `json:"mounter,omitempty"` // kernel or fuse; "": the kernel's where it has one
+	FS            string `json:"fs,omitempty"`      // the filesystem to make: xfs or ext4
+	Format        bool   `json:"format,omitempty"`  // make it anew where one is that holds no files
+	Driver        string `json:"driver,omitempty"`  // DriverVFS, DriverFuse; "": as the store is
+	Mount         string `json:"mount"`             // MountAuto or MountBoot
+	Rate          int64  `json:"rate,omitempty"`    // bytes a second of the copy beside the live store; 0: no limit
 }
 
 // Target is where a store goes, as it was found before the run.
@@ -102,6 +106,8 @@ type TargetPlace struct {
 	Mounter ceph.Mounter     `json:"mounter"`
 	FSID    string           `json:"fsid,omitempty"`
 	Syntax  ceph.Syntax      `json:"syntax,omitempty"` // of a kernel mount's source
+	// Subvolume is made for it. Place has no path then: the run learns it.
+	Subvolume *ceph.NewSubvolume `json:"subvolume,omitempty"`
 }
 
 // The kinds of targets.

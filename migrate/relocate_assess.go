@@ -31,6 +31,9 @@ func (a *Assessment) relocation(ctx context.Context, s *Session) error {
 	if err := a.mountedByHand(ctx, s.cli); err != nil {
 		return err
 	}
+	if a.Inputs.Converting() {
+		a.knownProgram()
+	}
 	need, err := ask[uint64](ctx, s, opReclaim, pathArg{a.Inputs.Store.GraphRoot})
 	if err != nil {
 		return err
@@ -343,7 +346,7 @@ func (a *Assessment) relocateWhat(what map[string]string) {
 			what[stepTarget] = fmt.Sprintf("the empty filesystem on it, or %s is made where nothing is; %s", t.FSType, tried)
 		}
 		if t.Kind == KindCephFS {
-			what[stepTarget] = fmt.Sprintf("%s (%s free), mounted by %s; %s", t.Where, Bytes(t.Free), t.Place.Mounter.Client(), tried)
+			what[stepTarget] = fmt.Sprintf("%s%s (%s free), mounted by %s; %s", subvolumeWhat(t.Place.Subvolume), t.Where, Bytes(t.Free), t.Place.Mounter.Client(), tried)
 		}
 		if t.Make {
 			what[stepTarget] = fmt.Sprintf("%s is made on %s (%s); %s", t.FSType, t.Where, Bytes(t.Free), tried)

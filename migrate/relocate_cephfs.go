@@ -7,7 +7,6 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -21,7 +20,7 @@ func (s *Session) onCephFS() bool { return s.Inputs.Target.Kind == KindCephFS }
 // cephSource is what a mount of the store's folder needs to know.
 func (s *Session) cephSource() ceph.Source {
 	t := s.Inputs.Target.Place
-	src := ceph.Source{Place: t.Place, Cluster: t.Cluster, FSID: t.FSID}
+	src := ceph.Source{Place: s.cephPlace(), Cluster: t.Cluster, FSID: t.FSID}
 	if t.Mounter == ceph.Kernel {
 		src.Secret = s.secretFile()
 	}
@@ -87,7 +86,10 @@ func emptyBut(dir *os.File) (bool, error) {
 func (s *Session) mountPlace(ctx context.Context) error {
 	t, o := s.Inputs.Target.Place, s.Inputs.Owner
 	err := withCeph(ctx, s.env.Runner, t.Cluster, func(h *rbd.Host) error {
-		_, _, err := ceph.MakePlace(ctx, h.Link, t.Place, ceph.Owner{UID: int(o.UID), GID: int(o.GID), Mode: 0o700})
+		if err := s.makeSubvolume(ctx, h); err != nil {
+			return err
+		}
+		_, _, err := ceph.MakePlace(ctx, h.Link, s.cephPlace(), ceph.Owner{UID: int(o.UID), GID: int(o.GID), Mode: 0o700})
 		return err
 	})
 	if err != nil {
@@ -204,31 +206,47 @@ func (s *Session) placeMounted(ctx context.Context) (bool, error) {
 	})
 }
 
-// releasePlace removes what the run copied, and the folder if it was not there
-// before.
+// releasePlace removes what the run copied, and the folder and the subvolume if they
+// were not there before.
 func (s *Session) releasePlace(ctx context.Context) error {
 	t := s.Inputs.Target.Place
-	look := func(h *rbd.Host) (err error) { // before anything waits for a cluster that is lost
-		l, err := ceph.LookPlace(ctx, h.Link, t.Place)
-		if err != nil || !l.There {
+	if t.Subvolume != nil && s.facts.Subvolume == nil {
+		return s.letGoPlace(ctx) // nothing was begun
+	}
+	err := withCeph(ctx, s.env.Runner, t.Cluster, func(h *rbd.Host) error {
+		if err := s.releaseFolder(ctx, h); err != nil {
 			return err
 		}
-		if s.facts.Target != nil {
-			if err := s.emptyPlace(ctx); err != nil {
-				return err
-			}
-		}
-		s.point("before after-empty-place")
-		if !t.Create {
-			return nil
-		}
-		if err = ceph.RemovePlace(ctx, h.Link, t.Place); errors.Is(err, unix.ENOTEMPTY) {
-			err = nil // somebody else's by now
-		}
+		return s.releaseSubvolume(ctx, h)
+	})
+	return errors.Join(err, s.letGoPlace(ctx))
+}
+
+func (s *Session) releaseFolder(ctx context.Context, h *rbd.Host) error {
+	t, p := s.Inputs.Target.Place, s.cephPlace()
+	if p.Path == "" {
+		return nil // its subvolume was not made, as far as the run knows
+	}
+	l, err := ceph.LookPlace(ctx, h.Link, p) // before anything waits for a cluster that is lost
+	if errors.Is(err, unix.ENOENT) {
+		return nil // not even what it lay in
+	}
+	if err != nil || !l.There && !t.Create {
 		return err
 	}
-	err := withCeph(ctx, s.env.Runner, t.Cluster, look)
-	return errors.Join(err, s.letGoPlace(ctx))
+	if l.There && s.facts.Target != nil {
+		if err := s.emptyPlace(ctx); err != nil {
+			return err
+		}
+	}
+	s.point("before after-empty-place")
+	if !t.Create {
+		return nil
+	}
+	if err = ceph.RemovePlace(ctx, h.Link, p); errors.Is(err, unix.ENOTEMPTY) {
+		err = nil // somebody else's by now
+	}
+	return err
 }
 
 // emptyPlace removes the run's copy, also after a boot.
@@ -271,15 +289,21 @@ func (s *Session) letGoPlace(ctx context.Context) error {
 // targetPlace judges a folder of CephFS as target.
 func (a *Assessment) targetPlace(ctx context.Context, run *host.Runner, need uint64) error {
 	r := a.Inputs.Request.Relocate
-	top, err := a.cephTop(ctx, run)
+	top, made, err := a.cephTop(ctx, run)
 	if err != nil || len(a.Refusals) > 0 {
 		return err
 	}
 	p := &TargetPlace{Place: ceph.Place{FS: top.FS, Path: path.Join(top.Path, a.folderName())}, Cluster: r.Cluster, Mounter: ceph.Mounter(r.Mounter)}
+	if made != nil { // then Ceph says where
+		p.Subvolume, p.Create, p.Place.Path = made, true, ""
+	}
 	if p.Mounter == "" {
 		p.Mounter = ceph.DefaultMounter(ctx, run)
 	}
 	t := &Target{Kind: KindCephFS, Where: p.Place.String(), Place: p, FSType: p.Mounter.FSType()}
+	if made != nil {
+		t.Where = path.Join(made.String(), a.folderName())
+	}
 	a.Inputs.Target = t
 	if err := a.mounter(ctx, run, p); err != nil || len(a.Refusals) > 0 {
 		return err
@@ -293,6 +317,9 @@ func (a *Assessment) targetPlace(ctx context.Context, run *host.Runner, need uin
 		if a.problems(report); len(a.Refusals) > 0 {
 			return nil
 		}
+		if made != nil {
+			return a.subvolumeRoom(ctx, h, report, made)
+		}
 		look, err := ceph.LookPlace(ctx, h.Link, p.Place)
 		if err != nil {
 			return err
@@ -305,28 +332,6 @@ func (a *Assessment) targetPlace(ctx context.Context, run *host.Runner, need uin
 	return a.takeRefusal(cephRefusal(err))
 }
 
-// cephTop is the folder of CephFS in which the store is to get its own.
-func (a *Assessment) cephTop(ctx context.Context, run *host.Runner) (top ceph.Place, err error) {
-	r := a.Inputs.Request.Relocate
-	const form = "give it as FS:/PATH, the filesystem's name and a folder of it, or as FS:@GROUP/SUBVOLUME"
-	if !strings.Contains(r.CephFS, ":@") {
-		if top, err = ceph.ParsePlace(r.CephFS); err != nil {
-			a.refuse("no-target", form, "%v", err)
-		}
-		return top, nil
-	}
-	sub, err := ceph.ParseSubvolume(r.CephFS)
-	if err != nil {
-		a.refuse("no-target", form, "%v", err)
-		return top, nil
-	}
-	err = withCeph(ctx, run, r.Cluster, func(h *rbd.Host) error {
-		top, err = ceph.FindSubvolume(ctx, h.Link, sub)
-		return err
-	})
-	return top, a.takeRefusal(cephRefusal(err))
-}
-
 // mounter refuses a client of CephFS that this host has not, or that cannot be told
 // what to mount.
 func (a *Assessment) mounter(ctx context.Context, run *host.Runner, p *TargetPlace) error {
@@ -335,6 +340,9 @@ func (a *Assessment) mounter(ctx context.Context, run *host.Runner, p *TargetPla
 		return nil
 	}
 	src := ceph.Source{Place: p.Place, Cluster: p.Cluster}
+	if p.Subvolume != nil {
+		src.Place = p.Subvolume.Usual()
+	}
 	var err error
 	if p.Mounter == ceph.Fuse {
 		_, _, _, _, err = src.FuseUnit()

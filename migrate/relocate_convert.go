@@ -134,6 +134,12 @@ func (a *Assessment) convertWhat(what map[string]string) {
 	st, e, to := a.Inputs.Store, a.Estimate, a.Inputs.Request.To
 	what[stepStage] = fmt.Sprintf("%s, %s, %s: of %s that the store has on %s become about %s on %s, with all that is copied; while podman works",
 		Count(e.Images, "image", "images"), Count(e.Layers, "layer", "layers"), Count(e.Entries, "entry", "entries"), Bytes(a.Need), st.Driver, Bytes(a.Room), to)
+	if to == DriverVFS {
+		what[stepStage] += ", which keeps the whole tree of each layer; " + copyTime(e.BytesNeeded-e.ContainerBytes)
+		if e.ContainerBytes > 0 {
+			what[stepStageRest] = fmt.Sprintf("images that came or went meanwhile, and containers, whole: %s, %s", Bytes(e.ContainerBytes), copyTime(e.ContainerBytes))
+		}
+	}
 	what[stepProve] = fmt.Sprintf("every file of every layer, from the disk, against the store's; every entry of every image, as %s shows it and as %s does", to, st.Driver)
 	what[stepCopy] = "the rest of " + st.GraphRoot + ": volumes, secrets, networks, podman's database, while podman works"
 	what[stepPlace] = fmt.Sprintf("renames %s* out of the run's folder on the target", to)

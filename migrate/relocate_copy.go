@@ -242,7 +242,13 @@ func (s *Session) copyLive(ctx context.Context) error {
 	if err != nil || s.facts.Copied != nil {
 		return err
 	}
-	return s.learn(func(f *Facts) { f.Copied = &r })
+	sizes := s.facts.Sizes // of a store that is converted they are known by now
+	if sizes == nil {
+		if sizes, err = s.measure(ctx); err != nil {
+			return err
+		}
+	}
+	return s.learn(func(f *Facts) { f.Copied, f.Sizes = &r, sizes })
 }
 
 func (s *Session) readBack(ctx context.Context) error {

@@ -22,15 +22,15 @@ const (
 func (a *Assessment) drive() {
 	r, st, t := a.Inputs.Request.Relocate, a.Inputs.Store, a.Inputs.Target
 	if a.Inputs.Converting() {
-		return // to overlay as the kernel mounts it
+		return // to overlay as the kernel mounts it, or to vfs, and that needs no program
 	}
 	if st.Driver == "overlay" {
 		t.Program = mountProgram(a.Info)
 	}
 	switch {
 	case r.Driver == DriverVFS && st.Driver != DriverVFS:
-		a.refuse("driver", "first: storagectl migrate --to vfs, and commit; or give a target that holds overlay as it is (--rbd, --device, --path), or say --driver fuse-overlayfs",
-			"the store is on %s, and a relocation does not make a vfs store of that", st.Driver)
+		a.refuse("driver", "give a target that holds it as it is (--rbd, --device, --path)",
+			"the store is on %s, and only overlay can be made into vfs", st.Driver)
 	case r.Driver != DriverFuse || t.Program != "":
 	case st.Driver != "overlay":
 		a.refuse("driver", "leave --driver out: vfs needs nothing special of a filesystem; or first: storagectl migrate --to overlay",
@@ -95,10 +95,13 @@ func judgeTarget(r verify.TargetReport, in Inputs) error {
 // overlay as the kernel mounts it.
 func otherWays(in Inputs) string {
 	ways := []string{"--rbd (a Ceph image), --device or --path with ext4 or XFS: overlay as it is"}
-	if !in.Owner.Rootful() && !in.Converting() {
+	if in.Converting() {
+		return ways[0] + "; or leave --to out: vfs works here"
+	}
+	if !in.Owner.Rootful() {
 		ways = append(ways, "--driver fuse-overlayfs: works here, but each access to a container's files goes through a program, which is slower")
 	}
-	return strings.Join(append(ways, "--driver vfs, for a store on vfs (storagectl migrate --to vfs makes one): works here, but each image layer and each container is a whole copy"), "; ")
+	return strings.Join(append(ways, "--driver vfs: works here, and the store is converted on its way, but each image layer and each container becomes a whole copy: many times the room"), "; ")
 }
 
 type probeArgs struct {

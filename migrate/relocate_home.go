@@ -39,7 +39,7 @@ func makeHome(a homeArgs) error {
 	if err := host.WriteMarker(dir, a.Marker); err != nil {
 		return err
 	}
-	if err := unix.Renameat2(unix.AT_FDCWD, a.Half, unix.AT_FDCWD, a.Folder, unix.RENAME_NOREPLACE); err != nil {
+	if err := host.RenameNew(unix.AT_FDCWD, a.Half, unix.AT_FDCWD, a.Folder); err != nil {
 		return fmt.Errorf("cannot make %s: %w", a.Folder, err)
 	}
 	return syncDirs(filepath.Dir(a.Folder))

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/storagectl/storagectl/ceph"
+	"github.com/storagectl/storagectl/internal/brief"
 	"github.com/storagectl/storagectl/internal/host"
 	"github.com/storagectl/storagectl/verify"
 )
@@ -92,7 +93,7 @@ func within[T any](ctx context.Context, what string, look func() (T, error)) (T,
 	case <-ctx.Done():
 		return none, ctx.Err()
 	case <-time.After(mountLimit):
-		return none, fmt.Errorf("cannot look at %s: it has not answered for %s", what, mountLimit)
+		return none, fmt.Errorf("cannot look at %s: it has not answered for %s", what, brief.Time(mountLimit))
 	}
 }
 

@@ -56,7 +56,7 @@ func (p place) owner(name string) (uint32, error) {
 // move renames an entry and never replaces another.
 func (p place) move(from, to string) error {
 	at := int(p.parent.Fd())
-	if err := unix.Renameat2(at, from, at, to, unix.RENAME_NOREPLACE); err != nil {
+	if err := host.RenameNew(at, from, at, to); err != nil {
 		return fmt.Errorf("cannot rename %s to %s in %s: %w", from, to, p.parent.Name(), err)
 	}
 	return syncFolder(p.parent)

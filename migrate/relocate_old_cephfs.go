@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -36,6 +37,9 @@ func earlierPlace(dir engine.Dir, run string) *OldPlace {
 		return nil
 	}
 	earlier := &Session{ID: run, Inputs: in}
+	if raw, is := st.Facts["subvolumePath"]; is && json.Unmarshal(raw, &earlier.facts.SubvolumePath) != nil {
+		return nil
+	}
 	return &OldPlace{Source: earlier.cephSource(), Mounter: in.Target.Place.Mounter, Made: in.Target.Place.Create}
 }
 

@@ -59,6 +59,11 @@ func (s *Session) imageMapped(ctx context.Context) (bool, error) {
 	if s.journal.State().Phase == engine.PhaseRollingBack {
 		return true, nil // as with the target itself
 	}
+	if later, err := s.imageOfLater(); err != nil {
+		return false, err
+	} else if later != "" {
+		return false, &Refusal{ID: "image-held", Text: fmt.Sprintf("run %s has image %s by now", later, s.spec()), Hint: "storagectl rollback " + s.ID + ", and begin anew with another image"}
+	}
 	_, err := s.mapping(ctx)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -73,7 +78,7 @@ func (s *Session) imageMapped(ctx context.Context) (bool, error) {
 func (s *Session) mapImage(ctx context.Context) error {
 	t := s.Inputs.Target.Image
 	err := withCeph(ctx, s.env.Runner, t.Cluster, func(h *rbd.Host) error {
-		_, err := h.Look(ctx, t.Spec)
+		img, err := h.Look(ctx, t.Spec)
 		if cephlink.IDOf(err) == cephlink.NoImage && t.Create {
 			if err = h.Create(ctx, t.Spec, rbd.CreateOptions{Size: t.Size, DataPool: t.DataPool}); err == nil {
 				_, err = s.rbdCommand(ctx, "image-meta", "set", t.Spec.String(), imageKey, s.ID)
@@ -86,6 +91,9 @@ func (s *Session) mapImage(ctx context.Context) error {
 		}
 		s.point("before after-image")
 		if err := s.notMapped(ctx, h); err != nil {
+			return err
+		}
+		if err := s.claimImage(ctx, img); err != nil {
 			return err
 		}
 		_, err = h.Map(ctx, t.Spec, rbd.MapOptions{Mapper: t.Mapper, Unit: s.Inputs.Systemd, Wait: t.wait()})
@@ -166,6 +174,11 @@ func (s *Session) rbdCommand(ctx context.Context, args ...string) ([]byte, error
 // was in the store's place.
 func (s *Session) unmapImage(ctx context.Context) error {
 	t := s.Inputs.Target.Image
+	if later, err := s.imageOfLater(); err != nil {
+		return err
+	} else if later != "" {
+		return s.note("image %s is left as it is: run %s has it", t.Spec, later)
+	}
 	if s.facts.Mapped {
 		if err := s.setRBDMap(ctx, false); err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/rbd"
 )
 
@@ -92,4 +93,46 @@ func (s *Session) takeOver(ctx context.Context) error {
 // tellShutOut tells on the way back what cannot be taken back.
 func (s *Session) tellShutOut(context.Context) error {
 	return s.note("%s may not write to the cluster any more (ceph osd blocklist ls): that host has to map image %s anew", holders(s.Inputs.Target.Image.Holders), s.spec())
+}
+
+// claimImage has an image that was there name this run: one that made it, was cut off
+// and comes to its rollback later must not remove what it holds by then.
+func (s *Session) claimImage(ctx context.Context, img rbd.Image) error {
+	if s.Inputs.Target.Image.Create || len(img.Watchers) > 0 { // the mapping will fail, or is ours
+		return nil
+	}
+	out, err := s.rbdCommand(ctx, "image-meta", "get", s.spec().String(), imageKey)
+	if who := strings.TrimSpace(string(out)); err != nil || who == "" || who == s.ID { // it names none
+		return nil //nolint:nilerr // rbd fails where there is no such key
+	}
+	_, err = s.rbdCommand(ctx, "image-meta", "set", s.spec().String(), imageKey, s.ID)
+	return err
+}
+
+// imageOfLater names a later run of this host that has moved a store onto the image, or
+// is about to, when this one had been cut off; "": none. What a boot, this host and the
+// cluster know of the image is that one's then.
+func (s *Session) imageOfLater() (string, error) {
+	runs, err := s.env.Dir.List()
+	if err != nil {
+		return "", err
+	}
+	for _, run := range runs[slices.Index(runs, s.ID)+1:] {
+		h, err := engine.ReadHeader(s.env.Dir.RunPath(run))
+		if err != nil || h.Job != JobRelocate {
+			continue // what cannot be read at all is told of by history
+		}
+		in, err := DecodeInputs(engine.State{Header: h})
+		if err != nil || in.Target == nil || in.Target.Image == nil || in.Target.Image.Spec != s.spec() || in.Target.Image.FSID != s.Inputs.Target.Image.FSID {
+			continue
+		}
+		st, err := engine.Read(s.env.Dir.RunPath(run))
+		if err != nil { // it may be one
+			return run, nil //nolint:nilerr // history tells of it
+		}
+		if m := st.Steps[stepImage].Mark; m != engine.MarkNone && m != engine.MarkUndone {
+			return run, nil
+		}
+	}
+	return "", nil
 }

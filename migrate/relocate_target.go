@@ -125,7 +125,7 @@ func (s *Session) makeFolder(ctx context.Context) error {
 		return fmt.Errorf("cannot give %s to %s: %w", folder, o.Name, err)
 	}
 	s.point("before after-target-mark")
-	err = unix.Renameat2(at, half, at, filepath.Base(folder), unix.RENAME_NOREPLACE)
+	err = host.RenameNew(at, half, at, filepath.Base(folder))
 	if errors.Is(err, unix.EEXIST) {
 		return targetTaken(folder)
 	}

@@ -8,7 +8,7 @@ import (
 const (
 	stepStage     = "stage"
 	stepProve     = "prove"
-	stepStop      = "stop"
+	stepStop      = StepStop
 	stepStageRest = "stage-rest"
 	stepSwap      = "swap"
 	stepRepoint   = "repoint"
@@ -18,7 +18,7 @@ const (
 	stepClear     = "clear-run-state"
 	stepVerify    = "verify"
 	stepDrop      = "drop-containers"
-	stepStart     = "start"
+	stepStart     = StepStart
 	stepCommit    = StepCommit
 	stepReset     = "reset"
 	stepSmoke     = "smoke-test"
@@ -26,6 +26,12 @@ const (
 
 // StepCommit is the step that removes the old store.
 const StepCommit = "commit"
+
+// StepStop stops podman, and StepStart has it work again.
+const (
+	StepStop  = "stop"
+	StepStart = "start"
+)
 
 // steps is the plan. It depends on the inputs alone, so that the same journal
 // always gives the same plan.

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/storagectl/storagectl/internal/host"
 )
 
 // swap describes a cutover: the parts of From leave the graphroot for old/, the
@@ -263,12 +265,12 @@ func partUsed(part string) (bool, error) {
 
 // move renames and never replaces.
 func move(from, to string) error {
-	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	err := host.RenameNew(unix.AT_FDCWD, from, unix.AT_FDCWD, to)
 	if errors.Is(err, unix.EBUSY) {
 		if err := detachSelf(from); err != nil {
 			return err
 		}
-		err = unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+		err = host.RenameNew(unix.AT_FDCWD, from, unix.AT_FDCWD, to)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot rename %s to %s: %w", from, to, err)

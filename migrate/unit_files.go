@@ -62,11 +62,7 @@ func (w *worker) unitFiles(_ context.Context, a unitArgs, _ func(any)) ([]string
 		if err != nil {
 			return nil, fmt.Errorf("cannot look for unit files: %w", err)
 		}
-		for _, e := range es {
-			if !e.Type().IsRegular() || !strings.HasSuffix(e.Name(), ".service") {
-				continue
-			}
-			path := filepath.Join(dir, e.Name())
+		for _, path := range plainUnitFiles(dir, es) {
 			b, err := readUnit(path)
 			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) { // gone, or none of the owner's
 				continue
@@ -80,6 +76,77 @@ func (w *worker) unitFiles(_ context.Context, a unitArgs, _ func(any)) ([]string
 		}
 	}
 	return found, nil
+}
+
+// plainUnitFiles are the plain files of services in a folder of units, and of the
+// drop-ins of one service each. Those of many (container-.service.d, service.d) name no
+// container.
+func plainUnitFiles(dir string, es []fs.DirEntry) []string {
+	var files []string
+	for _, e := range es {
+		switch name := e.Name(); {
+		case e.Type().IsRegular() && strings.HasSuffix(name, ".service"):
+			files = append(files, filepath.Join(dir, name))
+		case e.IsDir() && strings.HasSuffix(name, ".service.d") && !strings.HasSuffix(name, "-.service.d"):
+			ins, err := os.ReadDir(filepath.Join(dir, name))
+			if err != nil {
+				continue // gone, or none of the owner's
+			}
+			for _, in := range ins {
+				if in.Type().IsRegular() && strings.HasSuffix(in.Name(), ".conf") {
+					files = append(files, filepath.Join(dir, name, in.Name()))
+				}
+			}
+		}
+	}
+	return files
+}
+
+// unitOf is the unit that a unit's file, or a drop-in, is of.
+func unitOf(path string) string {
+	if d := filepath.Base(filepath.Dir(path)); strings.HasSuffix(d, ".service.d") {
+		return strings.TrimSuffix(d, ".d")
+	}
+	return filepath.Base(path)
+}
+
+// unitPID is where a unit expects its pid, and which file says so.
+type unitPID struct {
+	Path string `json:"path"`
+	File string `json:"file,omitempty"`
+}
+
+// unitPIDs asks systemd where units expect their pids.
+func (w *worker) unitPIDs(ctx context.Context, units []string, _ func(any)) (map[string]unitPID, error) {
+	pids := map[string]unitPID{}
+	return pids, w.withBus(ctx, func(b *host.Bus) error {
+		paths, err := b.PIDFiles(ctx, units)
+		for u, p := range paths {
+			file, err := b.PIDFileSource(ctx, u, readUnit)
+			if err != nil {
+				return err
+			}
+			pids[u] = unitPID{p, ownName(unitFileDirs(w.uid), u, file)}
+		}
+		return err
+	})
+}
+
+// ownName is the name under which [worker.unitFiles] tells of a file of systemd's, which
+// may name it through another path to the same folder.
+func ownName(dirs []string, unit, file string) string {
+	theirs, err := os.Stat(file)
+	if err != nil {
+		return file
+	}
+	for _, dir := range dirs {
+		for _, path := range []string{filepath.Join(dir, unit), filepath.Join(dir, unit+".d", filepath.Base(file))} {
+			if ours, err := os.Lstat(path); err == nil && os.SameFile(ours, theirs) {
+				return path
+			}
+		}
+	}
+	return file
 }
 
 // readUnit reads a unit's file. What is no plain file of a unit's size counts as not
@@ -198,13 +265,15 @@ func (s *Session) unitFilesMoved(ctx context.Context) (bool, error) {
 	}
 	var names []string
 	for _, f := range now {
-		if name := filepath.Base(f.Path); !strings.Contains(name, "@.") { // a template is no unit
+		if name := unitOf(f.Path); !strings.Contains(name, "@.") && !slices.Contains(names, name) { // a template is no unit
 			names = append(names, name)
 		}
 	}
-	paths, err := ask[map[string]string](ctx, s, opUnitPIDs, names)
-	for _, p := range paths {
-		if strings.Contains(p, "/"+s.Inputs.Store.Driver+"-containers/") {
+	pids, err := ask[map[string]unitPID](ctx, s, opUnitPIDs, names)
+	for _, p := range pids {
+		// What another file says is not ours; the judgement before has refused the units
+		// of the run's that are so.
+		if strings.Contains(p.Path, "/"+s.Inputs.Store.Driver+"-containers/") && slices.Contains(s.Inputs.UnitFiles, p.File) {
 			return false, err
 		}
 	}
@@ -265,12 +334,17 @@ func (a *Assessment) pidFiles(ctx context.Context, s *Session) error {
 	if a.Inputs.UnitFiles, err = ask[[]string](ctx, s, opUnitFiles, unitArgs{RunRoot: st.RunRoot, Driver: st.Driver}); err != nil || !a.Inputs.Systemd {
 		return err
 	}
-	paths, err := ask[map[string]string](ctx, s, opUnitPIDs, a.Units.Own)
+	pids, err := ask[map[string]unitPID](ctx, s, opUnitPIDs, a.Units.Own)
 	if err != nil {
 		return err
 	}
-	for _, f := range a.Inputs.UnitFiles {
-		delete(paths, filepath.Base(f))
+	paths := map[string]string{}
+	for u, p := range pids {
+		// The file that has the last word is one that the run changes: else a drop-in
+		// from elsewhere would outlive the change of the unit's own file.
+		if !slices.Contains(a.Inputs.UnitFiles, p.File) {
+			paths[u] = p.Path
+		}
 	}
 	if len(a.Units.System) > 0 {
 		err := s.onSystemBus(ctx, func(b *host.Bus) error {

@@ -18,8 +18,10 @@ func TestUnitFiles(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", "")
 	t.Setenv("XDG_RUNTIME_DIR", "/run/user/7")
 	w, dir := &worker{uid: 7}, filepath.Join(home, ".config/systemd/user")
-	if err := os.MkdirAll(filepath.Join(dir, "web.service.d"), 0o755); err != nil {
-		t.Fatal(err)
+	for _, d := range []string{"web.service.d", "container-.service.d"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	id := strings.Repeat("0a", 32)
 	unit := func(line string) string { return "[Service]\nType=forking\n" + line + "\nRestart=always\n" }
@@ -27,13 +29,17 @@ func TestUnitFiles(t *testing.T) {
 		line string
 		mine bool
 	}{
-		"web.service":    {"PIDFile=/run/user/7/containers/vfs-containers/" + id + "/userdata/conmon.pid", true},
-		"short.service":  {"\tPIDFile = %t/containers/vfs-containers/" + id + "/userdata/conmon.pid \r", true},
-		"other.service":  {"PIDFile=/run/user/8/containers/vfs-containers/" + id + "/userdata/conmon.pid", false},
-		"told.service":   {"# PIDFile=/run/user/7/containers/vfs-containers/" + id + "/userdata/conmon.pid", false},
-		"new.service":    {"PIDFile=%t/web.pid", false},
-		"noid.service":   {"PIDFile=/run/user/7/containers/vfs-containers/x/userdata/conmon.pid", false},
-		"web.service.no": {"PIDFile=/run/user/7/containers/vfs-containers/" + id + "/userdata/conmon.pid", false},
+		"web.service":   {"PIDFile=/run/user/7/containers/vfs-containers/" + id + "/userdata/conmon.pid", true},
+		"short.service": {"\tPIDFile = %t/containers/vfs-containers/" + id + "/userdata/conmon.pid \r", true},
+		"other.service": {"PIDFile=/run/user/8/containers/vfs-containers/" + id + "/userdata/conmon.pid", false},
+		"told.service":  {"# PIDFile=/run/user/7/containers/vfs-containers/" + id + "/userdata/conmon.pid", false},
+		"new.service":   {"PIDFile=%t/web.pid", false},
+		"noid.service":  {"PIDFile=/run/user/7/containers/vfs-containers/x/userdata/conmon.pid", false},
+		// A drop-in of one service's; that of many names no container.
+		"web.service.d/pid.conf":          {"PIDFile=%t/containers/vfs-containers/" + id + "/userdata/conmon.pid", true},
+		"container-.service.d/pid.conf":   {"PIDFile=%t/containers/vfs-containers/" + id + "/userdata/conmon.pid", false},
+		"web.service.d/pid.conf.disabled": {"PIDFile=%t/containers/vfs-containers/" + id + "/userdata/conmon.pid", false},
+		"web.service.no":                  {"PIDFile=/run/user/7/containers/vfs-containers/" + id + "/userdata/conmon.pid", false},
 	}
 	mine := 0
 	for name, f := range files {
@@ -91,7 +97,7 @@ func TestUnitFiles(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		known = append(known, UnitFact{Path: p, Before: []byte(unit(files[filepath.Base(p)].line)), After: now})
+		known = append(known, UnitFact{Path: p, Before: []byte(unit(files[strings.TrimPrefix(p, dir+"/")].line)), After: now})
 	}
 	edited := strings.Replace(string(known[0].After), "always", "no", 1)
 	if err := os.WriteFile(known[0].Path, []byte(edited), 0o640); err != nil {

@@ -117,6 +117,37 @@ func TestToVfs(t *testing.T) {
 	}
 }
 
+// TestViewOnFuse: a view is there when it is said to be, also where the stage itself is
+// on FUSE, as ceph-fuse is.
+func TestViewOnFuse(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	f := newOverlay(t, fuseProgram, vfs)
+	top := plain(f)
+	f.image(top, "localhost/plain:1")
+	on := t.TempDir()
+	for _, d := range []string{"lower", "upper", "work", "on"} {
+		must(t, os.Mkdir(filepath.Join(on, d), 0o700))
+	}
+	cmd := exec.CommandContext(t.Context(), fuseProgram, "-o", fmt.Sprintf("lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work", on, on, on), filepath.Join(on, "on"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	t.Cleanup(func() { must(t, unix.Unmount(filepath.Join(on, "on"), unix.MNT_DETACH)) })
+	f.opts.Stage = filepath.Join(on, "on", "s")
+	snap, _, err := readChecked(t.Context(), &f.opts)
+	must(t, err)
+	for range 3 {
+		v, err := f.opts.view(t.Context(), snap.byID[top])
+		must(t, err)
+		if _, err := os.Stat(filepath.Join(v.dir, "etc/passwd")); err != nil {
+			t.Error(err)
+		}
+		must(t, v.close())
+	}
+}
+
 // TestMappedToVfs: a container with ids of its own, in a user namespace, where its layer
 // has them in its files.
 func TestMappedToVfs(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/storagectl/storagectl/internal/brief"
 	"github.com/storagectl/storagectl/internal/host"
 )
 
@@ -102,14 +103,19 @@ func (o *Options) metacopy() bool {
 }
 
 // mountByProgram starts the mount program, which ends with this process or when the
-// mount is taken away; wait returns when it has ended. The mount table tells when
-// the mount is there.
+// mount is taken away; wait returns when it has ended. The mount table tells when to
+// look, and another device that the mount is there: what the folder itself lies on may
+// be FUSE, too (ceph-fuse).
 func (o *Options) mountByProgram(ctx context.Context, lowers []string, dir string) (wait func() error, err error) {
 	table, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
 	defer table.Close()
+	var empty, now unix.Stat_t
+	if err := unix.Lstat(dir, &empty); err != nil {
+		return nil, &pathError{"stat", dir, err}
+	}
 	said := &host.Tail{}
 	cmd := exec.Command(o.Source.Program, "-f", "-o", "lowerdir="+strings.Join(lowers, ":"), dir) //nolint:noctx // it lives until the mount is taken away
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", said, said
@@ -132,7 +138,7 @@ func (o *Options) mountByProgram(ctx context.Context, lowers []string, dir strin
 		case <-time.After(viewDeadline):
 			_ = cmd.Process.Kill() // it may have ended by now
 			<-ended
-			return fmt.Errorf("%s did not end within %s", o.Source.Program, viewDeadline)
+			return fmt.Errorf("%s did not end within %s", o.Source.Program, brief.Time(viewDeadline))
 		}
 	}
 	give := func(err error) (func() error, error) {
@@ -141,11 +147,10 @@ func (o *Options) mountByProgram(ctx context.Context, lowers []string, dir strin
 		return nil, errors.Join(err, unmountView(dir))
 	}
 	for deadline := time.Now().Add(viewDeadline); ; {
-		var fs unix.Statfs_t
-		if err := unix.Statfs(dir, &fs); err != nil {
-			return give(&pathError{"statfs", dir, err})
+		if err := unix.Lstat(dir, &now); err != nil {
+			return give(&pathError{"stat", dir, err})
 		}
-		if fs.Type == unix.FUSE_SUPER_MAGIC {
+		if now.Dev != empty.Dev {
 			return wait, nil
 		}
 		select {
@@ -157,7 +162,7 @@ func (o *Options) mountByProgram(ctx context.Context, lowers []string, dir strin
 			return give(err)
 		}
 		if time.Now().After(deadline) {
-			return give(fmt.Errorf("nothing was mounted within %s: %s", viewDeadline, said))
+			return give(fmt.Errorf("nothing was mounted within %s: %s", brief.Time(viewDeadline), said))
 		}
 		fds := []unix.PollFd{{Fd: int32(table.Fd()), Events: unix.POLLPRI}}
 		if _, err := unix.Poll(fds, 100); err != nil && !errors.Is(err, unix.EINTR) {
