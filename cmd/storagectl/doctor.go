@@ -15,6 +15,7 @@ import (
 	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/internal/host"
 	"github.com/storagectl/storagectl/internal/podman"
+	"github.com/storagectl/storagectl/internal/tell"
 	"github.com/storagectl/storagectl/migrate"
 	"github.com/storagectl/storagectl/verify/doctor"
 )
@@ -37,7 +38,8 @@ Without --user it is about the caller's own store: run as root, the rootful stor
 
 --fix makes those changes that are safe, after it has shown them and asked (--yes: it
 does not ask). They are a run, whose id it tells: storagectl doctor --undo RUN takes them
-back. storagectl history --doctor lists these runs; --undo latest means the last of them.
+back; at a terminal it asks first. storagectl history --doctor lists these runs; --undo
+latest means the last of them.
 
 ` + doctorExitHelp,
 		Example: `  storagectl doctor                              the rootful store, as root; else the caller's own
@@ -45,11 +47,15 @@ back. storagectl history --doctor lists these runs; --undo latest means the last
   storagectl doctor --user hashi --check linger --check subids
   storagectl doctor --user hashi --fix --yes     make the safe changes
   storagectl doctor --undo latest                take them back`,
+		PreRunE: func(*cobra.Command, []string) error {
+			if undo != "" && (fix || len(only) > 0 || user != "") {
+				return usagef("cannot use --undo with --fix, --check or --user")
+			}
+			_, err := pick(a.doctorChecks(), only)
+			return err
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if undo != "" {
-				if fix || len(only) > 0 || user != "" {
-					return usagef("cannot use --undo with --fix, --check or --user")
-				}
 				return a.undoFixes(cmd.Context(), undo)
 			}
 			return a.doctor(cmd.Context(), user, only, fix, all)
@@ -101,6 +107,7 @@ func (a *app) doctor(ctx context.Context, user string, only []string, fix, all b
 	if err != nil {
 		return err
 	}
+	a.configureAnyhow()
 	h, err := a.doctorHost(ctx, user)
 	if err != nil {
 		return err
@@ -122,6 +129,9 @@ func (a *app) doctor(ctx context.Context, user string, only []string, fix, all b
 		}
 	}
 	a.tellResults(h, results, all || len(only) > 0, "doctor")
+	if len(only) == 0 {
+		a.rememberChecks(ctx, h, results)
+	}
 	return outcome(results)
 }
 
@@ -132,7 +142,11 @@ func pick(checks []doctor.Check, only []string) ([]doctor.Check, error) {
 	}
 	for _, o := range only {
 		if !slices.Contains(ids, o) {
-			return nil, usagef("there is no check %q; there are %s", o, strings.Join(ids, ", "))
+			hint := "the checks are " + strings.Join(ids, ", ")
+			if near := tell.Nearest(o, ids); near != "" {
+				hint = fmt.Sprintf("did you mean %q?", near)
+			}
+			return nil, &usageError{&hintedError{fmt.Errorf("there is no check %q", o), hint}}
 		}
 	}
 	if len(only) > 0 {
@@ -161,7 +175,7 @@ func (a *app) doctorHost(ctx context.Context, user string) (*doctor.Host, error)
 		return nil, err
 	}
 	if self := os.Getuid(); self != 0 && uint32(self) != o.UID {
-		return nil, &migrate.Refusal{ID: "not-root", Text: fmt.Sprintf("cannot look: the store of %s can be looked at by root and by %s alone", o.Name, o.Name), Hint: "run it as root, or as that user"}
+		return nil, &migrate.Refusal{ID: "not-root", Text: fmt.Sprintf("cannot look: the store of %s can be looked at by %s alone", o.Name, migrate.Allowed(o)), Hint: "run it as root, or as that user"}
 	}
 	h := &doctor.Host{Owner: o, Runner: r, ConfEnv: migrate.ConfEnv(o), Getenv: os.Getenv, Images: imageDevices(r)}
 	if h.Runs, err = a.dir().List(); err != nil {
@@ -176,7 +190,7 @@ func (a *app) doctorHost(ctx context.Context, user string) (*doctor.Host, error)
 func (a *app) next(runs []string) map[string][]string {
 	all := map[string][]string{}
 	for _, run := range runs {
-		all[run] = []string{"storagectl status " + run}
+		all[run] = []string{paste("storagectl status "+run, a.givenDir)}
 		st, err := engine.Read(a.dir().RunPath(run))
 		if err != nil {
 			continue
@@ -209,6 +223,11 @@ func (a *app) cutover(runs []string, uid uint32) string {
 
 // tellResults writes the table, or its messages; kind is that of the last one.
 func (a *app) tellResults(h *doctor.Host, results []doctor.Result, all bool, kind string) {
+	for _, r := range results {
+		for i, m := range r.Mend {
+			r.Mend[i] = paste(m, a.givenDir)
+		}
+	}
 	m := doctorMessage{User: h.Owner.Name, Outcome: doctor.Worst(results), Checks: len(results)}
 	for _, r := range results {
 		switch r.Outcome {

@@ -85,7 +85,12 @@ func (a *app) fix(ctx context.Context, h *doctor.Host, results []doctor.Result) 
 	if err != nil {
 		return false, err
 	}
-	a.out.note("run " + id + "; storagectl doctor --undo " + id + " takes it back")
+	told := "run " + id + "; storagectl doctor --undo " + id + " takes it back"
+	if a.quiet && !a.json { // nothing else would name it
+		a.out.say(told + "\n")
+	} else {
+		a.out.note(told)
+	}
 	if err := run.Forward(ctx, false); err != nil {
 		return false, fmt.Errorf("cannot fix all: %w; storagectl doctor --undo %s takes back what was done", err, id)
 	}
@@ -144,6 +149,16 @@ func fixSteps(h *doctor.Host, in doctorInputs) []engine.Step {
 	return steps
 }
 
+// undoText tells what taking back a run of --fix would do.
+func undoText(run string, in doctorInputs) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "These changes of run %s, for %s, would be taken back, as far as they stand:\n", run, in.User)
+	for _, c := range in.Changes {
+		fmt.Fprintf(&b, "  %s\n", oneLine(c.Text))
+	}
+	return b.String()
+}
+
 // undoFixes takes back a run of --fix, also one that was cut off.
 func (a *app) undoFixes(ctx context.Context, name string) error {
 	d := a.doctorDir()
@@ -179,6 +194,12 @@ func (a *app) undoFixes(ctx context.Context, name string) error {
 	h, err := a.doctorHost(ctx, in.User)
 	if err != nil {
 		return err
+	}
+	if !a.yes && !a.json && term.IsTerminal(int(a.stdin.Fd())) {
+		a.out.say(undoText(id, in))
+		if err := a.askWord(ctx); err != nil {
+			return err
+		}
 	}
 	outlast()
 	run, err := engine.NewRun(j, fixSteps(h, in), a.out.event)

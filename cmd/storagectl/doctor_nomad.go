@@ -17,8 +17,8 @@ func nomadChecks(*app) []doctor.Check {
 	return []doctor.Check{
 		{
 			ID: "nomad", Group: "nomad", Title: "Nomad's node, its driver, and what the token may",
-			Why:   "A run that moves a store drains the nodes that place containers in it. What the token may not see, Nomad leaves out without a word; a driver that is unhealthy places nothing.",
-			Mends: "Start the agent or podman.socket; give the token the policy that is named; storagectl undrain gives a node back.",
+			Why:   "A run that moves a store drains the nodes that place containers in it. What the token may not see, Nomad leaves out without a word; a driver that is unhealthy places nothing. Who reads a management token from here may do everything in the cluster.",
+			Mends: "Start the agent or podman.socket; give the token the policy that is named, or make one that has no more than that; storagectl undrain gives a node back.",
 			Limit: 15 * time.Second,
 			Look:  lookNomad,
 		},
@@ -66,6 +66,17 @@ func lookNomad(ctx context.Context, h *doctor.Host) doctor.Finding {
 		default:
 			saw = append(saw, n.Name+": eligible, driver healthy")
 		}
+	}
+	all, err := c.Management(ctx)
+	if err != nil {
+		return doctor.Finding{Outcome: doctor.Unknown, Saw: err.Error()}
+	}
+	if all {
+		saw = append(saw, "the token is a management token, which may do everything in the cluster")
+		if f.Outcome == doctor.OK {
+			f.Outcome = doctor.Warning
+		}
+		f.Mend = append(f.Mend, "nomad acl policy apply storagectl FILE, with: "+strings.Join(strings.Fields(drain.Policy(drain.Rights{})), " ")+" (and each namespace with jobs here); then nomad acl token create -name storagectl -policy storagectl")
 	}
 	f.Saw = strings.Join(saw, "; ")
 	return f

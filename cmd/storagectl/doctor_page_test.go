@@ -50,7 +50,8 @@ is no run of ` + "`--fix`" + `.
 
 ` + "`--fix`" + ` shows the changes that are safe, asks (not with ` + "`--yes`" + `), makes them, and looks again. They are one run,
 whose id it tells, with a journal in ` + "`doctor/runs/`" + ` of the [state directory](runs.md#what-lies-where), so that
-` + "`storagectl doctor --undo RUN`" + ` takes them back, also where making them was cut off; ` + "`latest`" + ` is the last of these runs.
+` + "`storagectl doctor --undo RUN`" + ` takes them back, also where making them was cut off; ` + "`latest`" + ` is the last of these runs. At a
+terminal it tells what that would take back, and asks (not with ` + "`--yes`" + `).
 ` + "`storagectl history --doctor`" + ` lists them. Without root, those changes are left out that only root can make: subordinate
 ids, ` + "`/dev/fuse`" + `, ` + "`/`" + ` as a shared mount, and the link of ` + "`docker.sock`" + `. All else is left to you.
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -13,9 +14,11 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/storagectl/storagectl/drain"
+	"github.com/storagectl/storagectl/internal/brief"
 	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/internal/podman"
 	"github.com/storagectl/storagectl/migrate"
+	"github.com/storagectl/storagectl/runbooks"
 )
 
 // nomadFlags are how Nomad is found and its node emptied.
@@ -43,9 +46,39 @@ func outageFlags(f *pflag.FlagSet, o *migrate.Outage) {
 	f.StringVar(&o.Busy.Then, "busy-then", drain.BusyRefuse, "wait on, stop them, or refuse to go on")
 	f.DurationVar(&o.Busy.Grace, "busy-grace", time.Minute, "what a stopped container gets to end by itself")
 	f.Var(hooks{&o.HookBefore}, "hook-before", "a command to run before the drain, in quotes ('prefect work-pool pause mypool') or as a JSON list of words; no shell runs. Again for further ones")
+	f.Var(hooks{&o.HookAfterStop}, "hook-after-stop", "the same once podman is stopped")
+	f.Var(hooks{&o.HookBeforeStart}, "hook-before-start", "the same before podman is started again")
 	f.Var(hooks{&o.HookAfter}, "hook-after", "the same after the return")
 	f.DurationVar(&o.HookTimeout, "hook-timeout", 2*time.Minute, "what each hook gets")
+	f.Var(hooksFrom{f}, runbooks.HooksFlag, "where a runbook's task reads its hooks: -")
+	f.Lookup(runbooks.HooksFlag).Hidden = true
 }
+
+// hooksFrom is a flag that reads hooks from stdin.
+type hooksFrom struct{ flags *pflag.FlagSet }
+
+func (h hooksFrom) Set(text string) error {
+	if text != "-" {
+		return errors.New("it is -")
+	}
+	var words []string
+	if err := json.NewDecoder(os.Stdin).Decode(&words); err != nil {
+		return fmt.Errorf("cannot read the hooks: %w", err)
+	}
+	for pair := range slices.Chunk(words, 2) {
+		name, is := strings.CutPrefix(pair[0], "--hook-")
+		if !is || len(pair) != 2 {
+			return errors.New("cannot read the hooks: they are a list of flags and values")
+		}
+		if err := h.flags.Set("hook-"+name, pair[1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h hooksFrom) Type() string   { return "-" }
+func (h hooksFrom) String() string { return "" }
 
 // hooks is a flag that adds one command each time.
 type hooks struct{ list *[][]string }
@@ -61,12 +94,16 @@ func (h hooks) Set(text string) error {
 func (h hooks) Type() string   { return "command" }
 func (h hooks) String() string { return "" }
 
+func hookCount(o *migrate.Outage) int {
+	return len(o.HookBefore) + len(o.HookAfterStop) + len(o.HookBeforeStart) + len(o.HookAfter)
+}
+
 func checkOutage(o *migrate.Outage) error {
 	switch {
 	case o.Nomad != migrate.NomadAuto && o.Nomad != migrate.NomadOff && !strings.Contains(o.Nomad, "://"):
 		return usagef("cannot use --nomad: it is auto, off, or an address like http://127.0.0.1:4646") // it may have a password in it
-	case o.HookTimeout < 0 || len(o.HookBefore)+len(o.HookAfter) > 0 && o.HookTimeout == 0:
-		return usagef("cannot use --hook-timeout %s: hooks need some time", o.HookTimeout)
+	case o.HookTimeout < 0 || hookCount(o) > 0 && o.HookTimeout == 0:
+		return usagef("cannot use --hook-timeout %s: hooks need some time", brief.Time(o.HookTimeout))
 	case o.Deadline < 0 || o.Grace < 0 || o.Slots < 0:
 		return usagef("cannot use a deadline or a number of slots below zero: nothing is forced")
 	case o.Busy.Then != drain.BusyWait && o.Busy.Then != drain.BusyStop && o.Busy.Then != drain.BusyRefuse:
@@ -81,7 +118,7 @@ func checkOutage(o *migrate.Outage) error {
 	if o.Slots == 0 {
 		o.SlotPath, o.SlotWait = "", 0
 	}
-	if len(o.HookBefore)+len(o.HookAfter) == 0 {
+	if hookCount(o) == 0 {
 		o.HookTimeout = 0
 	}
 	if o.Nomad == migrate.NomadOff {
@@ -102,15 +139,16 @@ no container of Nomad left. "storagectl undrain" gives them back as they were.
 
 ` + exitHelp,
 		Example: "  storagectl drain --user hashi --drain-deadline 10m --reason \"new disk\"\n  storagectl undrain",
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		PreRunE: func(*cobra.Command, []string) error {
 			if err := checkOutage(&migrate.Outage{Nomad: out.Nomad, Deadline: out.Deadline, Grace: out.Grace, Busy: drain.BusyOptions{Then: drain.BusyWait}}); err != nil {
 				return err
 			}
 			if out.Nomad == migrate.NomadOff {
 				return usagef("cannot drain with --nomad off")
 			}
-			return a.drain(cmd.Context(), name, out)
+			return nil
 		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.drain(cmd.Context(), name, out) },
 	}
 	nomadFlags(cmd.Flags(), &out)
 	cmd.Flags().StringVar(&name, "user", "", "the user whose store it is (default: the caller)")
@@ -125,7 +163,7 @@ func (a *app) drain(ctx context.Context, name string, out migrate.Outage) error 
 	}
 	owner, err := podman.LookupOwner(ctx, a.env().Runner, name)
 	if errors.Is(err, podman.ErrNoUser) {
-		return &migrate.Refusal{ID: "no-user", Text: fmt.Sprintf("there is no user %q", name), Hint: "give the name of the user whose store it is"}
+		return &migrate.Refusal{ID: "no-user", Text: fmt.Sprintf("cannot drain: there is no user %q", name), Hint: "give the name of the user whose store it is"}
 	}
 	if err != nil {
 		return err
@@ -135,23 +173,23 @@ func (a *app) drain(ctx context.Context, name string, out migrate.Outage) error 
 	if err != nil {
 		return err
 	}
-	if err := h.refuse(owner.Name); err != nil {
+	if err := h.refuse(owner.Name, a.parent); err != nil {
 		return err
 	}
 	fresh := h == nil
 	if fresh {
 		use, refusal, err := migrate.FindNomad(ctx, cli, out)
 		if err != nil {
-			return err
+			return &hintedError{fmt.Errorf("cannot drain: %w", err), "nothing was changed; see first that podman info works for that user, and that Nomad answers"}
 		}
 		if refusal != nil {
 			refusal.Hint, _, _ = strings.Cut(refusal.Hint, "; --nomad off") // that is for jobs
 			return refusal
 		}
 		if use == nil {
-			return &migrate.Refusal{ID: "no-nomad", Text: "no Nomad agent places containers in this store", Hint: "set NOMAD_ADDR or --nomad URL if there is one"}
+			return &migrate.Refusal{ID: "no-nomad", Text: "cannot drain: no Nomad agent places containers in this store", Hint: "set NOMAD_ADDR or --nomad URL if there is one"}
 		}
-		h = &held{Use: *use, User: owner.Name, Run: "drain-" + began.UTC().Format("20060102T150405Z"), Since: began.UTC()}
+		h = &held{Use: *use, User: owner.Name, Parent: a.parent, Run: "drain-" + began.UTC().Format("20060102T150405Z"), Since: began.UTC()}
 	}
 	h.Returning = false
 	// Before it is acted on: it alone knows what the nodes were.
@@ -171,7 +209,7 @@ func (a *app) drain(ctx context.Context, name string, out migrate.Outage) error 
 		w := drain.WaitOptions{Limit: out.DrainLimit(), Nodes: h.Use.Nodes, Progress: a.drainProgress(),
 			Containers: func(ctx context.Context) ([]string, error) { return migrate.NomadContainers(ctx, cli, o.OwnAlloc) }}
 		if err := c.Wait(ctx, n, o, w); err != nil {
-			return heldOn(err)
+			return a.heldOn(err)
 		}
 		names = append(names, n.Name)
 	}
@@ -188,7 +226,7 @@ func (a *app) setDrains(ctx context.Context, c *drain.Client, h *held, o drain.O
 			if fresh && i == 0 && errors.As(migrate.RefusedBy(err), &r) {
 				return errors.Join(r, a.forgetHeld())
 			}
-			return heldOn(err)
+			return a.heldOn(err)
 		}
 		h.Marks = c.Marks
 		if err := a.writeHeld(h); err != nil {
@@ -198,10 +236,14 @@ func (a *app) setDrains(ctx context.Context, c *drain.Client, h *held, o drain.O
 	return nil
 }
 
-// heldOn is an error of a drain by hand that was set, with what to do about it.
-func heldOn(err error) error {
+// heldOn is an error of a drain that was set, with what to do about it.
+func (a *app) heldOn(err error) error {
+	again := "storagectl drain again"
+	if of := runOf(a.parent); of != "" {
+		again = "storagectl resume " + of
+	}
 	r := &migrate.Refusal{ID: "drain", Text: err.Error(),
-		Hint: "mend the cause, then storagectl drain again; or storagectl undrain gives the node back"}
+		Hint: "mend the cause, then " + again + "; or storagectl undrain gives the node back"}
 	if errors.Is(err, context.Canceled) {
 		r.Text = "the drain goes on in Nomad"
 		return fmt.Errorf("%w: %w", engine.ErrInterrupted, r)
@@ -264,12 +306,9 @@ leaves it so.
 		Example: "  storagectl undrain",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
-			h, err := a.readHeld()
+			h, err := a.toReturn()
 			if err != nil {
 				return err
-			}
-			if h == nil {
-				return &migrate.Refusal{ID: "not-drained", Text: "nothing is drained by \"storagectl drain\"", Hint: "a run gives its nodes back itself: storagectl status"}
 			}
 			if tokenFile != "" {
 				if _, err := os.Stat(tokenFile); err != nil { // an old one that is gone is none; this one was asked for

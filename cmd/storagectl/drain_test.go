@@ -90,16 +90,50 @@ func TestUndrainLeaves(t *testing.T) {
 func TestHeldRefuses(t *testing.T) {
 	_, _, h := drainedByHand(t)
 	var r *migrate.Refusal
-	if err := h.refuse("other"); !errors.As(err, &r) || r.ID != "drained" {
+	if err := h.refuse("other", ""); !errors.As(err, &r) || r.ID != "drained" {
 		t.Errorf("another user: %v", err)
 	}
-	if err := h.refuse(""); !errors.As(err, &r) || r.Hint != "storagectl undrain first, or --nomad off" {
+	if err := h.refuse("", ""); !errors.As(err, &r) || r.Hint != "storagectl undrain first, or --nomad off" {
 		t.Errorf("a migration: %v", err)
 	}
 	h2 := *h
 	h2.User = "" // of an older release
-	if err := errors.Join(h.refuse("hashi"), h2.refuse("hashi"), (*held)(nil).refuse("")); err != nil {
+	if err := errors.Join(h.refuse("hashi", ""), h2.refuse("hashi", ""), (*held)(nil).refuse("", "")); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestHeldByWhom: a runbook neither joins nor gives back what a person or another run
+// has drained, and a person does not join what a run gives back in its turn.
+func TestHeldByWhom(t *testing.T) {
+	a := &app{stateDir: t.TempDir()}
+	const task, undrain, other = "0002-runbook-aaaa/drain", "0002-runbook-aaaa/undrain", "0003-runbook-bbbb/drain"
+	for _, c := range []struct {
+		drained, by    string
+		joins, returns bool
+	}{
+		{"", "", true, true},
+		{"", task, false, false},
+		{task, "", false, true},
+		{task, task, true, true},
+		{task, undrain, true, true},
+		{task, other, false, false},
+	} {
+		h := &held{User: "hashi", Parent: c.drained}
+		if err := a.writeHeld(h); err != nil {
+			t.Fatal(err)
+		}
+		var r *migrate.Refusal
+		if err := h.refuse("hashi", c.by); (err == nil) != c.joins || err != nil && (!errors.As(err, &r) || r.ID != "drained") {
+			t.Errorf("%q drains what %q has drained: %v", c.by, c.drained, err)
+		}
+		a.parent = c.by
+		if _, err := a.toReturn(); (err == nil) != c.returns || err != nil && (!errors.As(err, &r) || r.ID != "not-drained") {
+			t.Errorf("%q gives back what %q has drained: %v", c.by, c.drained, err)
+		}
+		if by, err := a.heldBy(); by != c.drained || err != nil {
+			t.Errorf("held by %q, %v", by, err)
+		}
 	}
 }
 

@@ -2,9 +2,12 @@ package main
 
 import (
 	"errors"
+	"io/fs"
 
 	"github.com/storagectl/storagectl/internal/engine"
+	"github.com/storagectl/storagectl/internal/tell"
 	"github.com/storagectl/storagectl/migrate"
+	"github.com/storagectl/storagectl/runbooks"
 )
 
 // The exit codes. They stand in the help of every command, and never change.
@@ -14,6 +17,7 @@ const (
 	exitUsage       = 2
 	exitRefused     = 3
 	exitUnverified  = 4
+	exitWindow      = 5
 	exitNoRun       = 10
 	exitLocked      = 11
 	exitJournal     = 12
@@ -28,13 +32,15 @@ const exitHelp = `Exit codes:
        and what would lift it)
   4    verification failed; the run can be rolled back. Podman stays down, if it was
        stopped by then
+  5    stopped at a safe point because of the maintenance window; nothing is out of
+       service, and resume goes on in the next window
   10   no such run
-  11   another run holds this store
-  12   the journal is damaged, or the plan changed since
+  11   another run holds this store, or another runbook is at work
+  12   the journal or the audit is damaged, or the plan changed since
   130  interrupted; the run can be resumed`
 
-// doctorExitHelp and verifyExitHelp are the same for the commands that judge: there
-// is mostly no run to go on with.
+// doctorExitHelp and those below it are the same for the commands that are no runs:
+// there is mostly nothing to go on with.
 const (
 	doctorExitHelp = `Exit codes:
   0    all is well
@@ -56,6 +62,14 @@ const (
   10   no such run
   12   the journal of the run is damaged
   130  interrupted`
+
+	pruneExitHelp = `Exit codes:
+  0    done, or shown; what came into use meanwhile was left
+  1    something could not be removed, or not be looked at; the rest was
+  2    wrong usage
+  3    refused before anything was removed (the reason, and what would lift it)
+  11   a run holds this store
+  130  interrupted; what was removed until then is told`
 )
 
 func exitCode(err error) int {
@@ -64,7 +78,9 @@ func exitCode(err error) int {
 		refusal *migrate.Refusal
 		step    *engine.StepError
 		damaged *engine.DamagedError
+		broken  *tell.BrokenError
 		outcome *outcomeError
+		task    *runbooks.TaskError
 	)
 	switch {
 	case err == nil:
@@ -77,16 +93,31 @@ func exitCode(err error) int {
 		return exitNoRun
 	case errors.Is(err, engine.ErrLocked):
 		return exitLocked
-	case errors.As(err, &damaged), errors.Is(err, engine.ErrPlanChanged):
+	case errors.As(err, &damaged), errors.As(err, &broken), errors.Is(err, engine.ErrPlanChanged):
 		return exitJournal
 	case errors.Is(err, engine.ErrInterrupted):
 		return exitInterrupted
+	case errors.As(err, &task):
+		return taskCode(task.Code)
 	case errors.Is(err, migrate.ErrVerification):
 		return exitUnverified
+	case errors.Is(err, engine.ErrPaused) && !errors.As(err, &step): // else what was out of service may still be
+		return exitWindow
 	case errors.As(err, &step): // a step's refusal was not undone: something is left to do
 		return exitFailed
 	case errors.As(err, &refusal), errors.Is(err, engine.ErrNoWayBack), errors.Is(err, engine.ErrRollingBack):
 		return exitRefused
+	}
+	return exitFailed
+}
+
+// taskCode is the exit code of a runbook that stopped at a task: the task's own where
+// it says more than that a step failed. What a task refuses leaves the runbook's run
+// where it can be resumed.
+func taskCode(code int) int {
+	switch code {
+	case exitUnverified, exitWindow, exitLocked:
+		return code
 	}
 	return exitFailed
 }
@@ -108,11 +139,22 @@ type hintedError struct {
 
 func (e *hintedError) Unwrap() error { return e.error }
 
+// usageHint stands for the help of the command that was run.
+const usageHint = "see --help"
+
 // hint tells what the operator can do about an error.
 func hint(err error, code int) string {
 	var refusal *migrate.Refusal
 	if errors.As(err, &refusal) && refusal.Hint != "" {
 		return refusal.Hint
+	}
+	var broken *tell.BrokenError
+	if errors.As(err, &broken) {
+		return "compare it with a copy, or with the hash that was told last (STORAGECTL_AUDIT in systemd's journal, audit in a notification); runs go on, and are told to it"
+	}
+	var task *runbooks.TaskError
+	if errors.As(err, &task) && task.Hint != "" {
+		return task.Hint
 	}
 	var hinted *hintedError
 	if errors.As(err, &hinted) {
@@ -135,8 +177,11 @@ func hint(err error, code int) string {
 		return dockerHint(err)
 	}
 	var ofRun *runError
-	if !errors.As(err, &ofRun) && (code == exitFailed || code == exitInterrupted) {
-		return "" // there is no run to go on with
+	if !errors.As(err, &ofRun) && (code == exitFailed || code == exitInterrupted) { // there is no run to go on with
+		if errors.Is(err, fs.ErrPermission) {
+			return "run it as root, or as the user whose file or folder that is"
+		}
+		return ""
 	}
 	if ofRun != nil && ofRun.final {
 		switch code {
@@ -149,14 +194,16 @@ func hint(err error, code int) string {
 		}
 	}
 	switch code {
+	case exitWindow:
+		return windowHint(err)
 	case exitFailed:
 		return "storagectl status shows where it stands; then storagectl resume or storagectl rollback"
 	case exitUnverified:
 		return "storagectl rollback puts the old store back; storagectl resume checks again"
 	case exitUsage:
-		return "see --help"
+		return usageHint
 	case exitNoRun:
-		return "storagectl history lists the runs; those that root began are in /var/lib/storagectl, a user's own in ~/.local/state/storagectl (--state-dir)"
+		return "storagectl history lists the runs; those that root began are in /var/lib/storagectl, a user's own in ~/.local/state/storagectl, and only that user sees them"
 	case exitLocked:
 		return "wait for the other run to end; storagectl status shows it"
 	case exitJournal:

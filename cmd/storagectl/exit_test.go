@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"testing"
 
@@ -24,6 +25,7 @@ func TestExit(t *testing.T) {
 	}{
 		{"nothing", nil, exitOK, ""},
 		{"no run is begun", plain, exitFailed, ""},
+		{"no rights", fmt.Errorf("cannot list runs: %w", fs.ErrPermission), exitFailed, "run it as root"},
 		{"a step", &runError{error: step}, exitFailed, "storagectl resume"},
 		{"a run that cannot be taken up", &runError{error: plain}, exitFailed, "storagectl status"},
 		{"the commit", &runError{error: &engine.StepError{Step: migrate.StepCommit, Err: plain}}, exitFailed, "the store is in use and whole"},
@@ -41,6 +43,8 @@ func TestExit(t *testing.T) {
 		{"a step after the reset", &runError{error: step, final: true}, exitFailed, "no way back: mend the cause, then storagectl resume"},
 		{"verification after the reset", &runError{error: fmt.Errorf("%w: no", migrate.ErrVerification), final: true}, exitUnverified, "no way back"},
 		{"Ctrl-C where there is no run", fmt.Errorf("%w; nothing was changed", engine.ErrInterrupted), exitInterrupted, ""},
+		{"a window that is closed", &runError{error: &migrate.ClosedError{Why: "the maintenance window is closed"}}, exitWindow, "resume --now goes on at once"},
+		{"a window that is closed, and a way back that failed", &runError{error: errors.Join(step, &migrate.ClosedError{Why: "closed"})}, exitFailed, "storagectl resume"},
 		{"Ctrl-C after the reset", &runError{error: engine.ErrInterrupted, final: true}, exitInterrupted, "no way back"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -17,17 +17,19 @@ import (
 func TestHelp(t *testing.T) {
 	fresh := func() *cobra.Command { return newRoot(&app{stdout: io.Discard, stderr: io.Discard}) }
 	root := fresh()
-	for _, c := range append(root.Commands(), root) {
+	for _, c := range append(below(root), root) {
 		if c.Hidden || c.Name() == "help" || c.Name() == "completion" {
 			continue
 		}
-		t.Run(c.Name(), func(t *testing.T) {
+		t.Run(c.CommandPath(), func(t *testing.T) {
 			exits := exitHelp
 			switch c.Name() {
 			case "doctor":
 				exits = doctorExitHelp
 			case "verify":
 				exits = verifyExitHelp
+			case "prune":
+				exits = pruneExitHelp
 			}
 			if c.Short == "" || !strings.HasSuffix(c.Long, exits) || !strings.HasPrefix(c.Long, c.Name()+" ") {
 				t.Errorf("its help is not whole: %q", c.Long)
@@ -67,7 +69,7 @@ func TestHelpGroups(t *testing.T) {
 	}
 	seen := map[string]bool{}
 	root := newRoot(&app{stdout: io.Discard, stderr: io.Discard})
-	for _, c := range append(root.Commands(), root) {
+	for _, c := range append(below(root), root) {
 		if c.Hidden {
 			continue
 		}
@@ -84,6 +86,9 @@ func TestHelpGroups(t *testing.T) {
 		}
 		for _, flags := range []*pflag.FlagSet{c.LocalFlags(), c.InheritedFlags()} {
 			flags.VisitAll(func(f *pflag.Flag) {
+				if f.Hidden {
+					return
+				}
 				seen[f.Name] = true
 				if group[f.Name] == "" || told[f.Name] != group[f.Name] {
 					t.Errorf("%s tells of --%s under %q, want %q: flagGroups has the groups", c.Name(), f.Name, told[f.Name], group[f.Name])

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/storagectl/storagectl/drain"
+	"github.com/storagectl/storagectl/internal/report"
 	"github.com/storagectl/storagectl/migrate"
 	"github.com/storagectl/storagectl/verify/doctor"
 )
@@ -40,13 +41,22 @@ func TestJSONIsDocumented(t *testing.T) {
 		{"progress", migrate.Progress{}, part("**`progress`**", "**`note`**")},
 		{"result", resultMessage{}, part("## result", "## plan, already")},
 		{"plan", migrate.Assessment{}, part("## plan, already", "## status, run")},
-		{"status", statusMessage{}, part("## status, run", "## check, doctor, verify")},
+		{"status", statusMessage{}, part("## status, run", "## report")},
+		{"report", report.Data{}, part("## report", "## check, doctor, verify")},
+		{"written", writtenMessage{}, part("## What each command ends with", "## While a run")},
 		{"drained", held{}, part("## What each command ends with", "## While a run")},
-		{"check", doctor.Result{}, part("## check, doctor, verify", "## nothing")},
-		{"doctor", doctorMessage{}, part("## check, doctor, verify", "## nothing")},
-		{"differences", differencesMessage{}, part("## check, doctor, verify", "## nothing")},
-		{"fix", fixMessage{}, part("## check, doctor, verify", "## nothing")},
-		{"manifest", manifestMessage{}, part("## check, doctor, verify", "## nothing")},
+		{"check", doctor.Result{}, part("## check, doctor, verify", "## runbook, valid")},
+		{"doctor", doctorMessage{}, part("## check, doctor, verify", "## runbook, valid")},
+		{"differences", differencesMessage{}, part("## check, doctor, verify", "## runbook, valid")},
+		{"fix", fixMessage{}, part("## check, doctor, verify", "## runbook, valid")},
+		{"manifest", manifestMessage{}, part("## check, doctor, verify", "## runbook, valid")},
+		{"prune", pruneMessage{}, part("## prune", "## runbook, valid")},
+		{"audit", auditMessage{}, part("## What each command ends with", "## While a run")},
+		{"metrics", sample{}, part("## What each command ends with", "## While a run")},
+		{"task", taskMessage{}, part("**`task`**", "**`note`**")},
+		{"runbook", showMessage{}, part("## runbook, valid, show", "## nothing")},
+		{"runbook-result", runbookResult{}, part("## runbook, valid, show", "## nothing")},
+		{"installed", installedMessage{}, part("## What each command ends with", "## While a run")},
 		{"cluster", drain.Slot{}, part("## What each command ends with", "## While a run")},
 	} {
 		t.Run(c.name, func(t *testing.T) {

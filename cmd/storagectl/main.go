@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/storagectl/storagectl/internal/sdnotify"
 	"github.com/storagectl/storagectl/migrate/convert"
 	"golang.org/x/sys/unix"
 )
@@ -31,6 +33,7 @@ func main() {
 }
 
 func run() int {
+	notify := sdnotify.Take()
 	sweep := newSweep()
 	defer sweep.close()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -40,8 +43,11 @@ func run() int {
 	context.AfterFunc(ctx, stop)
 
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, point: sweep.point}
+	a.life = &life{notify: notify, alive: a.alive}
 	cmd := newRoot(a)
-	err := cmd.ExecuteContext(ctx)
+	at, err := cmd.ExecuteContextC(ctx)
+	err = cmp.Or(err, a.wrong)
+	a.path = at.CommandPath()
 	code := exitCode(err)
 	if err != nil && !errors.Is(err, errTold) {
 		a.tellError(err, code)
@@ -68,4 +74,9 @@ func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(fo
 var errTold = errors.New("told")
 
 // told gives an error that still decides the exit code, but is not printed again.
-func told(err error) error { return fmt.Errorf("%w%w", errTold, err) }
+func told(err error) error {
+	if errors.Is(err, errTold) {
+		return err
+	}
+	return fmt.Errorf("%w%w", errTold, err)
+}

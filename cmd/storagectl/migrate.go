@@ -13,6 +13,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/storagectl/storagectl/internal/engine"
+	"github.com/storagectl/storagectl/internal/tell"
 	"github.com/storagectl/storagectl/migrate"
 	"github.com/storagectl/storagectl/verify"
 	"github.com/storagectl/storagectl/verify/dockerapi"
@@ -46,6 +47,10 @@ again. --containers refuse leaves a store with containers alone, --containers
 discard removes them. With --containers checkpoint what runs in the rootful store
 goes on with its memory, where CRIU can work.
 
+--window says when the host may be out of service: staging begins at once, podman is
+stopped only while the window is open and long enough. Else the run stops before
+that with exit 5, and resume goes on in the next window.
+
 --migrate-db also moves podman's database from BoltDB, which podman 6 cannot
 read, to SQLite: a step of its own, with the old database kept. Where the store
 is on the driver already, that is all that is done. It takes podman 5.8.
@@ -62,15 +67,13 @@ stays so until the run is resumed or rolled back.
   storagectl migrate --to vfs --user hashi --dry-run       how much room vfs would take, and how long it takes
   storagectl migrate --to overlay --user hashi --yes --slots 1 --drain-deadline 10m --canary localhost/base:1
                                                            on a Nomad client: one node at a time, tried by a job`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			if req.Images == migrate.Discard && !cmd.Flags().Changed("containers") {
 				req.Containers = migrate.Refuse // to lose them takes a word of its own
 			}
-			if err := errors.Join(checkRequest(req), checkOutage(&req.Outage)); err != nil {
-				return err
-			}
-			return a.job(cmd.Context(), req, dryRun)
+			return errors.Join(checkRequest(req), checkOutage(&req.Outage), checkWindow(req))
 		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.job(cmd.Context(), req, dryRun) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&req.To, "to", "", "the driver to convert to: overlay (mounted by the kernel) or vfs")
@@ -82,6 +85,7 @@ stays so until the run is resumed or rolled back.
 	f.BoolVar(&req.MigrateDB, "migrate-db", false, "move podman's database from BoltDB to SQLite, too (podman 5.8 and later)")
 	f.BoolVar(&req.Commit, "commit", false, "remove the old store at the end; there is no rollback then")
 	outageFlags(f, &req.Outage)
+	windowFlags(f, &req)
 	f.BoolVar(&dryRun, "dry-run", false, "show the plan and write nothing at all")
 	return cmd
 }
@@ -110,7 +114,11 @@ func checkRequest(r migrate.Request) error {
 
 // job judges a request, and does it on the operator's word.
 func (a *app) job(ctx context.Context, req migrate.Request, dryRun bool) error {
+	if err := a.configure(); err != nil {
+		return err
+	}
 	began := time.Now()
+	req.Parent = a.parent
 	verb := migrate.Inputs{Request: req}.Job()
 	plan, err := migrate.Assess(ctx, a.env(), req)
 	if err != nil {
@@ -124,7 +132,7 @@ func (a *app) job(ctx context.Context, req migrate.Request, dryRun bool) error {
 	if err != nil {
 		return err
 	}
-	if r := (*migrate.Refusal)(nil); plan.Inputs.Nomad != nil && errors.As(h.refuse(""), &r) {
+	if r := (*migrate.Refusal)(nil); plan.Inputs.Nomad != nil && errors.As(h.refuse("", ""), &r) {
 		plan.Refusals = append(plan.Refusals, *r)
 	}
 	if len(plan.Refusals) > 0 {
@@ -155,9 +163,11 @@ func (a *app) job(ctx context.Context, req migrate.Request, dryRun bool) error {
 	return a.goOn(ctx, s, began, func() error { return s.Forward(ctx, req.Commit) })
 }
 
-// goOn runs a session and tells how it ended.
+// goOn runs a session and tells how it ended: who called it first, then the world.
 func (a *app) goOn(ctx context.Context, s *migrate.Session, began time.Time, run func() error) error {
 	outlast()
+	a.life.begin(ctx, s.Inputs.Patience)
+	a.news = a.hear(s.Journal(), tell.Event{Owner: s.Inputs.Owner.Name, Store: s.Inputs.Store.GraphRoot})
 	err := run()
 	final, _ := migrate.NoWayBack(s.State()) // its plan was read when it was taken up
 	if err != nil && s.State().Phase == engine.PhaseRolledBack {
@@ -172,10 +182,20 @@ func (a *app) goOn(ctx context.Context, s *migrate.Session, began time.Time, run
 	} else if s.Stopped() {
 		a.out.note(fmt.Sprintf("podman of %s stays stopped until the run is resumed or rolled back", s.Inputs.Owner.Name))
 	}
-	if err = errors.Join(err, s.Close()); err != nil {
-		return &runError{err, final}
+	code := exitOK
+	var why error
+	if err != nil {
+		why = &runError{err, final}
+		code = exitCode(why)
+		a.tellError(why, code)
+		why = told(why)
 	}
-	return nil
+	a.news.end(ctx, code, err)
+	if err := s.Close(); err != nil && why == nil {
+		why = &runError{err, final}
+	}
+	a.news.last(ctx)
+	return why
 }
 
 // confirm shows the plan and asks for a word.
@@ -258,6 +278,7 @@ func (a *app) tellEnd(ctx context.Context, s *migrate.Session, began time.Time) 
 		if m.Reclaimable, err = s.Reclaimable(ctx); err != nil {
 			return err
 		}
+		a.rememberReclaim(s.ID, m.Reclaimable)
 		if in.DatabaseOnly() {
 			fmt.Fprintf(&b, "Podman's database of %s is SQLite now: every container, pod and volume compared and found.\n", in.Owner.Name)
 			b.WriteString(downText(verified, started, time.Since(st.Started()), time.Since(began)))
@@ -332,6 +353,9 @@ func planText(p *migrate.Assessment) string {
 		fmt.Fprintf(&b, "Migrate the store of %s (podman %s) from %s to %s\n\n", in.Owner.Name, in.Podman, in.From(), in.To())
 	}
 	fmt.Fprintf(&b, "  graphroot  %s (%s, %s free)\n", oneLine(in.Store.GraphRoot), p.Look.FSType, migrate.Bytes(p.Look.FreeBytes))
+	if p.Window != nil {
+		b.WriteString(p.Window.Text())
+	}
 	if e.Images > 0 || e.Layers > 0 {
 		fmt.Fprintf(&b, "  holds      %s (%d without a name), %s, %s, %s\n", migrate.Count(e.Images, "image", "images"), e.Dangling,
 			migrate.Count(e.Layers, "layer", "layers"), migrate.Count(e.Entries, "entry", "entries"), migrate.Bytes(e.Bytes))

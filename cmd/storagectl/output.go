@@ -31,7 +31,9 @@ type output struct {
 	out, err io.Writer
 	json     bool
 	quiet    bool
-	tty      bool // err is a terminal that can redraw a line
+	tty      bool   // err is a terminal that can redraw a line
+	stateDir string // of [paste]
+	logged   bool   // err is systemd's journal, which is told of steps with their fields
 
 	// How wide the terminals behind out and err are now; 0: no terminal.
 	outWidth, errWidth func() int
@@ -45,11 +47,13 @@ type output struct {
 	lastLog time.Time
 	heard   time.Time // when there was progress last
 	doing   string    // the step under way
-	endBeat context.CancelFunc
+	// When the task of a runbook began that is under way.
+	taskBegan time.Time
+	endBeat   context.CancelFunc
 }
 
 func newOutput(a *app) *output {
-	o := &output{out: a.stdout, err: a.stderr, json: a.json, quiet: a.quiet, endBeat: func() {},
+	o := &output{out: a.stdout, err: a.stderr, json: a.json, quiet: a.quiet, endBeat: func() {}, stateDir: a.givenDir,
 		outWidth: func() int { return columns(a.stdout) }, errWidth: func() int { return columns(a.stderr) }}
 	if !o.json {
 		o.out = printable{a.stdout}
@@ -172,6 +176,7 @@ func (o *output) close() {
 
 // note tells something worth knowing.
 func (o *output) note(text string) {
+	text = paste(text, o.stateDir)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.json {
@@ -186,9 +191,18 @@ func (o *output) note(text string) {
 	}
 }
 
+// after tells something when the result was told already. As a message it would be
+// taken for the end: there it is left out.
+func (o *output) after(text string) {
+	if !o.json {
+		o.note(text)
+	}
+}
+
 // fail tells an error and what can be done about it; policy is lines that go
 // with the hint, to be copied.
 func (o *output) fail(text, hint string, code int, id, policy string) {
+	text, hint = paste(text, o.stateDir), paste(hint, o.stateDir)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.endStep()
@@ -224,14 +238,14 @@ func (o *output) result(kind string, v any, text string) {
 		o.message(kind, v)
 		return
 	}
-	fmt.Fprint(o.out, wrap(text, o.outWidth()))
+	fmt.Fprint(o.out, wrap(paste(text, o.stateDir), o.outWidth()))
 }
 
 // say writes what people read and programs do not.
 func (o *output) say(text string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	fmt.Fprint(o.out, wrap(text, o.outWidth()))
+	fmt.Fprint(o.out, wrap(paste(text, o.stateDir), o.outWidth()))
 }
 
 // printable passes text on without what would steer a terminal: names, paths and

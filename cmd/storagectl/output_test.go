@@ -11,6 +11,7 @@ import (
 
 	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/migrate"
+	"github.com/storagectl/storagectl/runbooks"
 )
 
 // TestClean: text of other people's making cannot steer the terminal, nor turn
@@ -114,6 +115,8 @@ func TestStepLinesFit(t *testing.T) {
 			engine.EventDone, "verify against the manifest and run a container", false, 60,
 			" 3/11 verify against the manifest and run a container\n                                             done     12.0 s",
 		},
+		{runbooks.EventLeftOut, "look", false, 60, " 3/11 look                                   left out"},
+		{runbooks.EventKept, "look", true, 60, " 3/11 take back: look                        left as it is"},
 		{engine.EventRedo, "stop podman", false, 60, " 3/11 stop podman no longer holds, doing it again"},
 		{engine.EventRedo, "stop podman", false, 40, " 3/11 stop podman no longer holds, doing\n      it again"},
 	} {
@@ -203,5 +206,20 @@ func TestAmount(t *testing.T) {
 		if got := amount(p); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
+	}
+}
+
+// TestToldElsewhere: where stderr is systemd's journal, and that is told of steps with
+// their fields, they do not stand there twice; all else does stand there.
+func TestToldElsewhere(t *testing.T) {
+	o, text := paper(t, 0)
+	o.logged = true
+	for _, k := range []engine.EventKind{engine.EventBegin, engine.EventDone, engine.EventRedo, engine.EventFailed} {
+		o.event(engine.Event{Kind: k, Step: engine.Step{Name: "stop", Title: "stop podman"}, Total: 1})
+	}
+	o.note("a note")
+	o.close()
+	if text.String() != "note: a note\n" {
+		t.Errorf("%q", text)
 	}
 }

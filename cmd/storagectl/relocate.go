@@ -33,10 +33,12 @@ image of Ceph, made if --size is given, and mapped here alone: it is refused whi
 any other host has it. If the store is on that image already, and --size is larger,
 image and filesystem grow; nothing is copied then. With --cephfs the store gets a
 folder of its own in a folder of CephFS; that cannot hold overlay natively, so it is
-for stores on vfs, or with --driver fuse-overlayfs.
+for stores on vfs, or with --driver fuse-overlayfs or --driver vfs. A subvolume of
+CephFS, FS:@GROUP/NAME, is made where it is not there only with --make-subvolume.
 
 With --to overlay a store on vfs is converted on its way, and needs only the room that
-overlay needs.
+overlay needs. With --driver vfs a store on overlay is, to any target, and needs many
+times the room that it has: the plan says how much.
 
 After a boot a line in /etc/fstab mounts the store, or units of systemd's where others
 than root can change the path: when it is first used, or with --mount boot at boot.
@@ -44,7 +46,11 @@ than root can change the path: when it is first used, or with --mount boot at bo
 A store that stands on a mount of its own is moved likewise, and the mount goes. With
 --path and the folder that the graphroot lies in it comes home: a plain folder again.
 (Not from a mount of NFS or FUSE, nor of CephFS that storagectl has not made; and not
-with --to.)
+converted on the way.)
+
+--window says when the host may be out of service: the copy begins at once, podman is
+stopped only while the window is open and long enough. Else the run stops before
+that with exit 5, and resume goes on in the next window.
 
 Sizes are in units of 1000: 100G is 100 000 000 000 bytes. (rbd's own are of 1024.)
 
@@ -59,6 +65,8 @@ so until the run is resumed or rolled back.
 		Example: `  storagectl relocate --rbd pool/img --size 100G --user hashi --dry-run   onto an image of Ceph
   storagectl relocate --rbd pool/img --size 200G --user hashi   make the image larger that the store is on
   storagectl relocate --cephfs cephfs:/stores --user hashi --dry-run     into a folder of CephFS
+  storagectl relocate --cephfs cephfs:@stores/hashi --make-subvolume --size 100G --user hashi --dry-run   a subvolume for it
+  storagectl relocate --cephfs cephfs:/stores --driver vfs --user hashi --yes   from overlay to vfs on the way
   storagectl relocate --device /dev/sdb --user hashi --dry-run    a disk for the store alone
   storagectl relocate --device /dev/sdb --to overlay --user hashi --yes   from vfs to overlay on the way
   storagectl relocate --path /srv/disk --user hashi --dry-run   show the plan, change nothing
@@ -67,7 +75,7 @@ so until the run is resumed or rolled back.
   storagectl relocate --path /var/lib/containers --dry-run      the rootful store home again from its mount
   storagectl relocate --path /home/hashi/.local/share/containers --user hashi --dry-run   a user's store home again
   storagectl relocate --path /srv/disk --yes --rate 50M         copy 50 MB a second at most beside live work`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		PreRunE: func(*cobra.Command, []string) error {
 			var err error
 			if req.Relocate.Rate, err = bytesOf(rate); err != nil {
 				return usagef("cannot use --rate %q: it is a number of bytes a second, with k, M or G (of 1000) if you like", rate)
@@ -75,19 +83,19 @@ so until the run is resumed or rolled back.
 			if req.Relocate.Size, err = bytesOf(size); err != nil {
 				return usagef("cannot use --size %q: it is a number of bytes, with k, M, G or T (of 1000) if you like", size)
 			}
-			if err := errors.Join(checkRelocation(req), checkOutage(&req.Outage)); err != nil {
-				return err
-			}
-			return a.job(cmd.Context(), req, dryRun)
+			return errors.Join(checkRelocation(req), checkOutage(&req.Outage), checkWindow(req))
 		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.job(cmd.Context(), req, dryRun) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&req.Relocate.Path, "path", "", "a folder of root's on the filesystem that the store is to go to; or the folder that a mounted graphroot lies in")
 	f.StringVar(&req.Relocate.Device, "device", "", "a block device for the store alone: a path, UUID=… or LABEL=… of an empty filesystem, PARTUUID=… or PARTLABEL=…")
 	f.StringVar(&req.Relocate.RBD, "rbd", "", "an image of Ceph for the store alone: POOL/IMAGE or POOL/NAMESPACE/IMAGE")
-	f.StringVar(&size, "size", "0", "size of an image that is to be made; or, larger than it is, of the image that the store is on already (100G)")
+	f.StringVar(&size, "size", "0", "size of an image that is to be made; or, larger than it is, of the image that the store is on already (100G); or with --make-subvolume its quota")
 	f.BoolVar(&req.Relocate.TakeOver, "take-over", false, "take the image from a dead holder: shut that client out of the cluster, and break its lock")
 	f.StringVar(&req.Relocate.CephFS, "cephfs", "", "a folder of CephFS, FS:/PATH, or a subvolume, FS:@GROUP/NAME, in which the store gets a folder of its own")
+	f.BoolVar(&req.Relocate.MakeSubvolume, "make-subvolume", false, "make the subvolume of --cephfs FS:@GROUP/NAME where it is not there, with --size as its quota")
+	f.BoolVar(&req.Relocate.MakeGroup, "make-group", false, "with --make-subvolume: make its group, too")
 	f.StringVar(&req.Relocate.Mounter, "mounter", "", "kernel or fuse, what mounts CephFS (default: kernel where it has the client)")
 	f.StringVar(&req.Relocate.DataPool, "data-pool", "", "a pool for the data of an image that is made (erasure coding)")
 	f.StringVar(&req.Relocate.Mapper, "mapper", "", "krbd, nbd or fuse, what makes the image a device (default: krbd where the kernel has it, else fuse)")
@@ -97,8 +105,8 @@ so until the run is resumed or rolled back.
 	f.StringVar(&req.Relocate.FS, "fs", "xfs", "the filesystem to make on the device or image: xfs or ext4")
 	f.BoolVar(&req.Relocate.Format, "format", false, "make the filesystem anew where one is that holds no files")
 	f.StringVar(&req.To, "to", "", "the driver to convert to on the way: overlay (default: the store's own)")
-	f.BoolVar(&req.KeepDamaged, "keep-damaged", false, "with --to: carry damaged images over as they are")
-	f.StringVar(&req.Relocate.Driver, "driver", "", "on a target that cannot hold overlay natively: fuse-overlayfs, or vfs for a store that is on vfs")
+	f.BoolVar(&req.KeepDamaged, "keep-damaged", false, "with --to or --driver vfs: carry damaged images over as they are")
+	f.StringVar(&req.Relocate.Driver, "driver", "", "on a target that cannot hold overlay natively: fuse-overlayfs; or vfs, to which a store on overlay is converted on its way, and takes many times the room")
 	f.StringVar(&req.User, "user", "", "the user whose store it is (default: the rootful store)")
 	f.StringVar(&req.Containers, "containers", migrate.Keep, "keep them (what ran is stopped, and started again), or refuse to go on while there are any")
 	f.StringVar(&req.Relocate.Mount, "mount", migrate.MountAuto, "automount (when it is first used) or boot")
@@ -106,6 +114,7 @@ so until the run is resumed or rolled back.
 	f.StringVar(&req.SmokeImage, "smoke-image", "", "an image of the store to run as a test (default: a tiny one that comes with storagectl)")
 	f.BoolVar(&req.Commit, "commit", false, "remove the old store at the end; there is no rollback then")
 	outageFlags(f, &req.Outage)
+	windowFlags(f, &req)
 	f.BoolVar(&dryRun, "dry-run", false, "show the plan and write nothing at all")
 	return cmd
 }
@@ -121,9 +130,9 @@ func checkRelocation(r migrate.Request) error {
 	case targets != 1:
 		return usagef("cannot relocate to %d targets: say one of --path DIR, --device DEVICE, --rbd POOL/IMAGE or --cephfs FS:/PATH", targets)
 	case r.To != "" && r.To != "overlay":
-		return usagef("cannot convert to %q: overlay is the only driver to convert to", r.To)
-	case r.KeepDamaged && r.To == "":
-		return usagef("cannot use --keep-damaged without --to: what is only copied is copied as it is")
+		return usagef("cannot convert to %q with --to: it is overlay; --driver vfs converts to vfs", r.To)
+	case r.KeepDamaged && r.To == "" && r.Relocate.Driver != migrate.DriverVFS:
+		return usagef("cannot use --keep-damaged without --to or --driver vfs: what is only copied is copied as it is")
 	case r.Relocate.Mounter != "" && r.Relocate.CephFS == "":
 		return usagef("cannot use --mounter without --cephfs")
 	case r.Relocate.Mounter != "" && r.Relocate.Mounter != "kernel" && r.Relocate.Mounter != "fuse":
@@ -138,8 +147,14 @@ func checkRelocation(r migrate.Request) error {
 		return usagef("cannot use --driver %q: it is fuse-overlayfs or vfs", r.Relocate.Driver)
 	case r.Relocate.Format && r.Relocate.Path+r.Relocate.CephFS != "":
 		return usagef("cannot use --format with --path or --cephfs: nothing is formatted there")
-	case r.Relocate.RBD == "" && (r.Relocate.Size > 0 || r.Relocate.DataPool != "" || r.Relocate.TakeOver || r.Relocate.Mapper != ""):
-		return usagef("cannot use --size, --data-pool, --mapper or --take-over without --rbd")
+	case r.Relocate.MakeSubvolume && !strings.Contains(r.Relocate.CephFS, ":@"):
+		return usagef("cannot use --make-subvolume without --cephfs FS:@GROUP/NAME")
+	case r.Relocate.MakeGroup && (!r.Relocate.MakeSubvolume || !strings.Contains(r.Relocate.CephFS, "/")):
+		return usagef("cannot use --make-group without --make-subvolume and --cephfs FS:@GROUP/NAME")
+	case r.Relocate.RBD == "" && r.Relocate.Size > 0 && !r.Relocate.MakeSubvolume:
+		return usagef("cannot use --size without --rbd or --make-subvolume")
+	case r.Relocate.RBD == "" && (r.Relocate.DataPool != "" || r.Relocate.TakeOver || r.Relocate.Mapper != ""):
+		return usagef("cannot use --data-pool, --mapper or --take-over without --rbd")
 	case r.Relocate.RBD+r.Relocate.CephFS == "" && r.Relocate.Cluster.Conf+r.Relocate.Cluster.User+r.Relocate.Cluster.Keyring != "":
 		return usagef("cannot use --ceph-… without --rbd or --cephfs")
 	case r.Relocate.Mount != migrate.MountAuto && r.Relocate.Mount != migrate.MountBoot:

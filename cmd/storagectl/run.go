@@ -9,13 +9,21 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/storagectl/storagectl/drain"
 	"github.com/storagectl/storagectl/internal/engine"
 	"github.com/storagectl/storagectl/migrate"
+	"github.com/storagectl/storagectl/runbooks"
 )
 
+// resumeOptions are the flags of resume.
+type resumeOptions struct {
+	now, asBegun bool
+	exec         string
+}
+
 func newResume(a *app) *cobra.Command {
-	var dryRun bool
+	var dryRun, boot bool
+	var policy string
+	var o resumeOptions
 	cmd := &cobra.Command{
 		Use:   "resume [RUN]",
 		Short: "Go on with a run that was interrupted, failed or was cut off",
@@ -24,10 +32,34 @@ one that was begun is looked at, and done again if its effect is not there. A ru
 that was on its way back goes on back, and one whose commit was cut off is
 committed. RUN left out is the latest run.
 
+A run with a maintenance window goes on only while that is open; with --now at once.
+
+The run of a runbook goes on with the runs of its tasks. If its file was changed since
+it was begun, that is refused (exit 12) with the lines that differ; --as-begun goes on
+with what it was. A command of the runbook's that was cut off is not run again without
+a word: --exec again, or --exec done if it has done its work.
+
+--boot is for storagectl-resume.service (docs/unattended.md): it takes up every run
+that is not over, the oldest first. A step that failed, or that was taken up so before
+and cut off again, is left for a person (exit 3).
+
 ` + exitHelp,
-		Example: "  storagectl resume\n  storagectl resume --dry-run           what is done and what is left, as status tells it\n  storagectl resume 0003-migrate-9f2c",
-		Args:    cobra.MaximumNArgs(1),
+		Example: "  storagectl resume\n  storagectl resume --now               although the maintenance window is closed\n  storagectl resume --dry-run           what is done and what is left, as status tells it\n  storagectl resume 0003-migrate-9f2c\n  storagectl resume --boot --policy rollback\n  storagectl resume 0007-runbook-11a0 --as-begun\n  storagectl resume 0007-runbook-11a0 --exec again",
+		Args:    oneRun,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.exec != "" && o.exec != runbooks.ExecAgain && o.exec != runbooks.ExecDone {
+				return usagef("cannot use --exec %q: it is again or done", o.exec)
+			}
+			switch err := checkPolicy(policy); {
+			case err != nil:
+				return err
+			case boot && (dryRun || len(args) > 0):
+				return usagef("cannot use --boot with --dry-run or a RUN: it takes up every run")
+			case boot:
+				return a.boot(cmd.Context(), policy)
+			case cmd.Flags().Changed("policy"):
+				return usagef("cannot use --policy without --boot")
+			}
 			run, st, err := a.find(runArg(args))
 			if err != nil {
 				return err
@@ -40,16 +72,34 @@ committed. RUN left out is the latest run.
 				a.tellNothing(run, st.Phase, fmt.Sprintf("Run %s is %s; there is nothing to resume.\n", run, phaseWord(st.Phase)))
 				return nil
 			}
-			return a.with(cmd.Context(), run, func(s *migrate.Session) error {
-				if st.Phase == engine.PhaseRollingBack {
-					return s.Rollback(cmd.Context())
-				}
-				return s.Forward(cmd.Context(), s.Inputs.Request.Commit || committing(st))
-			})
+			return a.goOnWith(cmd.Context(), run, st, false, o)
 		},
 	}
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what is done and what is left, and write nothing")
+	f := cmd.Flags()
+	f.BoolVar(&dryRun, "dry-run", false, "show what is done and what is left, and write nothing")
+	f.BoolVar(&boot, "boot", false, "take up every run that is not over")
+	f.StringVar(&policy, "policy", policyResume, "what --boot does with a run: resume, rollback or wait (for a person)")
+	nowFlag(f, &o.now)
+	f.BoolVar(&o.asBegun, "as-begun", false, "of a runbook that was changed since: go on with it as it was when the run was begun")
+	f.StringVar(&o.exec, "exec", "", "of a runbook, for its command that was cut off: again (run it once more) or done (it has done its work)")
 	return cmd
+}
+
+// goOnWith goes on with a run that is not over, or takes it back.
+func (a *app) goOnWith(ctx context.Context, run string, st engine.State, back bool, o resumeOptions) error {
+	if st.Header.Job == runbooks.Job && back {
+		return a.withRunbook(ctx, run, false, "", func(s *runbooks.Session) error { return s.Rollback(ctx) })
+	}
+	if st.Header.Job == runbooks.Job {
+		return a.resumeRunbook(ctx, run, st, o)
+	}
+	a.anytime = o.now
+	return a.with(ctx, run, func(s *migrate.Session) error {
+		if back || st.Phase == engine.PhaseRollingBack {
+			return s.Rollback(ctx)
+		}
+		return s.Forward(ctx, s.Inputs.Request.Commit || committing(st))
+	})
 }
 
 func newRollback(a *app) *cobra.Command {
@@ -65,7 +115,7 @@ waits for the current step. RUN left out is the latest run.
 
 ` + exitHelp,
 		Example: "  storagectl rollback\n  storagectl rollback 0003-migrate-9f2c",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    oneRun,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			run, st, err := a.find(runArg(args))
 			if err != nil {
@@ -76,7 +126,14 @@ waits for the current step. RUN left out is the latest run.
 				a.tellNothing(run, st.Phase, fmt.Sprintf("Run %s was rolled back before; there is nothing to do.\n", run))
 				return nil
 			case engine.PhaseCommitted:
-				return &migrate.Refusal{ID: "committed", Text: fmt.Sprintf("cannot roll back: run %s is committed: there is no old store to return to", run)}
+				why := "there is no old store to return to"
+				if st.Header.Job == runbooks.Job {
+					why = "nothing of its tasks can be taken back any more"
+				}
+				return &migrate.Refusal{ID: "committed", Text: fmt.Sprintf("cannot roll back: run %s is committed: %s", run, why)}
+			}
+			if st.Header.Job == runbooks.Job {
+				return a.withRunbook(cmd.Context(), run, false, "", func(s *runbooks.Session) error { return s.Rollback(cmd.Context()) })
 			}
 			return a.with(cmd.Context(), run, func(s *migrate.Session) error { return s.Rollback(cmd.Context()) })
 		},
@@ -97,18 +154,21 @@ commit. If that disk is lost for good, --old-lost ends the run without it.
 
 ` + exitHelp,
 		Example: "  storagectl commit\n  storagectl commit 0003-migrate-9f2c --yes\n  storagectl commit --old-lost",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    oneRun,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			run, st, err := a.find(runArg(args))
 			if err != nil {
 				return err
 			}
-			if st.Phase == engine.PhaseRunning && !committing(st) {
+			if runbook := st.Header.Job == runbooks.Job; st.Phase == engine.PhaseRunning && (runbook && !committingRunbook(st) || !runbook && !committing(st)) {
 				return &migrate.Refusal{ID: "not-finished", Text: fmt.Sprintf("cannot commit: run %s is not finished", run),
 					Hint: "storagectl resume finishes it first"}
 			}
 			if st.Phase == engine.PhaseRolledBack || st.Phase == engine.PhaseRollingBack {
 				return &migrate.Refusal{ID: "rolled-back", Text: fmt.Sprintf("cannot commit: run %s is %s", run, phaseWord(st.Phase))}
+			}
+			if st.Header.Job == runbooks.Job {
+				return a.commitRunbook(cmd.Context(), run, st)
 			}
 			question := !a.yes && !a.json && st.Phase == engine.PhaseFinished && term.IsTerminal(int(a.stdin.Fd()))
 			a.oldLost = lost
@@ -172,11 +232,23 @@ func (a *app) find(name string) (string, engine.State, error) {
 		return "", engine.State{}, err
 	}
 	st, err := engine.Read(a.dir().RunPath(run))
-	return run, st, err
+	if err != nil || name != "" {
+		return run, st, err
+	}
+	// The latest run is the runbook's, and not that of one of its tasks; unless that alone
+	// stands half-way.
+	parent, err := runbooks.ParentOf(st)
+	if of, _, is := strings.Cut(parent, "/"); err == nil && is {
+		if above, err := engine.Read(a.dir().RunPath(of)); err == nil && (st.Phase.Over() || !above.Phase.Over()) {
+			return of, above, nil
+		}
+	}
+	return run, st, nil
 }
 
 // with opens a run and goes on with it.
 func (a *app) with(ctx context.Context, run string, f func(*migrate.Session) error) error {
+	a.configureAnyhow()
 	began := time.Now()
 	s, err := migrate.Open(ctx, a.env(), run)
 	if err != nil {
@@ -187,169 +259,4 @@ func (a *app) with(ctx context.Context, run string, f func(*migrate.Session) err
 		return e
 	}
 	return a.goOn(ctx, s, began, func() error { return f(s) })
-}
-
-func newStatus(a *app) *cobra.Command {
-	var cluster bool
-	var path, tokenFile string
-	cmd := &cobra.Command{
-		Use:   "status [RUN]",
-		Short: "Tell where a run stands",
-		Long: `status tells what a run has done, what is left, and what can be done now. It changes
-nothing and needs no lock. RUN left out is the latest run.
-
-` + exitHelp,
-		Example: "  storagectl status\n  storagectl status 0003-migrate-9f2c --json\n  storagectl status --cluster",
-		Args:    cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if cluster {
-				return a.cluster(cmd.Context(), path, tokenFile)
-			}
-			run, st, err := a.find(runArg(args))
-			if err != nil {
-				return err
-			}
-			return a.tellStatus(run, st)
-		},
-	}
-	f := cmd.Flags()
-	f.BoolVar(&cluster, "cluster", false, "tell which maintenance slots of the Nomad cluster are held")
-	f.StringVar(&path, "slot-path", drain.DefaultSlotPath, "path of the slots among Nomad's variables")
-	f.StringVar(&tokenFile, "nomad-token-file", "", "a file with the token, closed to others (default: NOMAD_TOKEN)")
-	return cmd
-}
-
-type statusStep struct {
-	Name  string      `json:"name"`
-	Title string      `json:"title"`
-	Mark  engine.Mark `json:"mark"`
-}
-
-type statusMessage struct {
-	Run       string       `json:"run"`
-	Job       string       `json:"job"`
-	Owner     string       `json:"owner"`
-	GraphRoot string       `json:"graphRoot"`
-	Phase     engine.Phase `json:"phase"`
-	Active    bool         `json:"active"` // a process is at it now
-	Error     string       `json:"error,omitempty"`
-	Started   time.Time    `json:"started"`
-	Last      time.Time    `json:"last"`
-	Steps     []statusStep `json:"steps"`
-	Held      []string     `json:"held,omitempty"` // Nomad nodes that the run keeps out of service
-	Next      []string     `json:"next"`           // the commands that make sense now
-}
-
-func (a *app) status(run string, st engine.State) (statusMessage, error) {
-	in, err := migrate.DecodeInputs(st)
-	if err != nil {
-		return statusMessage{}, err
-	}
-	plan, err := migrate.Outline(st)
-	if err != nil {
-		return statusMessage{}, err
-	}
-	m := statusMessage{Run: run, Job: st.Header.Job, Owner: in.Owner.Name, GraphRoot: in.Store.GraphRoot, Phase: st.Phase,
-		Error: st.Error, Started: st.Started(), Last: st.Last()}
-	if m.Active, err = a.dir().Locked(st.Header.Store); err != nil {
-		return m, err
-	}
-	for _, p := range plan {
-		m.Steps = append(m.Steps, statusStep{p.Name, p.Title, st.Steps[p.Name].Mark})
-	}
-	m.Held = migrate.HeldNodes(st, in)
-	final, err := migrate.NoWayBack(st)
-	if err != nil {
-		return m, err
-	}
-	switch {
-	case m.Active:
-	case st.Phase == engine.PhaseRunning && final:
-		m.Next = []string{"storagectl resume " + run}
-	case st.Phase == engine.PhaseRunning:
-		m.Next = []string{"storagectl resume " + run, "storagectl rollback " + run}
-	case st.Phase == engine.PhaseRollingBack:
-		m.Next = []string{"storagectl resume " + run}
-	case st.Phase == engine.PhaseFinished:
-		m.Next = []string{"storagectl commit " + run, "storagectl rollback " + run}
-	}
-	return m, nil
-}
-
-func (a *app) tellStatus(run string, st engine.State) error {
-	m, err := a.status(run, st)
-	if err != nil {
-		return err
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "run      %s (%s of %s's store %s)\n", m.Run, m.Job, m.Owner, oneLine(m.GraphRoot))
-	fmt.Fprintf(&b, "phase    %s", m.Phase)
-	switch {
-	case m.Active:
-		b.WriteString(", at work now")
-	case !m.Phase.Over():
-		b.WriteString(", stopped")
-	}
-	fmt.Fprintf(&b, "\nstarted  %s, last word %s\n", m.Started.Format(time.RFC3339), m.Last.Format(time.RFC3339))
-	if m.Error != "" {
-		fmt.Fprintf(&b, "stopped  because: %s\n", quoted(m.Error))
-	}
-	for i, s := range m.Steps {
-		mark := string(s.Mark)
-		if s.Mark == engine.MarkNone {
-			mark = "-"
-		}
-		fmt.Fprintf(&b, "  %2d %-7s %s\n", i+1, mark, s.Title)
-	}
-	for _, n := range m.Held {
-		fmt.Fprintf(&b, "held     Nomad node %s is ineligible until this run has ended\n", n)
-	}
-	for _, n := range m.Next {
-		fmt.Fprintf(&b, "next     %s\n", n)
-	}
-	a.out.result("status", m, b.String())
-	return nil
-}
-
-func newHistory(a *app) *cobra.Command {
-	var fixes bool
-	cmd := &cobra.Command{
-		Use:   "history",
-		Short: "List the runs of this host",
-		Long: `history lists the runs of this state directory, the oldest first: the run, when it
-began, where it stands, whose store, and where that is. Runs that a user began are
-not in root's state directory, and the other way round. The runs of doctor --fix are
-not among them: --doctor lists those.
-
-` + exitHelp,
-		Example: "  storagectl history\n  storagectl history --json\n  storagectl history --doctor",
-		RunE: func(*cobra.Command, []string) error {
-			if fixes {
-				return a.fixHistory()
-			}
-			runs, err := a.dir().List()
-			if err != nil {
-				return err
-			}
-			if len(runs) == 0 && !a.json { // as messages, no runs are no messages
-				a.out.say(fmt.Sprintf("No run was begun yet (in %s).\n", a.stateDir))
-			}
-			for _, run := range runs {
-				st, err := engine.Read(a.dir().RunPath(run))
-				if err != nil {
-					a.out.note(fmt.Sprintf("%s: %v", run, err))
-					continue
-				}
-				m, err := a.status(run, st)
-				if err != nil {
-					a.out.note(fmt.Sprintf("%s: %v", run, err))
-					continue
-				}
-				a.out.result("run", m, fmt.Sprintf("%-24s %s  %-12s %s %s\n", run, m.Started.Format(time.RFC3339), m.Phase, m.Owner, oneLine(m.GraphRoot)))
-			}
-			return nil
-		},
-	}
-	cmd.Flags().BoolVar(&fixes, "doctor", false, "list the runs of doctor --fix instead")
-	return cmd
 }

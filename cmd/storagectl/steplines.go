@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/storagectl/storagectl/internal/engine"
+	"github.com/storagectl/storagectl/runbooks"
 )
 
 type stepMessage struct {
@@ -14,7 +15,7 @@ type stepMessage struct {
 	Title   string  `json:"title"`
 	Index   int     `json:"index"`
 	Total   int     `json:"total"`
-	Status  string  `json:"status"` // begin, done, skip, redo, failed
+	Status  string  `json:"status"` // begin, done, skip, redo, failed, paused
 	Undo    bool    `json:"undo,omitempty"`
 	Seconds float64 `json:"seconds,omitempty"`
 	Error   string  `json:"error,omitempty"`
@@ -28,7 +29,7 @@ func (o *output) event(e engine.Event) {
 	if e.Kind == engine.EventBegin {
 		o.began, o.lastLog = time.Now(), time.Now()
 	}
-	if e.Kind == engine.EventDone || e.Kind == engine.EventFailed {
+	if e.Kind == engine.EventDone || e.Kind == engine.EventFailed || e.Kind == engine.EventPaused {
 		o.endStep()
 	}
 	if o.json {
@@ -47,13 +48,16 @@ func (o *output) event(e engine.Event) {
 	}
 	o.clearLine()
 	if e.Kind != engine.EventBegin {
-		fmt.Fprintln(o.err, stepLine(e, took, o.errWidth()))
+		if !o.logged {
+			fmt.Fprintln(o.err, stepLine(e, took, o.errWidth()))
+		}
 		return
 	}
 	o.doing = stepName(e)
-	if o.tty {
+	switch {
+	case o.tty:
 		o.redraw("")
-	} else {
+	case !o.logged:
 		fmt.Fprintf(o.err, "%s …\n", o.doing)
 	}
 	o.beat()
@@ -82,10 +86,13 @@ const (
 func stepLine(e engine.Event, took time.Duration, width int) string {
 	name := stepName(e)
 	what := map[engine.EventKind]string{
-		engine.EventDone:   fmt.Sprintf("done   %8s", seconds(took)),
-		engine.EventFailed: fmt.Sprintf("failed %8s", seconds(took)),
-		engine.EventSkip:   "done before",
-		engine.EventRedo:   "no longer holds, doing it again",
+		engine.EventDone:      fmt.Sprintf("done   %8s", seconds(took)),
+		engine.EventFailed:    fmt.Sprintf("failed %8s", seconds(took)),
+		engine.EventSkip:      "done before",
+		engine.EventPaused:    fmt.Sprintf("paused %8s", seconds(took)),
+		engine.EventRedo:      "no longer holds, doing it again",
+		runbooks.EventLeftOut: "left out",
+		runbooks.EventKept:    "left as it is",
 	}[e.Kind]
 	column := nameWidth
 	if e.Undo {
@@ -125,6 +132,15 @@ func (o *output) beat() {
 			}
 		}
 	}()
+}
+
+// alive tells who reads the messages that the work goes on.
+func (a *app) alive() {
+	a.out.mu.Lock()
+	defer a.out.mu.Unlock()
+	if a.out.json {
+		a.out.message("alive", struct{}{})
+	}
 }
 
 // sign is a sign of life of a step that has no progress to tell of.

@@ -4,9 +4,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/storagectl/storagectl/internal/brief"
 )
 
 // flagGroup is a part of what a command's help says of its flags.
@@ -17,20 +20,24 @@ type flagGroup struct {
 
 // flagGroups put the flags of all commands in order: with nearly fifty of them
 // relocate's alphabet has Nomad's flags between those of the target. A flag has one
-// meaning in all commands that have it, so one list serves them all.
+// place in all commands that have it, so one list serves them all.
 func flagGroups() []flagGroup {
 	return []flagGroup{
 		{"Which store", []string{"user"}},
-		{"Where to", []string{"path", "device", "rbd", "cephfs", "size", "fs", "format", "mount"}},
+		{"Which runbook", []string{"param", "runbook-dir"}},
+		{"Where to", []string{"path", "device", "rbd", "cephfs", "make-subvolume", "make-group", "size", "fs", "format", "mount", "output"}},
 		{"Ceph", []string{"ceph-conf", "ceph-user", "ceph-keyring", "mapper", "mounter", "data-pool", "take-over"}},
 		{"What is done", []string{"to", "driver", "images", "containers", "migrate-db", "keep-damaged", "rate", "smoke-image", "commit", "old-lost",
-			"check", "all", "fix", "undo", "doctor",
-			"read-data", "sample", "against", "with", "manifest", "docker-api", "pull"}},
+			"check", "all", "fix", "undo", "doctor", "verify", "write",
+			"read-data", "sample", "against", "with", "manifest", "docker-api", "pull", "volumes", "build-cache", "external", "apply"}},
+		{"What is kept", []string{"older", "label", "label-not", "keep-last", "keep", "floor"}},
 		{"Nomad", []string{"cluster", "nomad", "nomad-token-file", "nomad-node", "reason", "drain-deadline", "drain-grace", "drain-ignore-system",
 			"slots", "slot-path", "slot-wait", "canary", "canary-shell"}},
+		{"Maintenance window", []string{"window", "window-wait", "now"}},
 		{"Containers at work", []string{"busy-label", "busy-deadline", "busy-then", "busy-grace"}},
-		{"Hooks", []string{"hook-before", "hook-after", "hook-timeout"}},
-		{"How it is run and told", []string{"dry-run", "yes", "json", "quiet", "state-dir", "help", "version"}},
+		{"Hooks", []string{"hook-before", "hook-after-stop", "hook-before-start", "hook-after", "hook-timeout"}},
+		{"By itself", []string{"as", "delay", "stage-before", "policy", "resume-only", "unattended", "boot"}},
+		{"How it is run and told", []string{"dry-run", "as-begun", "exec", "wait", "yes", "json", "quiet", "config", "state-dir", "help", "version"}},
 	}
 }
 
@@ -51,7 +58,7 @@ func groupUsages(c *cobra.Command) string {
 		set.SortFlags = false
 		for _, name := range names {
 			if f := all.Lookup(name); f != nil {
-				set.AddFlag(f)
+				set.AddFlag(shortDefault(f))
 			}
 		}
 		if set.HasFlags() {
@@ -73,12 +80,26 @@ func groupUsages(c *cobra.Command) string {
 	return b.String()
 }
 
+// shortDefault is a flag whose default, if it is a time, is written as one would type it.
+func shortDefault(f *pflag.Flag) *pflag.Flag {
+	d, err := time.ParseDuration(f.DefValue)
+	if f.Value.Type() != "duration" || err != nil {
+		return f
+	}
+	as := *f
+	as.DefValue = brief.Time(d)
+	return &as
+}
+
 // usage writes the second half of a command's help: how it is called, examples,
 // and its flags in groups.
 func usage(c *cobra.Command) error {
 	var b strings.Builder
 	b.WriteString("Usage:\n")
-	if c.Runnable() {
+	switch {
+	case c.HasAvailableSubCommands():
+		fmt.Fprintf(&b, "  %s COMMAND [flags]\n", c.CommandPath())
+	case c.Runnable():
 		fmt.Fprintf(&b, "  %s\n", c.UseLine())
 	}
 	if c.HasExample() {

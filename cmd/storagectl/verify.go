@@ -37,6 +37,7 @@ with their digests; with --sample a part of them, each time another. --against c
 the store with the manifest that a run took before the stores changed places, or with
 a manifest in a file; --with compares that with another file, and looks at no store.
 --manifest writes the manifest of the store (docs/manifest.md), and does nothing else.
+Without --user, --against takes the store of the owner that the manifest names.
 
 --docker-api makes on podman's socket the calls of a worker of Prefect's, in its order
 and with Docker's own client, and tells of each what came back and how long it took.
@@ -51,9 +52,11 @@ changed.
   storagectl verify --user hashi --sample 5%            read one file in twenty
   storagectl verify --against 0003-migrate-9f2c         is all there that was there before the run?
   storagectl verify --user hashi --manifest before.manifest
+  storagectl verify --against before.manifest           the store of the user whose it was
   storagectl verify --against before.manifest --with after.manifest
   storagectl verify --user hashi --docker-api           what a worker of Prefect's would see`,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.verify(cmd.Context(), o) },
+		PreRunE: func(*cobra.Command, []string) error { return o.check() },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.verify(cmd.Context(), o) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.user, "user", "", "the user whose store it is (default: the caller)")
@@ -86,7 +89,8 @@ func (o verifyOptions) share() (float64, error) {
 	return n / 100, nil
 }
 
-func (a *app) verify(ctx context.Context, o verifyOptions) error {
+// check refuses what cannot be asked for together.
+func (o verifyOptions) check() error {
 	share, err := o.share()
 	if err != nil {
 		return err
@@ -97,25 +101,39 @@ func (a *app) verify(ctx context.Context, o verifyOptions) error {
 	if o.write != "" && (share > 0 || o.against != "" || o.with != "" || o.image != "") {
 		return usagef("cannot use --manifest with a proof: it writes the manifest of the store, and proves nothing")
 	}
+	return nil
+}
+
+func (a *app) verify(ctx context.Context, o verifyOptions) error {
+	share, err := o.share()
+	if err != nil {
+		return err
+	}
 	if o.with != "" {
 		return a.compareFiles(o)
 	}
 	p := doctor.Proof{Data: share, Image: o.image, Seed: fmt.Sprint(os.Getpid()), Progress: func(q verify.ReadProgress) {
 		a.out.progress(migrate.Progress{Step: "verify", Phase: "data", Done: q.Done, Total: q.Total, Unit: "layers", Note: migrate.Bytes(q.Bytes)})
 	}}
+	strange := false // nobody says whose store the manifest is of
 	if o.against != "" {
 		m, user, err := a.manifestOf(o.against)
 		if err != nil {
 			return err
 		}
 		p.Against = &m
-		if o.user == "" {
+		if strange = o.user == "" && user == ""; o.user == "" {
 			o.user = user
 		}
 	}
 	h, err := a.doctorHost(ctx, o.user)
 	if err != nil {
 		return err
+	}
+	if strange {
+		if err := a.sameStore(ctx, h, *p.Against, o.against); err != nil {
+			return err
+		}
 	}
 	if o.write != "" {
 		return a.writeManifest(ctx, h, o.write)
@@ -133,8 +151,22 @@ func (a *app) verify(ctx context.Context, o verifyOptions) error {
 	return outcome(results)
 }
 
-// manifestOf reads a manifest of a file or, where there is none of that name, of a
-// run; then it also tells whose store it is of.
+// sameStore refuses the store that is meant where nobody was named, if the manifest is
+// of another place: most of all root's for that of a user.
+func (a *app) sameStore(ctx context.Context, h *doctor.Host, m verify.Manifest, file string) error {
+	const hint = "say whose store is to be compared, by --user"
+	r, err := h.Store(ctx)
+	if err != nil {
+		return &hintedError{usagef("cannot use --against %s: it is of the store %s, and where that of %s is cannot be seen: %w", file, oneLine(m.Store.GraphRoot), h.Owner.Name, err), hint}
+	}
+	if r.GraphRoot != m.Store.GraphRoot {
+		return &hintedError{usagef("cannot use --against %s: it is of the store %s, and that of %s is %s", file, oneLine(m.Store.GraphRoot), h.Owner.Name, oneLine(r.GraphRoot)), hint}
+	}
+	return nil
+}
+
+// manifestOf reads a manifest of a file or, where there is none of that name, of a run,
+// and tells whose store it is of: "" where the file does not say.
 func (a *app) manifestOf(name string) (m verify.Manifest, user string, err error) {
 	f, err := os.Open(name)
 	if err == nil {
@@ -143,7 +175,7 @@ func (a *app) manifestOf(name string) (m verify.Manifest, user string, err error
 		if err != nil {
 			err = usagef("cannot use --against %s: %w", name, err)
 		}
-		return m, "", err
+		return m, m.Owner, err
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return m, "", usagef("cannot use --against %s: %w", name, err)
@@ -214,12 +246,13 @@ func (a *app) writeManifest(ctx context.Context, h *doctor.Host, path string) er
 	if err != nil {
 		return err
 	}
+	m.Owner = h.Owner.Name
 	var b strings.Builder
 	if err := m.Encode(&b); err != nil {
 		return err
 	}
 	if err := renameio.WriteFile(path, []byte(b.String()), 0o600); err != nil {
-		return fmt.Errorf("cannot write the manifest: %w", err)
+		return &hintedError{fmt.Errorf("cannot write the manifest: %w", err), folderHint(path)}
 	}
 	msg := manifestMessage{path, len(m.Store.Images), len(m.Store.Layers), len(m.Podman.Objects)}
 	a.out.result("manifest", msg, fmt.Sprintf("%s: %s, %s, %s of podman's\n", path, migrate.Count(msg.Images, "image", "images"),
