@@ -46,6 +46,11 @@ func TestOtherDirections(t *testing.T) {
 			if d := w.driver(); d != c.from {
 				t.Fatalf("podman is on %s", d)
 			}
+			if c.kind == images.Fuse {
+				if r, all := w.doctor(c.user, "--check", "driver"); !strings.Contains(strings.Join(all["driver"].Mend, ""), "storagectl migrate --to overlay") {
+					t.Errorf("doctor does not tell of the way: %s", r)
+				}
+			}
 			w.script(c.user, remade)
 			plain := []string{"running", "exited", "created", "restart=always", "named, anonymous and bind volumes", "a secret",
 				"a network of its own", "a health check", "depends on another (`--requires`)", "in another's network (`--network container:`)",

@@ -87,10 +87,10 @@ podman network inspect cninet`)
 	}
 }
 
-// unitFiles lists the units' files in a folder, but for their times.
+// unitFiles lists the units' files in a folder, and their drop-ins, but for their times.
 func (w *world) unitFiles(dir string) string {
 	w.t.Helper()
-	return w.script("root", "cd "+dir+"; for f in *.service; do stat -c '%n %A %u %g' $f; sha256sum <$f; done")
+	return w.script("root", "cd "+dir+"; for f in *.service *.service.d/*.conf; do test -e $f || continue; stat -c '%n %A %u %g' $f; sha256sum <$f; done")
 }
 
 // TestDatabasesRefused: two databases that both hold something, and one of a form

@@ -76,6 +76,9 @@ EOF
 # rootless podman of the lab leaves the control group of its unit.
 podman create --name idle $image >/dev/null
 (cd $units && podman generate systemd --files --name idle >/dev/null)
+# And somebody's drop-in, which says the same and has the last word.
+mkdir $units/container-idle.service.d
+(echo [Service]; grep ^PIDFile= $units/container-idle.service) >$units/container-idle.service.d/pid.conf
 systemctl --user daemon-reload`,
 		"trixie": `
 systemctl --user mask podman-user-wait-network-online.service # a lab node never is online
@@ -110,7 +113,8 @@ systemctl --user start web.service; sleep 1; podman exec unit /bin/busybox true`
 				t.Errorf("the unit was\n%s\nand is\n%s", before, now)
 			}
 			if release == "bookworm" {
-				w.script(w.user, `grep -q '^PIDFile=.*/overlay-containers/' ~/.config/systemd/user/container-idle.service
+				w.script(w.user, `grep -q '^PIDFile=.*/overlay-containers/' ~/.config/systemd/user/container-idle.service ~/.config/systemd/user/container-idle.service.d/pid.conf
+! grep -r '^PIDFile=.*/vfs-containers/' ~/.config/systemd/user
 systemctl --user show --property=PIDFile container-idle.service | grep -q /overlay-containers/`)
 			}
 			w.must("rollback")

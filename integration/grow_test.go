@@ -46,7 +46,20 @@ func (w *world) grows(before inventory) {
 	if r := w.must(append(args(), "--dry-run")...); strings.Contains(r.stdout, "stop podman") || !strings.Contains(r.stdout, "1.1 GB; nothing is copied") {
 		w.t.Errorf("the plan: %s", r)
 	}
-	if r := w.must(args()...); !strings.Contains(r.stdout, "has 1.1 GB now") || !strings.Contains(r.stdout, "not stopped") {
+	if w.user == "root" {
+		grow := func(below string) result {
+			w.t.Helper()
+			return w.must("runbook", "run", "grow-rbd", "--yes", "--param", "image=rbd/store-root", "--param", "ceph_user=store",
+				"--param", fmt.Sprintf("size=%dM", mb), "--param", "below="+below)
+		}
+		was := bytes()
+		if r := grow("1M"); !strings.Contains(r.stdout, "left out") || bytes() != was {
+			w.t.Errorf("with room enough: %s", r)
+		}
+		if r := grow("100G"); !strings.Contains(r.stdout, "grow                     done") {
+			w.t.Errorf("the result: %s", r)
+		}
+	} else if r := w.must(args()...); !strings.Contains(r.stdout, "has 1.1 GB now") || !strings.Contains(r.stdout, "not stopped") {
 		w.t.Errorf("the result: %s", r)
 	}
 	grown("undisturbed")

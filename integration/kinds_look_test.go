@@ -24,6 +24,7 @@ func changes() []change {
 		{"State.Health", "times of the checks; that a check passes is looked at"},
 		{"State.Healthcheck", "the same before podman 4"},
 		{"State.CgroupPath", "is made of the new process"},
+		{"ExitCommand --storage-driver", "the driver; podman 3.0 has it in there"},
 		{"ExecIDs", "what `podman exec` or a health check does at this moment"},
 		{"NetworkSettings.SandboxKey", "the network namespace is a new one"},
 		{"NetworkSettings.*IPAddress", "leased at each start"},
@@ -73,6 +74,15 @@ func (w *world) containers(kinds []kind, whole bool) inventory {
 		} else {
 			ids[name] = id
 		}
+		if host, ok := c["HostConfig"].(map[string]any); ok { // podman 3.0 has these in any order
+			sortWords(host["CapAdd"])
+			sortWords(host["CapDrop"])
+		}
+		if words, ok := c["ExitCommand"].([]any); ok {
+			if i := slices.Index(words, any("--storage-driver")); i >= 0 && i+1 < len(words) {
+				words[i+1] = "DRIVER"
+			}
+		}
 		fields := inventory{}
 		fields.flatten("", c)
 		for field, text := range fields {
@@ -83,6 +93,13 @@ func (w *world) containers(kinds []kind, whole bool) inventory {
 	}
 	w.filesOf(inv, ids, whole)
 	return inv
+}
+
+// sortWords sorts a list of JSON, if it is one.
+func sortWords(list any) {
+	if all, ok := list.([]any); ok {
+		slices.SortFunc(all, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+	}
 }
 
 // asked adds the answers of the kinds, and names the containers that are made anew.
@@ -115,9 +132,7 @@ func (w *world) pods(inv inventory) map[string]string {
 		if err := json.Unmarshal([]byte(line), &p); err != nil {
 			w.t.Fatal(err)
 		}
-		if all, ok := p["SharedNamespaces"].([]any); ok { // in any order
-			slices.SortFunc(all, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
-		}
+		sortWords(p["SharedNamespaces"]) // in any order
 		name := fmt.Sprint(p["Name"])
 		names[fmt.Sprint(p["Id"])] = name
 		inv.flatten(name+" pod ", p)

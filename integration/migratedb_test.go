@@ -132,6 +132,16 @@ cd /var/lib/containers/storage; ls db.sql libpod/bolt_state.db* 2>/dev/null || t
 	}
 	f.in("cd /var/lib/containers/storage; ls .storagectl-*/db/since/db.sql; rm -r .storagectl-*")
 	check("used after the database was moved, rolled back", "vfs", bolt)
+	// What was made before podman moved its database comes back with it.
+	if r := f.run(append([]string{"STORAGECTL_SWEEP_KILL_AT=move-db", "storagectl-sweep"}, both...)...); r.code != -1 {
+		t.Fatalf("not killed: %s", r)
+	}
+	f.in("podman volume create since >/dev/null")
+	f.must("resume")
+	f.must("rollback")
+	// Its manifest is of before that, so that the rollback keeps what it knows of it, too.
+	f.in("podman volume rm since >/dev/null; cd /var/lib/containers/storage; rm -r .storagectl-*")
+	check("used, resumed and rolled back", "vfs", bolt)
 	f.must(both...)
 	check("both", "overlay", lite)
 	f.must("rollback")

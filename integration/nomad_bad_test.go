@@ -285,13 +285,16 @@ func TestNomadPodmanDown(t *testing.T) {
 	before := alive()
 	// Killed, and with its child, which is the one that serves and lives in a scope
 	// of its own. Masked first, so that the socket does not start it again.
-	w.a.script("hashi", `systemctl --user mask --runtime --quiet podman.socket podman.service
+	const noAPI = `systemctl --user mask --runtime --quiet podman.socket podman.service
 pkill -KILL -f '[p]odman.* system service' || true
 systemctl --user stop --quiet podman.socket podman.service
-! curl -s --max-time 5 --unix-socket $XDG_RUNTIME_DIR/podman/podman.sock http://d/_ping`)
+! curl -s --max-time 5 --unix-socket $XDG_RUNTIME_DIR/podman/podman.sock http://d/_ping`
+	w.a.script("hashi", noAPI)
 	if before == "" || alive() != before {
 		t.Fatalf("the container ended with podman's API: it was %q and is %q", before, alive())
 	}
+	b := w.on(w.Clients[1])
+	b.a.script("hashi", noAPI) // seen by Nomad, and by doctor, below
 	for _, args := range [][]string{
 		{"migrate", "--to", "overlay", "--user", "hashi", "--yes"},
 		{"drain", "--user", "hashi"},
@@ -319,9 +322,20 @@ systemctl --user stop --quiet podman.socket podman.service
 		}
 	}
 
+	// Doctor says of the other node what Nomad does, once that has noticed.
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Second) {
+		r, d := b.doctorNomad("")
+		if d.Outcome == "problem" && strings.Contains(d.Saw, "the driver podman is not healthy") && strings.Contains(strings.Join(d.Mend, ""), "podman.socket") {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("an unhealthy driver: %s", r)
+		}
+	}
+	b.a.script("hashi", "systemctl --user unmask --runtime --quiet podman.socket podman.service; systemctl --user start podman.socket")
+
 	// On the other node the client is gone, and podman is well: nobody could drain
 	// it, and it may be back at any moment.
-	b := w.on(w.Clients[1])
 	b.a.script("root", "systemctl stop --no-block nomad && systemctl kill --kill-whom=main --signal=KILL nomad")
 	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Second) {
 		if n, err := w.Node(b.at); err == nil && n.Status == api.NodeStatusDown {

@@ -134,7 +134,7 @@ func TestNomadSweep(t *testing.T) {
 	args := w.migrate("--slots", "1", "--hook-before", "true", "--hook-after", "true")
 	names := w.passed(args...)
 	out := slices.Concat(between(t, names, "journal begin slot", "journal begin stop"),
-		between(t, names, "journal begin undrain", names[len(names)-1]))
+		between(t, names, "journal begin undrain", "journal phase "))
 	w.settled("overlay")
 	names = w.passed("rollback")
 	back := slices.Concat(between(t, names, "journal undo slot-back", "journal undone undrain"),

@@ -72,6 +72,13 @@ func (w *nomadWorld) must(token string, args ...string) result {
 	return r
 }
 
+// doctorNomad is what doctor says of Nomad.
+func (w *nomadWorld) doctorNomad(token string) (result, diagnosis) {
+	w.t.Helper()
+	r, all := w.a.diagnoses(w.ctl(token, "doctor", "--json", "--user", w.a.user, "--check", "nomad"))
+	return r, all["nomad"]
+}
+
 func (w *nomadWorld) migrate(more ...string) []string {
 	return w.a.migrate(append([]string{"--drain-deadline", "1m"}, more...)...)
 }
@@ -141,9 +148,18 @@ func TestNomadMigrate(t *testing.T) {
 					t.Fatalf("the policy that was told: %v\n%s", err, policy)
 				}
 				token = rich.SecretID
+				// Doctor says the same of each, and that one is enough.
+				for token, want := range map[string]struct{ outcome, words string }{
+					poor.SecretID: {"problem", "read-job"}, rich.SecretID: {"ok", "driver healthy"}, w.Token: {"warning", "management token"},
+				} {
+					if r, d := w.doctorNomad(token); d.Outcome != want.outcome || !strings.Contains(d.Saw, want.words) || (want.outcome != "ok") != strings.Contains(strings.Join(d.Mend, ""), `capabilities = ["read-job"]`) {
+						t.Errorf("want %v: %s", want, r)
+					}
+				}
 				if !w.eligible(w.Clients[0]) {
 					t.Error("a refusal changed the node")
 				}
+				w.prunable(poor.SecretID)
 			}
 			low := w.least("web")
 			r := w.must(token, args...)

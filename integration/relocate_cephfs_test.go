@@ -2,6 +2,7 @@ package integration
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,7 +44,7 @@ func (w *world) toFiles(more ...string) []string {
 
 // TestRelocateCephFS: a store on vfs goes into a folder of a real CephFS, is there
 // after a power cut, and comes back. Overlay is refused, with what can be done
-// instead, and goes there with fuse-overlayfs. It is mounted by ceph-fuse: this
+// instead, and goes there as vfs and with fuse-overlayfs. It is mounted by ceph-fuse: this
 // kernel has no client of its own.
 func TestRelocateCephFS(t *testing.T) {
 	t.Parallel()
@@ -54,7 +55,7 @@ func TestRelocateCephFS(t *testing.T) {
 	w.judgedFiles(c)
 	lap("judged")
 	before := w.manifest()
-	w.must(w.toFiles()...)
+	w.must("runbook", "run", "relocate-to-cephfs", "--yes", "--param", "user="+w.user, "--param", "place=cephfs:/stores", "--param", "ceph_user=files")
 	w.onCephFS(before)
 	lap("moved")
 	if err := w.node.Kill(w.ctx); err != nil {
@@ -65,7 +66,7 @@ func TestRelocateCephFS(t *testing.T) {
 	}
 	w.onCephFS(before)
 	lap("power cut")
-	w.must("rollback")
+	w.must("rollback") // of the runbook
 	w.offCephFS(before)
 	lap("rolled back")
 	// The copy was in use: it is kept, and nobody writes over it.
@@ -92,13 +93,13 @@ func TestRelocateCephFS(t *testing.T) {
 			t.Errorf("want a refusal that says %q: %s", want, r)
 		}
 	}
-	if r := w.ctl(elsewhere("--driver", "vfs")...); r.code != exitRefused || !strings.Contains(r.stderr, "does not make a vfs store") {
-		t.Errorf("want a refusal: %s", r)
-	}
 	w.same("the folders of the store", store, w.store())
 	w.offCephFS(before)
 	lap("refused")
 	conf := w.conf()
+	w.wholeOnCephFS(c, before)
+	w.same("the configuration", conf, w.conf())
+	lap("made into vfs on its way, killed, resumed, used and rolled back")
 	w.must(elsewhere("--driver", "fuse-overlayfs")...)
 	w.onCephFS(before)
 	if out := w.podman("run", "--rm", "--pull=never", "--network=none", "localhost/lab/base:1", "/bin/busybox", "grep", " / ", "/proc/mounts"); !strings.Contains(out, "fuse.fuse-overlayfs") {
@@ -109,8 +110,8 @@ func TestRelocateCephFS(t *testing.T) {
 	w.offCephFS(before)
 	w.same("the configuration", conf, w.conf())
 	lap("rolled back")
-	third := elsewhere("--driver", "fuse-overlayfs", "--commit")
-	third[2] = "cephfs:/third"
+	third := elsewhere("--driver", "fuse-overlayfs", "--commit", "--make-subvolume")
+	third[2] = "cephfs:@third"
 	w.must(third...)
 	w.onCephFS(before)
 	w.killedAt("after-old-parked", w.homeward()...)
@@ -125,10 +126,65 @@ func TestRelocateCephFS(t *testing.T) {
 	w.isHome(before)
 	w.offCephFS(before)
 	w.tidy()
-	if r := w.ctl(append(third, "--dry-run")...); r.code != exitDone || !strings.Contains(r.stdout, "cephfs:/third/storage-"+w.user) {
-		t.Errorf("the folder is not empty: %s", r)
-	}
 	lap("home for good")
+	for i, arg := range third {
+		if arg == "fuse-overlayfs" {
+			third[i] = "vfs"
+		}
+	}
+	w.must(third...) // the folder is empty again
+	w.onCephFS(before)
+	if d := w.driver(); d != "vfs" {
+		t.Errorf("podman is on %s", d)
+	}
+	w.tidy()
+	lap("from fuse-overlayfs to vfs for good")
+}
+
+// wholeOnCephFS: a store on overlay becomes one on vfs on its way into a subvolume that
+// is made for it, killed where that is renamed to its place, and comes back after it
+// was used. What was made for a run that came to nothing goes with it.
+func (w *world) wholeOnCephFS(c *ceph.Cluster, before inventory) {
+	w.t.Helper()
+	args := w.toFiles("--driver", "vfs", "--make-subvolume", "--make-group", "--size", "1G")
+	args[2] = "cephfs:@whole/vfs"
+	plan := jsonLines(w.t, w.must(append(slices.Clone(args), "--dry-run", "--json")...).stdout)[0]
+	if need, room := plan["need"].(float64), plan["room"].(float64); room < 2*need {
+		w.t.Errorf("%.0f bytes on overlay are estimated to need %.0f on vfs", need, room)
+	}
+	groups := func() string {
+		w.t.Helper()
+		out, err := c.Ceph(w.ctx, "fs", "subvolumegroup", "ls", ceph.FS)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		return out
+	}
+	if out := groups(); strings.Contains(out, "whole") {
+		w.t.Errorf("a plan made a group: %s", out)
+	}
+	w.killedAt("after-subvolume", args...)
+	if out := groups(); !strings.Contains(out, "whole") {
+		w.t.Errorf("no group was made: %s", out)
+	}
+	w.must("rollback")
+	if out := groups(); strings.Contains(out, "whole") {
+		w.t.Errorf("left: %s", out)
+	}
+	w.killedAt("worker place", args...)
+	w.must("resume")
+	w.onCephFS(before)
+	if d := w.driver(); d != "vfs" {
+		w.t.Errorf("podman is on %s", d)
+	}
+	w.podman("run", "--name", "later", "--pull=never", "--network=none", "localhost/lab/base:1", "/bin/busybox", "touch", "/f")
+	if r := w.must("rollback"); !strings.Contains(r.stdout+r.stderr, "the copy in cephfs:@whole/vfs/storage-"+w.user+" is kept") {
+		w.t.Errorf("it is not told where the copy is: %s", r)
+	}
+	w.offCephFS(before)
+	if d := w.driver(); d != "overlay" {
+		w.t.Errorf("podman is on %s", d)
+	}
 }
 
 // judgedFiles asserts that a cluster or user that cannot serve is refused before
@@ -154,6 +210,7 @@ func (w *world) judgedFiles(c *ceph.Cluster) {
 	refused("no-target", append(w.toFiles(), "--cephfs", "stores")...)
 	refused("no-target", append(w.toFiles(), "--cephfs", "cephfs:@a/b/c")...)
 	refused("ceph-no-subvolume", append(w.toFiles(), "--cephfs", "cephfs:@stores/gone")...)
+	refused("ceph-no-group", append(w.toFiles("--make-subvolume"), "--cephfs", "cephfs:@stores/gone")...)
 	refused("ceph-no-right", append(w.toFiles("--ceph-user", "reader"), "--cephfs", "cephfs:@stores/gone")...)
 	refused("ceph-no-mounter", w.toFiles("--mounter", "kernel")...)
 	ceph("fs", "fail", "cephfs")

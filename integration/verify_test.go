@@ -79,6 +79,12 @@ func TestVerify(t *testing.T) {
 	}
 	run := strings.Fields(w.must("history").stdout)[0]
 	w.must("verify", "--against", run)
+	// A file says whose store it is of; without that root's own is not taken for it.
+	w.must("verify", "--against", "/root/before.manifest")
+	w.script("root", `sed 's/"owner":"[a-z]*",//' /root/before.manifest >/root/nobodys.manifest`)
+	if r := w.ctl("verify", "--against", "/root/nobodys.manifest"); r.code != exitUsage || !strings.Contains(r.stderr, "--user") {
+		t.Errorf("want the user to be asked for: %s", r)
+	}
 	w.must("verify", "--user", w.user, "--manifest", "/root/after.manifest")
 	w.must("verify", "--against", "/root/before.manifest", "--with", "/root/after.manifest")
 

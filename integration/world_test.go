@@ -26,6 +26,7 @@ const (
 	exitFailed   = 1
 	exitUsage    = 2
 	exitRefused  = 3
+	exitWindow   = 5
 	exitNoRun    = 10
 	exitHeld     = 11
 	exitDamaged  = 12
