@@ -159,12 +159,20 @@ echo 0 0 4294967295 >/proc/$child/uid_map; echo 0 0 4294967295 >/proc/$child/gid
 		// Last: it ends all that the user runs.
 		{
 			name: "linger off", check: "linger", saw: "off", fixes: true,
-			breaks: "loginctl disable-linger hashi", heal: "loginctl enable-linger hashi",
+			breaks: "loginctl disable-linger hashi", heal: lingers,
 		},
 		{
 			name: "no systemd of the user's", check: "runtime-dir", saw: "not there",
-			breaks: "loginctl disable-linger hashi; while [ -e /run/user/2000 ]; do sleep 0.1; done",
-			heal:   "loginctl enable-linger hashi; until [ -e /run/user/2000/bus ]; do sleep 0.1; done",
+			breaks: lingersNot, heal: lingers,
 		},
 	}
 }
+
+// lingers and lingersNot switch the owner's systemd on and off, and end when no job of it is
+// left: logind ends it some seconds after linger went off, and a start that is asked for in
+// between comes after that end, with no folder for a moment.
+const (
+	ofOwner    = "jobs() { systemctl list-jobs --no-legend | grep -q 2000; }; "
+	lingers    = ofOwner + "loginctl enable-linger hashi; until systemctl is-active -q user@2000.service && [ -e /run/user/2000/bus ] && ! jobs; do sleep 0.1; done"
+	lingersNot = ofOwner + "loginctl disable-linger hashi; while systemctl is-active -q user@2000.service || [ -e /run/user/2000 ] || jobs; do sleep 0.1; done"
+)

@@ -129,7 +129,7 @@ func TestDoctor(t *testing.T) {
 		})
 	}
 	// Who enables linger sees the user's systemd up, and not in some seconds.
-	w.script("root", "loginctl disable-linger hashi; while [ -e /run/user/2000 ]; do sleep 0.1; done")
+	w.script("root", lingersNot)
 	w.must("doctor", "--user", lab.Owner, "--fix", "--yes", "--check", "linger", "--check", "runtime-dir", "--check", "user-bus")
 	if r, _ := w.doctor(lab.Owner); r.code != exitFailed {
 		t.Errorf("after all is healed: %s", r)
