@@ -17,7 +17,7 @@ CGO     := CGO_ENABLED=1 GOFLAGS=-buildvcs=false go
 LINT    := go tool -modfile=tools/go.mod golangci-lint
 
 # What the lab and the tests start on the host itself.
-PACKAGES := acl buildah busybox-static ca-certificates containernetworking-plugins crun debian-archive-keyring e2fsprogs \
+PACKAGES := acl buildah busybox-static ca-certificates chromium containernetworking-plugins crun debian-archive-keyring e2fsprogs \
 	fuse-overlayfs git iproute2 libcap2-bin mmdebstrap netavark aardvark-dns podman procps skopeo slirp4netns \
 	systemd-container uidmap util-linux xfsprogs attr rsync \
 	ceph-common ceph-fuse ceph-mds ceph-mgr ceph-mon ceph-osd gcc libc6-dev libcephfs-dev librados-dev librbd-dev
@@ -56,12 +56,12 @@ test: deps build lint
 
 # Every crash point, both ways on; the table goes to docs/sweep.md.
 sweep: deps build
-	STORAGECTL_SWEEP=full go test -count=1 -timeout 10h -v -run 'TestSweep|TestOtherDirections|TestNomadSweep|TestRelocateSweep|TestCephFSSweep|TestRelocateRBD|TestDockerAPI$$' ./integration
+	STORAGECTL_SWEEP=full go test -count=1 -timeout 10h -v -run 'TestSweep|TestOtherDirections|TestNomadSweep|TestRelocateSweep|TestCephFSSweep|TestRelocateRBD|TestDockerAPI$$|TestRebootInEachStep|TestUnattended' ./integration
 
 # Every podman of Debian's releases, each with a container of every kind; the table goes to
 # docs/compatibility.md.
 matrix: deps build
-	STORAGECTL_MATRIX=full go test -count=1 -timeout 3h -v -run 'TestContainersLive|TestMatrixTable|TestMigrateDB' ./integration
+	STORAGECTL_MATRIX=full go test -count=1 -timeout 3h -v -run 'TestContainersLive|TestMatrixTable|TestMigrateDB|TestPrune' ./integration
 
 # What needs a kernel with Ceph's own clients: in User-Mode Linux, a quarter of an hour.
 test-uml: deps build
@@ -93,9 +93,9 @@ bench-verify: deps build
 bench-doctor: deps build
 	go run ./integration/cmd/benchdoctor
 
-# The cluster has its data in memory: two copies of the tree at a time.
+# The cluster has its data in memory, two copies of the tree at a time: so the tree is a quarter of the above.
 bench-relocate-rbd: deps build
-	go run ./integration/cmd/benchrelocate -rbd 10 -flat '' -out docs/benchmarks-relocate-rbd.md
+	go run ./integration/cmd/benchrelocate -rbd 10 -files 50000 -large 4 -flat '' -out docs/benchmarks-relocate-rbd.md
 
 clean:
 	if [ -x bin/lab ] || go build -o bin/lab ./integration/lab/cmd/lab; then bin/lab clean -all; fi
