@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -77,8 +78,8 @@ ends when all is on the disk (syncfs).
 The tree: %.2f GB, %d thousand entries (half the files below 4 KB, a tenth of the entries links or whiteouts,
 %d of 100 to 160 MB), %d folders.
 
-| method | seconds | all runs | CPU s | peak MiB | MB used |
-| --- | --- | --- | --- | --- | --- |
+| method | seconds | all runs | CPU s | CPU s in all | peak MiB | MB used |
+| --- | --- | --- | --- | --- | --- | --- |
 `, b.title(), b.how(), b.files, b.large, b.rounds, time.Now().UTC().Format("2006-01-02"), lab.Machine(), b.before, load(), b.cache(), b.rounds,
 		float64(b.tree.bytes)/1e9, b.tree.files/1000, b.large, b.tree.folders)
 	for _, name := range b.order {
@@ -89,7 +90,7 @@ The tree: %.2f GB, %d thousand entries (half the files below 4 KB, a tenth of th
 	fmt.Fprintf(&out, `
 Peak: resident memory of the largest process (rsync and tar have several), %.0f MiB at least: a process begins with
 the size of the one that starts it. CPU: of the processes, not of kernel
-threads. Used: of the destination, its log and metadata included. rsync is run with --delete. treecopy's own
+threads; in all: of the whole machine, whose processors give %d a second. Used: of the destination, its log and metadata included. rsync is run with --delete. treecopy's own
 time includes its hash of all that it reads and its durable index; rsync, cp and tar prove nothing.
 After the last pass of each round rsync (-aHAXni --delete) found nothing to change in treecopy's copy.
 
@@ -107,9 +108,9 @@ After the last pass of each round rsync (-aHAXni --delete) found nothing to chan
 
 %.1f GB in files of 512 MB.
 
-| method | seconds | all runs | CPU s | peak MiB | MB used |
-| --- | --- | --- | --- | --- | --- |
-`, b.floor(), b.ratio("treecopy", "rsync -aHAX --numeric-ids"), b.ratio("treecopy", "cp -a"), b.ratio("treecopy", "tar | tar"),
+| method | seconds | all runs | CPU s | CPU s in all | peak MiB | MB used |
+| --- | --- | --- | --- | --- | --- | --- |
+`, b.floor(), runtime.NumCPU(), b.ratio("treecopy", "rsync -aHAX --numeric-ids"), b.ratio("treecopy", "cp -a"), b.ratio("treecopy", "tar | tar"),
 		b.ratio("treecopy, nothing changed", "rsync, nothing changed"), b.ratio("treecopy, 1 % changed", "rsync, 1 % changed"),
 		b.ratio("treecopy, verify", "rsync -c"), b.ratio("treecopy, large files", "dd bs=1M"), float64(b.largeBytes)/1e9)
 	b.row(&out, "dd bs=1M")
@@ -134,8 +135,8 @@ func (b *bench) row(out *strings.Builder, name string) {
 	for _, m := range slices.SortedFunc(slices.Values(runs), func(x, y measured) int { return cmp.Compare(x.seconds, y.seconds) }) {
 		all = append(all, fmt.Sprintf("%.1f", m.seconds))
 	}
-	fmt.Fprintf(out, "| %s | %.1f | %s | %.1f | %.0f | %.0f |\n", strings.ReplaceAll(name, "|", `\|`), median(runs, seconds), strings.Join(all, " "),
-		median(runs, func(m measured) float64 { return m.cpu }), median(runs, func(m measured) float64 { return float64(m.peak) / (1 << 20) }),
+	fmt.Fprintf(out, "| %s | %.1f | %s | %.1f | %.1f | %.0f | %.0f |\n", strings.ReplaceAll(name, "|", `\|`), median(runs, seconds), strings.Join(all, " "),
+		median(runs, func(m measured) float64 { return m.cpu }), median(runs, func(m measured) float64 { return m.all }), median(runs, func(m measured) float64 { return float64(m.peak) / (1 << 20) }),
 		median(runs, func(m measured) float64 { return float64(m.used) / 1e6 }))
 }
 
