@@ -82,6 +82,7 @@ func TestRelocateBadCluster(t *testing.T) {
 	if _, err := c.RBD(t.Context(), "lock", "add", "rbd/locked", "by-hand"); err != nil {
 		t.Fatal(err)
 	}
+	w.script("root", "echo rbd/listed id=other >>/etc/ceph/rbdmap")
 	file := w.heavy(40)
 	before := w.manifest()
 	untouched := w.untouched()
@@ -97,6 +98,7 @@ func TestRelocateBadCluster(t *testing.T) {
 		{"image-size", w.onto("rbd/new")},
 		{"image-size", w.onto("rbd/locked", "--size", "2G")},
 		{"image-held", w.onto("rbd/locked", "--take-over")},
+		{"image-mapped", w.onto("rbd/listed", "--size", "1G")},
 		{"no-room", w.onto("rbd/new", "--size", "30M")},
 		{"ceph-no-mapper", w.onto("rbd/new", "--size", "1G", "--mapper", "krbd")},
 		{"ceph-no-mapper", w.onto("rbd/new", "--size", "1G", "--mapper", "nbd")}, // this kernel has neither

@@ -300,6 +300,11 @@ func (a *Assessment) targetImage(ctx context.Context, run *host.Runner, need uin
 	for _, m := range there {
 		a.Refusals = append(a.Refusals, *mappedRefusal(m))
 	}
+	if file, err := rbd.AtBoot(spec); err != nil {
+		return err
+	} else if file != "" && len(there) == 0 {
+		a.refuse("image-mapped", "give the name of another image; or see what uses it, and take it out of that file if nothing does", "%s wants image %s mapped at each boot, and it is not mapped now", file, spec)
+	}
 	err = withCeph(ctx, run, r.Cluster, func(h *rbd.Host) error {
 		if img.Mapper == "" {
 			img.Mapper = h.DefaultMapper(ctx)

@@ -20,6 +20,7 @@ import (
 const (
 	unitDir   = "/etc/systemd/system"
 	configDir = "/etc/storagectl/rbd" // what the units serve
+	wantedBy  = "remote-fs.target"
 )
 
 // UnitName is the systemd service that serves an image by mapper fuse or nbd, where
@@ -55,6 +56,23 @@ func Served() ([]ServeRequest, error) {
 	return all, err
 }
 
+// AtBoot names the file by which this host maps the image at a boot, by whatever hand it
+// was written: a line of [RBDMap], or what a service of ours serves. "" means none.
+func AtBoot(spec Spec) (string, error) {
+	text, err := os.ReadFile(RBDMap)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	if there, _ := HasEntry(text, spec); there {
+		return RBDMap, nil
+	}
+	_, config := unitPaths(spec)
+	if _, err := os.Lstat(config); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return config, err
+	}
+	return "", nil
+}
+
 // unitText is the service. It starts when the network is up; what mounts the image
 // requires it and comes after it, and so it stops after that is gone. Were it killed
 // before, what is mounted could not be written back.
@@ -85,8 +103,8 @@ TimeoutStopSec=180
 OOMScoreAdjust=-1000
 
 [Install]
-WantedBy=remote-fs.target
-`, strings.ReplaceAll(spec.String(), "%", "%%"), esc(helper), esc(config), int((wait + 2*time.Minute).Seconds()))
+WantedBy=%s
+`, strings.ReplaceAll(spec.String(), "%", "%%"), esc(helper), esc(config), int((wait + 2*time.Minute).Seconds()), wantedBy)
 }
 
 // serveByUnit starts the service of an image, and lets it come back at boot.
@@ -113,11 +131,18 @@ func (h *Host) serveByUnit(ctx context.Context, spec Spec, opts MapOptions) (Map
 	if err := renameio.WriteFile(file, []byte(unitText(spec, h.Link.Path, config, opts.Wait)), 0o644); err != nil {
 		return Mapping{}, err
 	}
+	// The store will be where only they bring it back: their names must outlive a power cut.
+	if err := errors.Join(host.SyncDir(configDir), host.SyncDir(filepath.Dir(configDir)), host.SyncDir(unitDir)); err != nil {
+		return Mapping{}, err
+	}
 	for _, args := range [][]string{{"daemon-reload"}, {"enable", UnitName(spec)}, {"restart", UnitName(spec)}} {
 		if err := h.systemctl(ctx, args...); err != nil {
 			words := h.lastWords(ctx, spec)
 			return Mapping{}, errors.Join(fmt.Errorf("%w%s", err, words), h.stopUnit(context.WithoutCancel(ctx), spec))
 		}
+	}
+	if err := host.SyncDir(filepath.Join(unitDir, wantedBy+".wants")); err != nil {
+		return Mapping{}, errors.Join(err, h.stopUnit(context.WithoutCancel(ctx), spec))
 	}
 	now, err := h.served()
 	if err != nil {
