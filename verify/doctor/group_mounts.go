@@ -154,10 +154,14 @@ func lookNetworkMounts(ctx context.Context, h *Host) Finding {
 		}
 		seen = append(seen, m.Path)
 		// In a process of its own: who hangs in the kernel cannot even end.
+		w, err := h.awake(ctx)
+		if err != nil {
+			return unknown(err)
+		}
 		try, cancel := context.WithTimeout(ctx, 2*time.Second)
 		answer := make(chan error, 1)
 		go func() {
-			_, err := askOwner[none](try, h, opMounts, m.Path)
+			_, err := askBy[none](try, h, w, opMounts, m.Path)
 			answer <- err
 		}()
 		select {

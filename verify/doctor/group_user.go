@@ -276,10 +276,14 @@ func lookUserBus(ctx context.Context, h *Host) Finding {
 	if h.Owner.RuntimeDir == "" {
 		return problem("no systemd of theirs runs", h.bringUp())
 	}
+	w, err := h.awake(ctx)
+	if err != nil {
+		return unknown(err)
+	}
 	const limit = 5 * time.Second
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if _, err := askOwner[map[string]host.UnitState](ctx, h, opUnits, []string{"default.target"}); err != nil {
+	if _, err := askBy[map[string]host.UnitState](ctx, h, w, opUnits, []string{"default.target"}); err != nil {
 		why := err.Error()
 		if ctx.Err() != nil {
 			why = fmt.Sprintf("it does not answer within %s", brief.Time(limit))

@@ -300,12 +300,27 @@ func withInfo(look func(ctx context.Context, h *Host, i infoSeen) Finding) func(
 // askOwner has a worker of the store's owner answer one question. One that has
 // answered is asked again; one that hangs holds up no other question, and is not.
 func askOwner[R any](ctx context.Context, h *Host, op string, args any) (R, error) {
-	var r R
 	w, err := h.worker(ctx)
 	if err != nil {
-		return r, err
+		var none R
+		return none, err
 	}
-	err = w.Call(ctx, op, args, &r, nil)
+	return askBy[R](ctx, h, w, op, args)
+}
+
+// awake is a worker that has answered: its start, on a busy machine some seconds, is no
+// part of the time that what is asked of it may take.
+func (h *Host) awake(ctx context.Context) (*podman.Worker, error) {
+	w, err := h.worker(ctx)
+	if err == nil {
+		err = w.Call(ctx, opMounts, "/", nil, nil)
+	}
+	return w, err
+}
+
+func askBy[R any](ctx context.Context, h *Host, w *podman.Worker, op string, args any) (R, error) {
+	var r R
+	err := w.Call(ctx, op, args, &r, nil)
 	var fault *podman.Fault
 	if ctx.Err() == nil && (err == nil || errors.As(err, &fault)) && op != opKernel && op != opCheck { // these have a /tmp of their own now
 		select {
