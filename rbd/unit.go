@@ -67,10 +67,12 @@ func AtBoot(spec Spec) (string, error) {
 		return RBDMap, nil
 	}
 	_, config := unitPaths(spec)
-	if _, err := os.Lstat(config); err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return config, err
+	// Cut off before it was enabled, no boot starts it.
+	_, err = os.Lstat(filepath.Join(unitDir, wantedBy+".wants", UnitName(spec)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
 	}
-	return "", nil
+	return config, err
 }
 
 // unitText is the service. It starts when the network is up; what mounts the image
