@@ -111,11 +111,11 @@ func TestOtherDirections(t *testing.T) {
 			if left := w.leftovers(map[string]string{"vfs": "overlay*", "overlay": "none"}[c.to]); left != "" && !strings.Contains(left, ".storagectl-0001") {
 				t.Errorf("left in the store: %s", left)
 			}
-			root := w.script(c.user, `
+			root := w.script(c.user, inside+`
 cd
 podman exec running /bin/busybox sh -c 'test "$(cat /f)" = written && test ! -e /home && cat /v/file' >/dev/null
 podman commit -q running localhost/lab/from-running:1 >/dev/null
-podman run --rm --network=none localhost/lab/from-running:1 /bin/busybox grep ' / ' /proc/mounts </dev/null
+inside localhost/lab/from-running:1 /bin/busybox grep ' / ' /proc/mounts
 podman rmi localhost/lab/from-running:1 localhost/lab/anew:1 >/dev/null`)
 			if native := strings.HasPrefix(root, "overlay / overlay "); native != (c.to == "overlay") {
 				t.Errorf("a container's root is %s", root)

@@ -19,7 +19,7 @@ func TestContainersRefused(t *testing.T) {
 		with                 []string
 	}{
 		{name: "rootless", id: "checkpoint", make: "podman run -d --name frozen --network=none localhost/lab/base:1 /bin/busybox sleep 1000", lift: "podman rm -f -t0 frozen", with: []string{"--containers", "checkpoint"}},
-		{name: "goes", id: "auto-remove", make: "podman run -d --rm --name goes --network=none localhost/lab/base:1 /bin/busybox sleep 1000", lift: "podman stop -t0 goes"},
+		{name: "goes", id: "auto-remove", make: "podman run -d --rm --name goes --network=none localhost/lab/base:1 /bin/busybox sleep 1000", lift: "podman stop -t0 goes; while podman container exists goes; do sleep 0.1; done"},
 		{name: "holds", id: "paused", make: "podman run -d --name holds --network=none localhost/lab/base:1 /bin/busybox sleep 1000; podman pause holds", lift: "podman unpause holds; podman rm -f -t0 holds"},
 	} {
 		w.script(w.user, "cd; "+c.make)
@@ -64,6 +64,8 @@ func TestMappedRefused(t *testing.T) {
 // TestContainersOfUnits: what a unit runs is stopped and started by its unit,
 // whether the unit keeps its container or makes it anew.
 func TestContainersOfUnits(t *testing.T) {
+	// The service is active before podman has started its container.
+	const up = `for _ in $(seq 600); do podman exec unit /bin/busybox true 2>/dev/null && break; sleep 0.1; done; `
 	for release, make := range map[string]string{
 		"bookworm": `
 podman create --name unit $image >/dev/null
@@ -99,9 +101,11 @@ systemctl --user daemon-reload`,
 			w.script(w.user, `
 cd; units=~/.config/systemd/user; mkdir -p $units
 `+strings.ReplaceAll(make, "$image", `--network=none -v vol1:/v localhost/lab/base:1 /bin/busybox sh -c 'trap "exit 0" TERM; while :; do /bin/busybox sleep 0.2; done'`)+`
-systemctl --user start web.service; sleep 1; podman exec unit /bin/busybox true`)
+systemctl --user start web.service
+`+up)
 			state := func() string {
-				return w.script(w.user, `cd; systemctl --user is-active web.service; podman ps --sort names --format '{{.Names}}'; podman exec unit /bin/busybox cat /v/file`)
+				return w.script(w.user, `cd
+`+up+`systemctl --user is-active web.service; podman ps --sort names --format '{{.Names}}'; podman exec unit /bin/busybox cat /v/file`)
 			}
 			before := state()
 			units := w.unitFiles(lab.Home + "/.config/systemd/user")

@@ -33,12 +33,12 @@ func (w *world) start(args ...string) (wait func() result) {
 	wait = func() result {
 		select {
 		case <-done:
-		case <-time.After(3 * time.Minute):
+		case <-time.After(10 * time.Minute):
 			w.t.Fatalf("storagectl does not end: %s", errs.String())
 		}
 		return result{cmd.ProcessState.ExitCode(), out.String(), errs.String()}
 	}
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		if found, _ := filepath.Glob(w.node.HostPath(stateDir) + "/runs/*/journal*"); len(found) > 0 {
 			return wait
 		}
@@ -48,7 +48,7 @@ func (w *world) start(args ...string) (wait func() result) {
 		default:
 		}
 	}
-	w.t.Fatal("no journal after a minute")
+	w.t.Fatal("no journal after five minutes")
 	return nil
 }
 

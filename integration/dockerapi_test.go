@@ -201,7 +201,7 @@ func TestDockerAPIGate(t *testing.T) {
 
 	wait := w.start(w.migrate("--docker-api")...)
 	networks := w.node.HostPath(w.graphroot()) + "/networks/storagectl-replay-*.json"
-	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		if found, err := filepath.Glob(networks); len(found) > 0 || err != nil || time.Now().After(end) {
 			if len(found) == 0 {
 				t.Fatalf("no network of the calls: %v, %s", err, wait())

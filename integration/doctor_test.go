@@ -96,7 +96,7 @@ func TestDoctor(t *testing.T) {
 				if c.within != "" {
 					r, all = w.diagnoses(w.exec("root", "sh", "-euc", c.within, "sh", "storagectl", "doctor", "--json", "--user", c.user, "--check", c.check))
 				}
-				if took := time.Since(began); took > 25*time.Second {
+				if took := time.Since(began); took > time.Minute {
 					t.Errorf("it took %s", took)
 				}
 				return r, all[c.check]

@@ -108,7 +108,7 @@ podman run -d --rm --name gone --network none localhost/lab/base:1 /bin/busybox 
 	if r := w.ctl(w.migrate("--containers", "discard")...); r.code != exitRefused || !strings.Contains(r.stderr, "gone") {
 		t.Errorf("a --rm container: %s", r)
 	}
-	w.script(lab.Owner, "podman stop -t 0 gone")
+	w.script(lab.Owner, "podman stop -t 0 gone; while podman container exists gone; do sleep 0.1; done")
 	w.must(w.migrate("--containers", "discard")...)
 	const look = `podman ps -aq | wc -l; find ~/.local/share/containers/storage/volumes -name gold | wc -l; podman volume ls -q | wc -l`
 	after := strings.Fields(w.script(lab.Owner, look))

@@ -17,7 +17,7 @@ import (
 // host's verbs do it, in a node, as their own program.
 func TestMountUnitsOfANode(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	bin := filepath.Join(t.TempDir(), "host.test")
 	build := exec.CommandContext(ctx, "go", "test", "-c", "-tags="+tags, "-o", bin, "./internal/host")

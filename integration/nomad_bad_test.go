@@ -15,14 +15,17 @@ import (
 // background starts storagectl as ctl does and returns its end.
 func (w *nomadWorld) background(args ...string) <-chan result {
 	done := make(chan result, 1)
-	go func() { done <- w.ctl("", args...) }()
+	go func() {
+		defer close(done) // also where ctl gave up: nobody may wait for ever
+		done <- w.ctl("", args...)
+	}()
 	return done
 }
 
 // until waits for a step to have this mark in the latest run.
 func (w *nomadWorld) until(t *testing.T, done <-chan result, step, mark string) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(4 * time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		if w.step(step) == mark {
 			return
 		}
@@ -32,7 +35,7 @@ func (w *nomadWorld) until(t *testing.T, done <-chan result, step, mark string) 
 		default:
 		}
 	}
-	t.Fatalf("step %s was not %s within a minute", step, mark)
+	t.Fatalf("step %s was not %s within four minutes", step, mark)
 }
 
 func (w *nomadWorld) step(name string) string {
@@ -96,7 +99,8 @@ func TestNomadBadDays(t *testing.T) {
 		w.a.podman("rm", mine)
 		// A process that is called like a client of Nomad, and is none of the nodes.
 		pid := strings.TrimSpace(w.a.script("root", `cd /run && echo 'while sleep 0.2; do :; done' >agent
-setsid bash -c 'exec -a nomad sh agent' </dev/null >/dev/null 2>&1 & echo $!`))
+setsid bash -c 'exec -a nomad sh agent' </dev/null >/dev/null 2>&1 & p=$!
+until tr '\0' ' ' </proc/$p/cmdline | grep -q '^nomad agent'; do sleep 0.05; done; echo $p`))
 		refused("nomad-node", "2 processes")
 		w.a.script("root", "kill "+pid)
 	})
@@ -255,7 +259,7 @@ setsid bash -c 'exec -a nomad sh agent' </dev/null >/dev/null 2>&1 & echo $!`))
 // empty waits until no allocation of a job runs.
 func (w *nomadWorld) empty(job string) {
 	w.t.Helper()
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+	for end := time.Now().Add(4 * time.Minute); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
 		allocs, err := w.Allocs(job)
 		alive := err != nil
 		for _, a := range allocs {

@@ -51,7 +51,7 @@ func (w *nomadWorld) asJob(cl *nomad.Client, change func(*api.Task), args ...str
 	if change != nil {
 		change(task)
 	}
-	alloc, err := w.FinishJob(w.ctx, job, 4*time.Minute)
+	alloc, err := w.FinishJob(w.ctx, job, 10*time.Minute)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -61,7 +61,7 @@ func TestNomadWork(t *testing.T) {
 		w := w.under(t)
 		for how, args := range map[string][]string{
 			"exited with 3":         {"--hook-before", `sh -c "echo 'no pool'; exit 3"`},
-			"not end within 1s":     {"--hook-before", "sleep 60", "--hook-timeout", "1s"},
+			"not end within 10s":    {"--hook-before", "sleep 60", "--hook-timeout", "10s"},
 			"it exited with 127":    {"--hook-before", "/no/such/command"},
 			"put it into a script":  {"--hook-before", "echo a | tee /run/x"},
 			"a quote is not closed": {"--hook-before", "echo 'a"},
@@ -113,7 +113,7 @@ func TestNomadWork(t *testing.T) {
 		w.until(t, first, "wait-busy", "begun")
 		began := time.Now()
 
-		r := other.ctl("", other.migrate(append(slot, "--slot-wait", "3s")...)...)
+		r := other.ctl("", other.migrate(append(slot, "--slot-wait", "10s")...)...)
 		if r.code != exitRefused || !strings.Contains(r.stderr, "held by root@") {
 			t.Errorf("the second node: %s", r)
 		}
@@ -177,7 +177,7 @@ func TestNomadWork(t *testing.T) {
 		if d := w.a.driver(); d != "overlay" || !w.eligible(a) {
 			t.Errorf("podman is on %s", d)
 		}
-		if got := w.a.podman("run", "--rm", "--network=none", "-v", "vol1:/v", "localhost/lab/base:1", "/bin/busybox", "cat", "/v/term"); got != "term" {
+		if got := strings.TrimSpace(w.a.script("hashi", inside+"inside -v vol1:/v localhost/lab/base:1 /bin/busybox cat /v/term")); got != "term" {
 			t.Errorf("the work was not given its grace: %q", got)
 		}
 	})

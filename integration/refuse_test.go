@@ -130,7 +130,7 @@ func TestInterruptedWait(t *testing.T) {
 	began := time.Now()
 	w.signal("INT")
 	r := wait()
-	if took := time.Since(began); r.code != exitInterupt || took > 10*time.Second || !strings.Contains(r.stderr, "storagectl resume") {
+	if took := time.Since(began); r.code != exitInterupt || took > 20*time.Second || !strings.Contains(r.stderr, "storagectl resume") {
 		t.Errorf("after %s: %s", took, r)
 	}
 	w.script("root", "pkill -u hashi -f '^podman load'; pkill -x -f 'sleep 300'")

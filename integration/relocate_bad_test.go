@@ -190,9 +190,10 @@ func TestRelocateFull(t *testing.T) {
 	w.same("the node", untouched, w.untouched())
 	w.script("root", "mv /etc/fstab.was /etc/fstab")
 
-	wait := w.start(w.relocate("--rate", "8M")...)
+	wait := w.start(w.relocate("--rate", "4M")...)
 	w.midway("/srv/disk/*/" + file)
-	w.script("root", "dd if=/dev/zero of=/srv/disk/others bs=1M 2>/dev/null || true; sync")
+	w.script("root", `cd /srv/disk; fallocate -l $(( ($(stat -f -c %a .) - 16) * $(stat -f -c %S .) )) others || true
+dd if=/dev/zero bs=64k >>others 2>/dev/null || true`)
 	if r := wait(); r.code != exitRefused || !strings.Contains(r.stderr, "no room") || !strings.Contains(r.stderr, "as it was before") {
 		t.Errorf("want it taken back: %s", r)
 	}
@@ -268,7 +269,10 @@ func TestRelocateTwoHosts(t *testing.T) {
 	}
 	before := map[*world]inventory{a: a.manifest(), b: b.manifest()}
 	results := make(chan result, 1)
-	go func() { results <- a.ctl(a.onto("rbd/race", "--size", "1G")...) }()
+	go func() {
+		defer close(results)
+		results <- a.ctl(a.onto("rbd/race", "--size", "1G")...)
+	}()
 	rb := b.ctl(b.onto("rbd/race", "--size", "1G")...)
 	ra := <-results
 	if ra.code+rb.code != exitDone+exitRefused || ra.code != exitDone && rb.code != exitDone {
@@ -284,7 +288,7 @@ func TestRelocateTwoHosts(t *testing.T) {
 
 	// A maps an image, and its host is cut off from the cluster. All nodes have one
 	// kernel: whoever looks at all its devices waits as long, so be quick.
-	if _, err := c.Ceph(t.Context(), "config", "set", "osd", "osd_client_watch_timeout", "10"); err != nil {
+	if _, err := c.Ceph(t.Context(), "config", "set", "osd", "osd_client_watch_timeout", "20"); err != nil {
 		t.Fatal(err)
 	}
 	const image = "rbd/taken"
@@ -346,7 +350,7 @@ func TestRelocateTwoHosts(t *testing.T) {
 // unwatched waits until nobody watches an image.
 func unwatched(t *testing.T, c *ceph.Cluster, image string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	for {
 		out, err := c.RBD(ctx, "status", image)

@@ -102,7 +102,7 @@ func TestRelocateCephFS(t *testing.T) {
 	lap("made into vfs on its way, killed, resumed, used and rolled back")
 	w.must(elsewhere("--driver", "fuse-overlayfs")...)
 	w.onCephFS(before)
-	if out := w.podman("run", "--rm", "--pull=never", "--network=none", "localhost/lab/base:1", "/bin/busybox", "grep", " / ", "/proc/mounts"); !strings.Contains(out, "fuse.fuse-overlayfs") {
+	if out := w.script(w.user, inside+"inside --pull=never localhost/lab/base:1 /bin/busybox grep ' / ' /proc/mounts"); !strings.Contains(out, "fuse.fuse-overlayfs") {
 		t.Errorf("a container's root is %s", out)
 	}
 	lap("fuse-overlayfs")

@@ -200,7 +200,7 @@ func TestRelocateInUse(t *testing.T) {
 	w := newWorld(t, "bookworm", lab.Owner, images.Small)
 	w.disk("xfs", "2G")
 	before := w.manifest()
-	w.script("root", "systemd-run -q --unit=writer sh -c 'cd "+w.graphroot()+"/volumes && exec sleep 1000'; sleep 1")
+	w.script("root", "systemd-run -q --unit=writer sh -c 'cd "+w.graphroot()+"/volumes && exec sleep 1000'; until ls -l /proc/$(systemctl show --value -p MainPID writer)/cwd | grep -q volumes; do sleep 0.1; done")
 	r := w.ctl(w.relocate()...)
 	if r.code != exitRefused || !strings.Contains(r.stderr, "in use by sleep") {
 		t.Errorf("want a refusal that names it: %s", r)

@@ -205,6 +205,7 @@ func (s *sweep) reset() {
 		s.script(s.user, `cd
 podman create --name ended --network=none localhost/lab/base:1 /bin/busybox sh -c 'echo x >/made' >/dev/null
 podman start -a ended </dev/null
+until [ "$(podman inspect --format '{{.State.Status}}' ended)" = exited ]; do sleep 0.1; done # "stopped" until conmon has cleaned up
 podman run -d --name live --network=none -v vol1:/v localhost/lab/base:1 /bin/busybox sh -c \
 	'test -e /f || echo written >/f; trap "exit 0" TERM; while :; do /bin/busybox sleep 0.1; done' >/dev/null </dev/null`)
 		s.containers = s.alive()

@@ -94,7 +94,7 @@ func (w *world) install(more ...string) {
 	w.t.Helper()
 	now := time.Now().UTC()
 	opens := now.Truncate(time.Minute).Add(time.Minute)
-	if opens.Sub(now) < 10*time.Second { // it has to be installed by then
+	if opens.Sub(now) < 30*time.Second { // it has to be installed by then
 		opens = opens.Add(time.Minute)
 	}
 	args := append([]string{"runbook", "install", "vfs-to-overlay", "--param", "user=" + lab.Owner,

@@ -75,12 +75,13 @@ func killCgroup(ctx context.Context, node string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot kill node %s: %w", node, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute) // its last process unmounts, and so writes, its disks
 	defer cancel()
+	stuck := map[string]bool{}
 	patience := time.Now().Add(time.Second)
 	err = poll(ctx, 20*time.Millisecond, func() (bool, error) {
 		if time.Now().After(patience) {
-			abortFuse()
+			stuck = abortFuse(stuck)
 			patience = time.Now().Add(time.Second)
 		}
 		b, err := os.ReadFile(filepath.Join(dir, "cgroup.events"))

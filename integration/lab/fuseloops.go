@@ -31,8 +31,10 @@ func freeFuseLoops() {
 // of. A process that serves a file under a mounted loop device, and dies as the
 // last of its mount namespace, unmounts that device while its own end of the
 // connection is still open: it would wait for itself for ever, and with it
-// whoever looks at the loop device.
-func abortFuse() {
+// whoever looks at the loop device. Only those that were so a while ago, too: one that
+// was unmounted lazily and still writes back is another node's. It returns those of now.
+func abortFuse(before map[string]bool) map[string]bool {
+	now := map[string]bool{}
 	const control = "/sys/fs/fuse/connections"
 	conns, _ := filepath.Glob(control + "/[0-9]*")
 	if len(conns) == 0 {
@@ -42,9 +44,13 @@ func abortFuse() {
 	for _, c := range conns {
 		waiting, err := os.ReadFile(filepath.Join(c, "waiting"))
 		if err == nil && strings.TrimSpace(string(waiting)) != "0" && !seen("0:"+filepath.Base(c)) {
-			_ = os.WriteFile(filepath.Join(c, "abort"), []byte("1"), 0) // it is gone: so much the better
+			now[c] = true
+			if before[c] {
+				_ = os.WriteFile(filepath.Join(c, "abort"), []byte("1"), 0) // it is gone: so much the better
+			}
 		}
 	}
+	return now
 }
 
 // seen tells whether any process sees a mount of a device, MAJOR:MINOR.

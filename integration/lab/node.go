@@ -182,7 +182,7 @@ umount "$N/data"`)
 
 // Start boots the node on the disk it has.
 func (n *Node) Start(ctx context.Context) error {
-	limit, program := 90*time.Second, n.nspawn
+	limit, program := 4*time.Minute, n.nspawn
 	if n.opts.UML != nil {
 		limit, program = 10*time.Minute, n.uml
 	}

@@ -56,7 +56,7 @@ func clustersDir() string { return filepath.Join(lab.Cache(), "ceph") }
 // Start starts a cluster and returns when images and files can be written. On
 // an error nothing is left behind.
 func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	if opts.Name == "" {
 		opts.Name = "c" + randomHex(4)

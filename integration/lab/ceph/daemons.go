@@ -98,7 +98,7 @@ func find(dir, program string) []int {
 
 // killAll kills the daemons of the cluster in dir, and waits until they are gone.
 func killAll(dir string) error {
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		left := find(dir, "")
 		if len(left) == 0 {
 			return nil
@@ -123,7 +123,7 @@ func (c *Cluster) Stop(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	return poll(ctx, 30*time.Second, "the end of "+name, func() (bool, error) { return len(c.pids(name)) == 0, nil })
+	return poll(ctx, 3*time.Minute, "the end of "+name, func() (bool, error) { return len(c.pids(name)) == 0, nil })
 }
 
 // Start starts a daemon that was stopped. It may be up later: see WaitHealthy.

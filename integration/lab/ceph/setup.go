@@ -212,7 +212,7 @@ func (c *Cluster) populate(ctx context.Context) error {
 
 // ready waits until a file can be written and the pools' sizes are known.
 func (c *Cluster) ready(ctx context.Context) error {
-	return c.withLogs(poll(ctx, time.Minute, "a healthy cluster", func() (bool, error) {
+	return c.withLogs(poll(ctx, 3*time.Minute, "a healthy cluster", func() (bool, error) {
 		out, err := c.Ceph(ctx, "status", "--format", "json")
 		if err != nil {
 			return false, nil //nolint:nilerr // it may answer the next time

@@ -158,7 +158,7 @@ plugin "nomad-driver-podman" {
 // WaitReady waits until Nomad sees the client ready with a healthy podman, and
 // learns its node id.
 func (c *Cluster) WaitReady(ctx context.Context, cl *Client) error {
-	return poll(ctx, 90*time.Second, "a ready node with a healthy podman driver", func() (bool, error) {
+	return poll(ctx, 4*time.Minute, "a ready node with a healthy podman driver", func() (bool, error) {
 		client, err := c.API(c.Token)
 		if err != nil {
 			return false, err

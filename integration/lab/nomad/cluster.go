@@ -118,7 +118,7 @@ func (c *Cluster) waitKeyring(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return poll(ctx, 30*time.Second, "the keyring", func() (bool, error) {
+	return poll(ctx, 2*time.Minute, "the keyring", func() (bool, error) {
 		_, _, err := client.Variables().Create(&api.Variable{Path: "lab/ready", Items: api.VariableItems{"a": "b"}}, nil)
 		return err == nil, nil
 	})
@@ -296,14 +296,14 @@ func (c *Cluster) API(token string) (*api.Client, error) {
 }
 
 func (c *Cluster) waitLeader(ctx context.Context) error {
-	return poll(ctx, 60*time.Second, "a leader", func() (bool, error) {
+	return poll(ctx, 2*time.Minute, "a leader", func() (bool, error) {
 		_, err := c.Leader()
 		return err == nil, nil
 	})
 }
 
 func (c *Cluster) bootstrap(ctx context.Context) error {
-	return poll(ctx, 30*time.Second, "the management token", func() (bool, error) {
+	return poll(ctx, 2*time.Minute, "the management token", func() (bool, error) {
 		client, err := c.API("")
 		if err != nil {
 			return false, err

@@ -39,7 +39,7 @@ func (c *Cluster) RunJob(ctx context.Context, job *api.Job, count int) error {
 		return err
 	}
 	var why string
-	err = poll(ctx, 90*time.Second, "the job running", func() (bool, error) {
+	err = poll(ctx, 4*time.Minute, "the job running", func() (bool, error) {
 		allocs, err := c.Allocs(*job.ID)
 		if err != nil {
 			return false, err
