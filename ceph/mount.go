@@ -12,8 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/google/renameio/v2"
-
 	"github.com/storagectl/storagectl/internal/cephlink"
 	"github.com/storagectl/storagectl/internal/host"
 )
@@ -306,48 +304,6 @@ func mountedAt(dir string) (string, error) {
 		}
 	}
 	return found, nil
-}
-
-// WriteSecret writes a key into a file that only root reads, as mount.ceph's
-// secretfile takes it. The file is whole or not there.
-func WriteSecret(path, key string) error {
-	if key = strings.TrimSpace(key); key == "" || strings.ContainsAny(key, " \t\r\n\x00") {
-		return fmt.Errorf("cannot write the secret %s: what is given is no key", path)
-	}
-	if err := writeSecret(path, key); err != nil {
-		return fmt.Errorf("cannot write the secret %s: %w", path, err)
-	}
-	return nil
-}
-
-// writeSecret does not use renameio.WriteFile, which keeps the mode of a file
-// that is there, open to others or not.
-func writeSecret(path, key string) error {
-	f, err := renameio.NewPendingFile(path, renameio.WithStaticPermissions(0o600))
-	if err != nil {
-		return err
-	}
-	if _, err := f.WriteString(key + "\n"); err != nil {
-		return errors.Join(err, f.Cleanup())
-	}
-	return f.CloseAtomicallyReplace()
-}
-
-// KeyOf finds the key of a user in the text of a keyring.
-func KeyOf(keyring []byte, user string) (string, error) {
-	section := ""
-	for _, line := range strings.Split(string(keyring), "\n") {
-		line = strings.TrimSpace(line)
-		if strings.HasPrefix(line, "[") && strings.HasSuffix(line, "]") {
-			section = line[1 : len(line)-1]
-			continue
-		}
-		k, v, ok := strings.Cut(line, "=")
-		if ok && strings.TrimSpace(k) == "key" && section == "client."+strings.TrimPrefix(user, "client.") {
-			return strings.TrimSpace(v), nil
-		}
-	}
-	return "", fmt.Errorf("the keyring has no key of client.%s", strings.TrimPrefix(user, "client."))
 }
 
 func toolEnv() []string {

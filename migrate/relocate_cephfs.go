@@ -108,7 +108,7 @@ func (s *Session) mountPlace(ctx context.Context) error {
 func (s *Session) attachPlace(ctx context.Context) error {
 	t := s.Inputs.Target.Place
 	if t.Mounter == ceph.Kernel {
-		key, err := keyOf(t)
+		key, err := ceph.Key(ctx, s.env.Runner, t.Cluster)
 		if err != nil {
 			return err
 		}
@@ -123,19 +123,6 @@ func (s *Session) attachPlace(ctx context.Context) error {
 	err := ceph.Mount(ctx, s.env.Runner, s.cephSource(), s.targetFolder(), t.Mounter)
 	s.point("before after-place-mount")
 	return err
-}
-
-// keyOf reads the key of the target's user.
-func keyOf(t *TargetPlace) (string, error) {
-	b, err := os.ReadFile(keyringOf(t.Cluster))
-	if err != nil {
-		return "", fmt.Errorf("cannot read the key of client.%s: %w", t.Cluster.ID(), err)
-	}
-	key, err := ceph.KeyOf(b, t.Cluster.ID())
-	if err != nil {
-		return "", fmt.Errorf("cannot read the key of client.%s: %w", t.Cluster.ID(), err)
-	}
-	return key, nil
 }
 
 // claim writes the run's marker into an empty folder. Another host may find it empty
@@ -354,7 +341,7 @@ func (a *Assessment) mounter(ctx context.Context, run *host.Runner, p *TargetPla
 		if p.Syntax, err = ceph.SyntaxOf(ctx, run); err != nil {
 			return err
 		}
-		if _, err := keyOf(p); err != nil {
+		if _, err := ceph.Key(ctx, run, p.Cluster); err != nil {
 			a.refuse("ceph-no-key", "give its keyring with --ceph-keyring", "%v", err)
 			return nil
 		}

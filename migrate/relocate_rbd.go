@@ -244,7 +244,7 @@ func (s *Session) setRBDMap(ctx context.Context, on bool) error {
 		if !on {
 			return rbd.RemoveEntry(now, t.Spec)
 		}
-		return rbd.SetEntry(now, rbd.MapEntry{Spec: t.Spec, User: t.Cluster.ID(), Keyring: keyringOf(t.Cluster), Conf: t.Cluster.Conf, Options: []string{"exclusive"}})
+		return rbd.SetEntry(now, t.mapEntry())
 	})
 	if err != nil || !on || !s.Inputs.Systemd {
 		return err
@@ -274,12 +274,11 @@ func (s *Session) inRBDMap(ctx context.Context) (enabled bool, err error) {
 	return enabled, err
 }
 
-// keyringOf is the file with a user's key: Ceph's own default where none was given.
-func keyringOf(c cephlink.Cluster) string {
-	if c.Keyring != "" {
-		return c.Keyring
-	}
-	return fmt.Sprintf("/etc/ceph/%s.client.%s.keyring", c.NameOf(), c.ID())
+// mapEntry is the image's line in rbdmap. It says no more of the cluster than the
+// operator did: rbd finds the rest at a boot as it did in the run.
+func (t *TargetImage) mapEntry() rbd.MapEntry {
+	c := t.Cluster
+	return rbd.MapEntry{Spec: t.Spec, User: c.ID(), Keyring: c.Keyring, Conf: c.Conf, Options: []string{"exclusive"}}
 }
 
 // targetImage judges an RBD image as target: the cluster, the rights, who has it.

@@ -3,6 +3,9 @@ package rbd
 import (
 	"bytes"
 	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -151,5 +154,41 @@ pool/d@snap id=u
 	line, err := want[1].line()
 	if back, err2 := Entries([]byte(line + "\n")); errors.Join(err, err2) != nil || !reflect.DeepEqual(back, want[1:2]) {
 		t.Errorf("%q is read as %+v", line, back)
+	}
+}
+
+// TestScript: the script of ceph-common makes of our lines what we mean by them, also
+// where a line says nothing of a keyring. The kernel's client has a test of its own.
+func TestScript(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	for _, tool := range []string{"rbd", "logger", "mount"} {
+		if err := os.WriteFile(path(tool), []byte("#!/bin/sh\n[ ${0##*/} != rbd ] || printf '%s\\n' \"$*\" >>"+path("asked")+"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spec := Spec{Pool: "p", Image: "none"}
+	for want, e := range map[string]MapEntry{
+		"device map p/none --id u --options exclusive":                                {User: "u", Options: []string{"exclusive"}},
+		"device map p/none --id u --keyring /k --conf /c.conf --options exclusive,ro": {User: "u", Keyring: "/k", Conf: "/c.conf", Options: []string{"exclusive", "ro"}},
+	} {
+		e.Spec = spec
+		line, err := SetEntry(nil, e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.WriteFile(path("map"), line, 0o600), os.RemoveAll(path("asked"))); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(t.Context(), "/usr/bin/rbdmap", "map")
+		cmd.Env = []string{"PATH=" + dir + ":/usr/bin:/bin", "RBDMAPFILE=" + path("map")}
+		out, err := cmd.CombinedOutput()
+		asked, rerr := os.ReadFile(path("asked"))
+		if errors.Join(err, rerr) != nil || strings.TrimSpace(string(asked)) != want {
+			t.Errorf("%q has the script ask for %q (%v, %s), and not %q", line, asked, errors.Join(err, rerr), out, want)
+		}
+		if back, err := Entries(line); err != nil || len(back) != 1 || !reflect.DeepEqual(back[0], e) {
+			t.Errorf("%q is read as %+v, %v", line, back, err)
+		}
 	}
 }
