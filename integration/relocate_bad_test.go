@@ -108,6 +108,14 @@ func TestRelocateBadCluster(t *testing.T) {
 			t.Errorf("%v: want refusal %s: %s", r.args, r.id, got)
 		}
 	}
+	for _, missing := range []string{"/usr/bin/rbd", "/dev/fuse"} {
+		w.script("root", "mv "+missing+" "+missing+".away")
+		got := w.ctl(w.onto("rbd/new", "--size", "1G", "--json")...)
+		w.script("root", "mv "+missing+".away "+missing)
+		if got.code != exitRefused || !strings.Contains(got.stdout, `"ceph-no-mapper"`) || !strings.Contains(got.stdout, filepath.Base(missing)) {
+			t.Errorf("without %s: want a refusal: %s", missing, got)
+		}
+	}
 	w.same("the node", untouched, w.untouched())
 
 	w.stalled(c, file)

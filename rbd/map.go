@@ -108,22 +108,29 @@ func (h *Host) DefaultMapper(ctx context.Context) Mapper {
 // Lacks tells what a mapper needs and this host has not, and what would help; "" where
 // it has all.
 func (h *Host) Lacks(ctx context.Context, m Mapper) (what, hint string) {
-	module, shows := "rbd", "bus/rbd"
-	if m == NBD {
-		module, shows = "nbd", "block/nbd0"
-		if _, err := exec.LookPath("rbd-nbd"); err != nil {
-			return "there is no rbd-nbd here", "apt install rbd-nbd"
+	tools, module, shows := []string{"rbd"}, "rbd", h.sys("bus/rbd")
+	switch m {
+	case NBD:
+		tools, module, shows = []string{"rbd", "rbd-nbd"}, "nbd", h.sys("block/nbd0")
+	case Fuse:
+		module, shows = "fuse", "/dev/fuse"
+	case Krbd:
+	}
+	packages := map[string]string{"rbd": "ceph-common", "rbd-nbd": "rbd-nbd"}
+	for _, tool := range tools {
+		if _, err := exec.LookPath(tool); err != nil {
+			return "there is no " + tool + " here", "apt install " + packages[tool]
 		}
 	}
-	if m == Fuse {
-		return "", ""
-	}
-	if _, err := os.Stat(h.sys(shows)); err == nil {
+	if _, err := os.Stat(shows); err == nil {
 		return "", ""
 	}
 	_, _ = h.Run.Run(ctx, host.Cmd{Argv: []string{"modprobe", module}, Env: toolEnv(), Timeout: 20 * time.Second})
-	if _, err := os.Stat(h.sys(shows)); err == nil {
+	if _, err := os.Stat(shows); err == nil {
 		return "", ""
+	}
+	if m == Fuse {
+		return "there is no /dev/fuse here", "modprobe fuse; where this is a container, give it the device"
 	}
 	return "this kernel has no " + module, "say --mapper fuse, or load the module " + module
 }

@@ -50,7 +50,7 @@ func Find() (string, error) {
 
 func noHelper(text string, err error) error {
 	return &LinkError{ID: NoHelper, Text: "cannot talk to Ceph: " + text, Err: err,
-		Hint: "install the helper of the same version as storagectl beside it, and the libraries it links: apt-get install librados2 librbd1 libcephfs2"}
+		Hint: "install the helper of the same version as storagectl beside it, and what it needs of Ceph: apt-get install librados2 librbd1 libcephfs2 ceph-common"}
 }
 
 // Options say which helper to start and what to reach.
