@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/storagectl/storagectl/internal/cephlink"
 )
@@ -80,6 +81,13 @@ func (r Report) Fatal() []Problem {
 		}
 	}
 	return w
+}
+
+// Full reports whether nothing more can be written because there is no room.
+func (r Report) Full() bool {
+	return slices.ContainsFunc(r.Problems, func(p Problem) bool {
+		return slices.Contains([]string{"cluster-full", "pool-full", "pool-full-quota", "health-osd-full"}, p.ID)
+	})
 }
 
 // Facts are the cluster's answers as the helper brings them.

@@ -93,7 +93,7 @@ func (s *Session) stagedImages(ctx context.Context) ([]string, error) {
 
 func (s *Session) sync(ctx context.Context, step string, o convert.Options) (convert.Report, error) {
 	var r convert.Report
-	err := s.worker.Call(ctx, opSync, o, &r, s.progressOf(step))
+	err := s.onTarget(ctx, opSync, o, &r, s.progressOf(step))
 	if faultKind(err) == faultNoRoom && s.relocating() {
 		return r, noRoomThere(err)
 	}
@@ -145,7 +145,7 @@ func (s *Session) compareArgs(containers bool, images []string) compareArgs {
 // images, that the staged containers do.
 func (s *Session) compare(ctx context.Context, step string, args compareArgs) error {
 	var proof convert.Proof
-	if err := s.worker.Call(ctx, opCompare, args, &proof, s.progressOf(step)); err != nil {
+	if err := s.onTarget(ctx, opCompare, args, &proof, s.progressOf(step)); err != nil {
 		return err
 	}
 	diffs := proof.Unexplained()

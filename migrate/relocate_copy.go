@@ -329,12 +329,9 @@ func (s *Session) copy(ctx context.Context, step string, args copyArgs) (CopyFac
 		return CopyFact{}, err
 	}
 	var r treecopy.Report
-	err := s.worker.Call(ctx, opCopy, args, &r, s.copyProgress(step))
+	err := s.onTarget(ctx, opCopy, args, &r, s.copyProgress(step))
 	if faultKind(err) == faultNoRoom {
 		return CopyFact{}, noRoomThere(err)
-	}
-	if err != nil && ctx.Err() == nil && s.Inputs.Target.Kind == KindRBD {
-		err = s.clusterSays(ctx, err)
 	}
 	return CopyFact{Files: r.Copied, Bytes: r.CopiedBytes, Seconds: r.Seconds}, err
 }
@@ -349,7 +346,7 @@ func (s *Session) compareCopy(ctx context.Context, step string, args copyArgs) e
 		return err
 	}
 	var r treecopy.VerifyReport
-	if err := s.worker.Call(ctx, opReadBack, args, &r, s.copyProgress(step)); err != nil {
+	if err := s.onTarget(ctx, opReadBack, args, &r, s.copyProgress(step)); err != nil {
 		return err
 	}
 	if r.Differing == 0 {

@@ -96,7 +96,7 @@ func (s *Session) mapImage(ctx context.Context) error {
 		if err := s.claimImage(ctx, img); err != nil {
 			return err
 		}
-		_, err = h.Map(ctx, t.Spec, rbd.MapOptions{Mapper: t.Mapper, Unit: s.Inputs.Systemd, Wait: t.wait()})
+		_, err = h.Map(ctx, t.Spec, rbd.MapOptions{Mapper: t.Mapper, Unit: s.Inputs.Systemd, Wait: t.wait(), FailFull: true})
 		return err
 	})
 	if err != nil {
@@ -125,23 +125,6 @@ func (s *Session) notMapped(ctx context.Context, h *rbd.Host) error {
 func mappedRefusal(m rbd.Mapping) *Refusal {
 	return &Refusal{ID: "image-mapped", Text: fmt.Sprintf("image %s is %s on this host already", m.Spec, m.Device),
 		Hint: "give the name of another image, or unmap it, if nothing of it is in use"}
-}
-
-// clusterSays adds to an error what the cluster has to say, if anything: to whoever
-// writes to a device, all of it is an I/O error.
-func (s *Session) clusterSays(ctx context.Context, why error) error {
-	t := s.Inputs.Target.Image
-	err := withCeph(ctx, s.env.Runner, t.Cluster, func(h *rbd.Host) error {
-		report, err := ceph.Judge(ctx, h.Link, ceph.Query{Pool: t.Spec.Pool, Namespace: t.Spec.Namespace, DataPool: t.DataPool})
-		for _, p := range report.Fatal() {
-			why = fmt.Errorf("%w; %s", why, p.Text)
-		}
-		return err
-	})
-	if err != nil {
-		why = fmt.Errorf("%w; %w", why, err)
-	}
-	return why
 }
 
 // imageRefusal makes a refusal of an image that somebody else has, and of what

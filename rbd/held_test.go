@@ -57,7 +57,7 @@ func child() int {
 	fmt.Println("ready")
 	in := bufio.NewReader(os.Stdin)
 	_, _ = in.ReadString('\n') // go
-	r.Mapping, err = h.Map(ctx, o.Spec, MapOptions{Mapper: cmp.Or(o.Mapper, Fuse), Unit: o.Unit, Wait: 15 * time.Minute})
+	r.Mapping, err = h.Map(ctx, o.Spec, MapOptions{Mapper: cmp.Or(o.Mapper, Fuse), Unit: o.Unit, Wait: 15 * time.Minute, FailFull: true})
 	if err != nil {
 		var held *HeldError
 		r.Error, r.Held = err.Error(), errors.As(err, &held) || cephlink.IDOf(err) == cephlink.Held

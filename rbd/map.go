@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,6 +22,10 @@ type MapOptions struct {
 	// Unit serves mapper fuse or nbd by a systemd unit that comes back at boot,
 	// instead of by a process of this boot alone.
 	Unit bool
+	// FailFull has a write fail that finds the cluster or the pool full, instead of
+	// waiting for room, where krbd knows how (Linux 5.0). Mapper fuse does so in any
+	// case, and nbd in none.
+	FailFull bool
 	// Wait is how long the unit waits at a boot for a cluster that does not answer.
 	Wait time.Duration
 }
@@ -243,6 +248,9 @@ func (h *Host) rbdMap(ctx context.Context, spec Spec, opts MapOptions) (Mapping,
 	if _, err := os.Stat("/run/udev/control"); err != nil && opts.Mapper == Krbd {
 		options = append(options, "noudev") // rbd would wait for udev's word
 	}
+	if opts.FailFull && opts.Mapper == Krbd && kernelFailsFull() {
+		options = append(options, "abort_on_full")
+	}
 	if len(options) > 0 {
 		argv = append(argv, "--options", strings.Join(options, ","))
 	}
@@ -264,6 +272,15 @@ func (h *Host) rbdMap(ctx context.Context, spec Spec, opts MapOptions) (Mapping,
 		}
 	}
 	return Mapping{}, fmt.Errorf("rbd says that it is %s, and the kernel does not", device)
+}
+
+// kernelFailsFull reports whether the kernel's client knows abort_on_full: an older one
+// refuses to map with an option that it does not know.
+func kernelFailsFull() bool {
+	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	major, _, _ := strings.Cut(string(b), ".")
+	n, aerr := strconv.Atoi(major)
+	return err == nil && aerr == nil && n >= 5
 }
 
 // takeBack unmaps what a program mapped that was killed meanwhile: the kernel goes on

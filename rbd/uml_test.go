@@ -168,6 +168,47 @@ rbdmap unmap-all
 	g.end()
 }
 
+// TestUMLFull: what a run has mapped by the kernel fails a write that finds the pool full,
+// and is let go of all the same; what was written before is there.
+func TestUMLFull(t *testing.T) {
+	c := hubCluster(t)
+	spec := Spec{Pool: "rbd", Image: "fills"}
+	c.Tool(t, "rbd", "create", "--size", "400M", spec.String())
+	g := newGuest(t, c, spec, `
+modprobe rbd
+mkdir -p /srv/store
+child krbd
+grep -q abort_on_full /sys/bus/rbd/devices/0/config_info
+mkfs.xfs -q $device; mount $device /srv/store; echo kept >/srv/store/file; sync -f /srv/store
+meet mapped
+rc=0; timeout 60 dd if=/dev/zero of=/srv/store/more bs=1M count=50 conv=fsync || rc=$?
+test $rc = 1
+umount /srv/store
+give
+test -z "$(ls /sys/bus/rbd/devices)"
+meet given
+child krbd
+mount $device /srv/store; grep -q kept /srv/store/file; umount /srv/store
+give
+`)
+	quota := func(bytes string, full bool) {
+		t.Helper()
+		c.Ceph(t, "osd", "pool", "set-quota", "rbd", "max_bytes", bytes)
+		for end := time.Now().Add(time.Minute); strings.Contains(c.Ceph(t, "osd", "pool", "ls", "detail"), "full_quota") != full; time.Sleep(time.Second) {
+			if time.Now().After(end) {
+				t.Fatalf("the pool with a quota of %s: full is not %v", bytes, full)
+			}
+		}
+	}
+	goOn := g.meet("mapped")
+	quota("1", true)
+	goOn()
+	goOn = g.meet("given")
+	quota("0", false)
+	goOn()
+	g.end()
+}
+
 // TestUMLRefused: the kernel does not get an image that the helper serves.
 func TestUMLRefused(t *testing.T) {
 	c := hubCluster(t)
