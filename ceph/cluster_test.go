@@ -235,7 +235,12 @@ func TestFiles(t *testing.T) {
 	if err := errors.Join(Unmount(t.Context(), run, dir), Unmount(t.Context(), run, dir)); err != nil {
 		t.Fatal(err)
 	}
-	// As a unit of systemd's does.
+	// As a unit of systemd's does, and without a ceph.conf or a keyring.
+	key := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(key, []byte(cluster.Ceph(t, "auth", "print-key", "client.admin")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	src.Cluster = cephlink.Cluster{Mons: []string{cluster.Mon}, KeyFile: key}
 	source, fstype, options, environment, err := src.FuseUnit()
 	if err != nil {
 		t.Fatal(err)

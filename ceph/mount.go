@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -121,17 +120,17 @@ func SyntaxOf(ctx context.Context, run *host.Runner) (Syntax, error) {
 type Source struct {
 	Place   Place
 	Cluster cephlink.Cluster
-	FSID    string   // new syntax only
-	Mons    []string // ADDRESS[:PORT] of the monitors' old protocol; none: as ceph.conf says
-	Secret  string   // file with nothing but the base64 key; see [WriteSecret]
+	FSID    string // new syntax only
+	Secret  string // file with nothing but the base64 key; see [WriteSecret]
 }
 
 // Line returns source, type and options of a kernel mount, as fstab and mount(8)
 // take them. The key is named by its file, never given.
 func (s Source) Line(syntax Syntax) (source, fstype string, options []string, err error) {
-	for _, m := range s.Mons {
-		if _, _, err := net.SplitHostPort(m); err != nil && strings.ContainsAny(m, "/, =") {
-			return "", "", nil, fmt.Errorf("cannot mount %s: %q is no monitor's address", s.Place, m)
+	mons := s.Cluster.Mons
+	for _, m := range mons {
+		if v := strings.TrimPrefix(m, "["); strings.ContainsAny(m, "/, =") || strings.HasPrefix(v, "v1:") || strings.HasPrefix(v, "v2:") {
+			return "", "", nil, fmt.Errorf("cannot mount %s: the kernel takes monitors as HOST or HOST:PORT, not as %q", s.Place, m)
 		}
 	}
 	if s.Secret != "" {
@@ -146,13 +145,13 @@ func (s Source) Line(syntax Syntax) (source, fstype string, options []string, er
 		}
 	}
 	if syntax == NewSyntax {
-		if len(s.Mons) > 0 {
-			options = append(options, "mon_addr="+strings.Join(s.Mons, "/"))
+		if len(mons) > 0 {
+			options = append(options, "mon_addr="+strings.Join(mons, "/"))
 		}
 		return fmt.Sprintf("%s@%s.%s=%s", s.Cluster.ID(), s.FSID, s.Place.FS, s.Place.Path), "ceph", options, nil
 	}
 	options = append(options, "name="+s.Cluster.ID(), "mds_namespace="+s.Place.FS)
-	return strings.Join(s.Mons, ",") + ":" + s.Place.Path, "ceph", options, nil
+	return strings.Join(mons, ",") + ":" + s.Place.Path, "ceph", options, nil
 }
 
 // FuseUnit returns source, type and options by which mount(8) and mount.fuse mount a
@@ -163,7 +162,7 @@ func (s Source) Line(syntax Syntax) (source, fstype string, options []string, er
 func (s Source) FuseUnit() (source, fstype string, options []string, environment string, err error) {
 	args := s.fuseArgs()
 	for _, a := range args {
-		if strings.Trim(a, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:/=_-") != "" {
+		if strings.Trim(a, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:/=_[]-") != "" {
 			return "", "", nil, "", fmt.Errorf("cannot mount %s: %q cannot be in an environment", s.Place, a)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -13,8 +14,8 @@ import (
 
 func TestLines(t *testing.T) {
 	s := Source{
-		Place: Place{"cephfs", "/a/b"}, Cluster: cephlink.Cluster{User: "client.app"}, FSID: "f-s-id",
-		Mons: []string{"10.0.0.1:6789", "[fd00::1]:6789"}, Secret: "/etc/ceph/app.secret",
+		Place: Place{"cephfs", "/a/b"}, Cluster: cephlink.Cluster{User: "client.app", Mons: []string{"10.0.0.1:6789", "[fd00::1]:6789"}, KeyFile: "/k"}, FSID: "f-s-id",
+		Secret: "/etc/ceph/app.secret",
 	}
 	source, fstype, options, err := s.Line(NewSyntax)
 	if err != nil || source != "app@f-s-id.cephfs=/a/b" || fstype != "ceph" ||
@@ -26,9 +27,17 @@ func TestLines(t *testing.T) {
 		!slices.Equal(options, []string{"secretfile=/etc/ceph/app.secret", "name=app", "mds_namespace=cephfs"}) {
 		t.Errorf("old: %q %q %q %v", source, fstype, options, err)
 	}
+	const want = "CEPH_ARGS=--conf /dev/null --id app -m 10.0.0.1:6789,[fd00::1]:6789 --keyfile /k --client_fs=cephfs "
+	if _, _, _, environment, err := s.FuseUnit(); err != nil || !strings.HasPrefix(environment, want) {
+		t.Errorf("ceph-fuse: %q, %v", environment, err)
+	}
 	s.Secret = "/etc/a,b"
 	if _, _, _, err := s.Line(NewSyntax); err == nil {
 		t.Error("a comma would end the option")
+	}
+	s = Source{Place: s.Place, Cluster: cephlink.Cluster{Mons: []string{"[v2:10.0.0.1:3300", "v1:10.0.0.1:6789]"}}}
+	if _, _, _, err := s.Line(OldSyntax); err == nil {
+		t.Error("the kernel takes no such monitor")
 	}
 	for _, p := range []string{"", "fs", "fs:", "fs:a", ":/a", "fs:/a/../b", "fs:/a/", "fs:/a b", "fs:/a,b", "f,s:/a"} {
 		if got, err := ParsePlace(p); err == nil {

@@ -18,7 +18,7 @@ import (
 
 // TestUMLKernel: the kernel's client, in a User-Mode Linux whose kernel has it. A
 // place is mounted by the verb, and by the line that goes into fstab, with the
-// secret in its file.
+// secret in its file and no ceph.conf.
 func TestUMLKernel(t *testing.T) {
 	c, err := cephtest.Start("..", true, 1<<30)
 	if err != nil {
@@ -39,8 +39,6 @@ func TestUMLKernel(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	copyIn(c.Conf, "ceph.conf")
-	copyIn(c.Keyring, "keyring")
 	copyIn(os.Args[0], "child")
 	keyring, err := os.ReadFile(c.Keyring)
 	if err != nil {
@@ -53,7 +51,8 @@ func TestUMLKernel(t *testing.T) {
 	if err := WriteSecret(filepath.Join(dir, "secret"), key); err != nil {
 		t.Fatal(err)
 	}
-	src := Source{Place: Place{FS: "cephfs", Path: "/"}, Cluster: cephlink.Cluster{Conf: "/mnt/ceph.conf"}, FSID: c.FSID, Secret: "/mnt/secret"}
+	_, mon, _ := strings.Cut(strings.TrimSuffix(c.Mon, "]"), "v1:")
+	src := Source{Place: Place{FS: "cephfs", Path: "/"}, Cluster: cephlink.Cluster{Mons: []string{mon}}, FSID: c.FSID, Secret: "/mnt/secret"}
 	order, err := json.Marshal(src)
 	if err != nil {
 		t.Fatal(err)

@@ -118,16 +118,19 @@ func TestRelocateBadCluster(t *testing.T) {
 	}
 	w.same("the node", untouched, w.untouched())
 
-	w.stalled(c, file)
+	w.stalled(c, file, before)
 	w.upAndSame(before)
 	w.must("rollback")
 	w.full(c, file, before)
 }
 
-// stalled moves the store while the OSD is stopped for a time: the copy waits.
-func (w *world) stalled(c *ceph.Cluster, file string) {
+// stalled moves the store while the OSD is stopped for a time: the copy waits. The host
+// knows the cluster by its monitors and a key alone, then and at the next boot.
+func (w *world) stalled(c *ceph.Cluster, file string, before inventory) {
 	w.t.Helper()
-	wait := w.start(w.onto("rbd/stalled", "--size", "1G", "--rate", "8M")...)
+	known, forget := w.byMonitors(c, "store")
+	defer forget()
+	wait := w.start(w.onto("rbd/stalled", append(known, "--size", "1G", "--rate", "8M")...)...)
 	w.midway("/run/storagectl/mounts/*/" + file)
 	if err := c.Stop(w.ctx, "osd"); err != nil {
 		w.t.Fatal(err)
@@ -142,6 +145,18 @@ func (w *world) stalled(c *ceph.Cluster, file string) {
 	if r := wait(); r.code != exitDone {
 		w.t.Fatalf("after the OSD came back: %s", r)
 	}
+	w.powerCut()
+	w.onImage(before)
+}
+
+// byMonitors takes ceph.conf and the keyring of a user from the node, and returns the
+// arguments by which its cluster is reached without, and what puts both back.
+func (w *world) byMonitors(c *ceph.Cluster, user string) (args []string, back func()) {
+	w.t.Helper()
+	w.script("root", `mkdir -m 700 /root/ceph; cd /etc/ceph; mv ceph.conf ceph.client.`+user+`.keyring /root/ceph
+sed -n 's/.*key = //p' /root/ceph/*.keyring >/root/ceph.key; chmod 600 /root/ceph.key`)
+	args = []string{"--ceph-mon", c.MonAddr(), "--ceph-keyfile", "/root/ceph.key"}
+	return args, func() { w.script("root", "mv /root/ceph/* /etc/ceph; rmdir /root/ceph") }
 }
 
 // full moves the store while the pool gets full: the run stops, the store is as it

@@ -112,7 +112,8 @@ func TestRelocateCephFS(t *testing.T) {
 	lap("rolled back")
 	third := elsewhere("--driver", "fuse-overlayfs", "--commit", "--make-subvolume")
 	third[2] = "cephfs:@third"
-	w.must(third...)
+	known, forget := w.byMonitors(c, "files")
+	w.must(append(third, known...)...)
 	w.onCephFS(before)
 	w.killedAt("after-old-parked", w.homeward()...)
 	w.powerCut()
@@ -120,7 +121,10 @@ func TestRelocateCephFS(t *testing.T) {
 	w.isHome(before)
 	w.must("rollback")
 	w.onCephFS(before)
-	lap("home and back")
+	w.powerCut()
+	w.onCephFS(before)
+	forget()
+	lap("home and back, with no ceph.conf")
 	w.script("root", "rm -r "+w.graphroot()+".storagectl-*-new") // it was in use, and is kept
 	w.must(w.homeward("--commit")...)
 	w.isHome(before)

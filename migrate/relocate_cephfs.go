@@ -342,13 +342,13 @@ func (a *Assessment) mounter(ctx context.Context, run *host.Runner, p *TargetPla
 			return err
 		}
 		if _, err := ceph.Key(ctx, run, p.Cluster); err != nil {
-			a.refuse("ceph-no-key", "give its keyring with --ceph-keyring", "%v", err)
+			a.refuse("ceph-no-key", "give its keyring with --ceph-keyring, or a file with the key with --ceph-keyfile", "%v", err)
 			return nil
 		}
 		_, _, _, err = src.Line(p.Syntax)
 	}
 	if err != nil {
-		a.refuse("no-target", "give paths and names of letters, digits and . - _", "%v", err)
+		a.refuse("no-target", "give paths and names of letters, digits and . - _, and monitors as HOST:PORT", "%v", err)
 	}
 	return nil
 }

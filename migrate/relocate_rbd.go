@@ -261,7 +261,11 @@ func (s *Session) inRBDMap(ctx context.Context) (enabled bool, err error) {
 // operator did: rbd finds the rest at a boot as it did in the run.
 func (t *TargetImage) mapEntry() rbd.MapEntry {
 	c := t.Cluster
-	return rbd.MapEntry{Spec: t.Spec, User: c.ID(), Keyring: c.Keyring, Conf: c.Conf, Options: []string{"exclusive"}}
+	e := rbd.MapEntry{Spec: t.Spec, User: c.ID(), Keyring: c.Keyring, KeyFile: c.KeyFile, Conf: c.Conf, Mons: c.Mons, Options: []string{"exclusive"}}
+	if len(c.Mons) > 0 { // a ceph.conf that lies about is of another cluster
+		e.Conf = c.ConfPath()
+	}
+	return e
 }
 
 // targetImage judges an RBD image as target: the cluster, the rights, who has it.

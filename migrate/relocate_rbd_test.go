@@ -23,4 +23,8 @@ func TestMapEntry(t *testing.T) {
 	if e := img.mapEntry(); e.Keyring != "/k" || e.Conf != "/c.conf" {
 		t.Errorf("%+v", e)
 	}
+	img.Cluster = cephlink.Cluster{Mons: []string{"10.0.0.1", "10.0.0.2"}, KeyFile: "/k"}
+	if e := img.mapEntry(); e.KeyFile != "/k" || len(e.Mons) != 2 || e.Conf != "/dev/null" {
+		t.Errorf("%+v", e)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -19,7 +20,9 @@ type MapEntry struct {
 	Spec    Spec
 	User    string   // without "client."
 	Keyring string   // path
+	KeyFile string   // likewise, with nothing but the key
 	Conf    string   // path of a ceph.conf that is not the usual one
+	Mons    []string // the monitors' addresses, where no ceph.conf tells them
 	Options []string // of the mapping, such as "exclusive"
 }
 
@@ -31,8 +34,14 @@ func (e MapEntry) line() (string, error) {
 	if e.Keyring != "" {
 		params = append(params, "keyring="+e.Keyring)
 	}
+	if e.KeyFile != "" {
+		params = append(params, "keyfile="+e.KeyFile)
+	}
 	if e.Conf != "" {
 		params = append(params, "conf="+e.Conf)
+	}
+	if len(e.Mons) > 0 {
+		params = append(params, "mon_host='"+strings.Join(e.Mons, ",")+"'")
 	}
 	if len(e.Options) > 0 {
 		params = append(params, "options='"+strings.Join(e.Options, ",")+"'")
@@ -40,11 +49,10 @@ func (e MapEntry) line() (string, error) {
 	if _, err := ParseSpec(e.Spec.String()); err != nil {
 		return "", err
 	}
-	if strings.Contains(e.User+e.Keyring+e.Conf, "=") { // the script makes blanks of them outside of quotes
-		return "", fmt.Errorf("cannot write %q, %q and %q into %s", e.User, e.Keyring, e.Conf, RBDMap)
-	}
-	for _, w := range append([]string{e.User, e.Keyring, e.Conf}, e.Options...) {
-		if strings.ContainsAny(w, " \t\r\n\x00'\",#\\") {
+	bare := []string{e.User, e.Keyring, e.KeyFile, e.Conf}
+	for _, w := range slices.Concat(bare, e.Mons, e.Options) {
+		// Outside of quotes the script makes blanks of '='.
+		if strings.ContainsAny(w, " \t\r\n\x00'\",#\\") || slices.Contains(bare, w) && strings.Contains(w, "=") {
 			return "", fmt.Errorf("cannot write %q into %s", w, RBDMap)
 		}
 	}
@@ -127,8 +135,12 @@ func Entries(text []byte) ([]MapEntry, error) {
 				e.User = value
 			case "keyring":
 				e.Keyring = value
+			case "keyfile":
+				e.KeyFile = value
 			case "conf":
 				e.Conf = value
+			case "mon_host", "mon-host":
+				e.Mons = strings.Split(value, ",")
 			case "options":
 				e.Options = strings.Split(value, ",")
 			}

@@ -103,13 +103,14 @@ func TestUMLKernel(t *testing.T) {
 	c := hubCluster(t)
 	spec := Spec{Pool: "rbd", Image: "by-kernel"}
 	c.Tool(t, "rbd", "create", "--size", "400M", spec.String())
-	line, err := SetEntry(nil, MapEntry{Spec: spec, User: "admin", Keyring: "/mnt/keyring", Options: []string{"exclusive"}})
+	line, err := SetEntry(nil, MapEntry{Spec: spec, User: "admin", KeyFile: "/mnt/key", Conf: "/dev/null", Mons: []string{c.Mon}, Options: []string{"exclusive"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	g := newGuest(t, c, spec, `
 modprobe rbd
-mkdir -p /etc/ceph /srv/store; cp /mnt/ceph.conf /etc/ceph/ceph.conf
+mkdir -p /etc/ceph /srv/store
+sed -n 's/.*key = //p' /mnt/keyring >/mnt/key
 child krbd
 test "$device" = "$(readlink -f `+spec.Link()+`)"
 mkfs.xfs -q $device

@@ -76,7 +76,7 @@ func cephImages(ctx context.Context, run *host.Runner) ([]*cephImage, error) {
 	entries, bad := rbd.Entries(text)
 	for _, e := range entries {
 		i := get(e.Spec)
-		i.byMap, i.cluster = true, cephlink.Cluster{User: e.User, Keyring: e.Keyring, Conf: e.Conf}
+		i.byMap, i.cluster = true, cephlink.Cluster{User: e.User, Keyring: e.Keyring, KeyFile: e.KeyFile, Conf: e.Conf, Mons: e.Mons}
 	}
 	served, err := rbd.Served()
 	bad = errors.Join(bad, err)
@@ -99,7 +99,8 @@ func imageDevices(run *host.Runner) func(context.Context) ([]doctor.Image, error
 		var images []doctor.Image
 		for _, i := range all {
 			var flags []string
-			for _, f := range [][]string{{"--ceph-conf", i.cluster.Conf}, {"--ceph-user", i.cluster.User}, {"--ceph-keyring", i.cluster.Keyring}} {
+			c := i.cluster
+			for _, f := range [][]string{{"--ceph-conf", c.Conf}, {"--ceph-mon", strings.Join(c.Mons, ",")}, {"--ceph-user", c.User}, {"--ceph-keyring", c.Keyring}, {"--ceph-keyfile", c.KeyFile}} {
 				if f[1] != "" {
 					flags = append(flags, f...)
 				}
@@ -134,13 +135,14 @@ func lookRBDMap(ctx context.Context, h *doctor.Host) doctor.Finding {
 			continue
 		}
 		n, byMap = n+1, byMap || i.byMap
-		switch _, err := os.Stat(i.cluster.Keyring); {
+		keys := i.cluster.Keyring + i.cluster.KeyFile // one of them at most
+		switch _, err := os.Stat(keys); {
 		case len(i.mapped) == 0 && i.byMap:
 			add("systemctl reload rbdmap", "%s is not mapped", i.spec)
 		case len(i.mapped) == 0 || i.mapped[0].Dead:
 			add("systemctl restart "+rbd.UnitName(i.spec), "%s is not served", i.spec)
-		case i.cluster.Keyring != "" && err != nil:
-			add("put the keyring there", "the keyring of %s, %s, is not there", i.spec, i.cluster.Keyring)
+		case keys != "" && err != nil:
+			add("put the key there", "the key of %s, %s, is not there", i.spec, keys)
 		}
 	}
 	for _, w := range wanted {
@@ -211,7 +213,9 @@ func fstabImages() ([]wantedImage, error) {
 func cephClusters(images []*cephImage) ([]cephlink.Cluster, error) {
 	var all []cephlink.Cluster
 	for _, i := range images {
-		if !slices.ContainsFunc(all, func(c cephlink.Cluster) bool { return c.ConfPath() == i.cluster.ConfPath() }) {
+		if !slices.ContainsFunc(all, func(c cephlink.Cluster) bool {
+			return c.ConfPath() == i.cluster.ConfPath() && slices.Equal(c.Mons, i.cluster.Mons)
+		}) {
 			all = append(all, i.cluster)
 		}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -102,6 +103,8 @@ so until the run is resumed or rolled back.
 	f.StringVar(&req.Relocate.Cluster.Conf, "ceph-conf", "", "the cluster's ceph.conf (default /etc/ceph/ceph.conf)")
 	f.StringVar(&req.Relocate.Cluster.User, "ceph-user", "", "the cluster's user, without \"client.\" (default admin)")
 	f.StringVar(&req.Relocate.Cluster.Keyring, "ceph-keyring", "", "the user's keyring (default: where ceph.conf says, or where Ceph looks by itself, /etc/ceph/ceph.client.USER.keyring)")
+	f.StringSliceVar(&req.Relocate.Cluster.Mons, "ceph-mon", nil, "the cluster's monitors, by name or address (HOST or HOST:PORT, with commas between; what mon_host is there), instead of a ceph.conf")
+	f.StringVar(&req.Relocate.Cluster.KeyFile, "ceph-keyfile", "", "a file with nothing but the user's key, instead of a keyring")
 	f.StringVar(&req.Relocate.FS, "fs", "xfs", "the filesystem to make on the device or image: xfs or ext4")
 	f.BoolVar(&req.Relocate.Format, "format", false, "make the filesystem anew where one is that holds no files")
 	f.StringVar(&req.To, "to", "", "the driver to convert to on the way: overlay (default: the store's own)")
@@ -155,8 +158,10 @@ func checkRelocation(r migrate.Request) error {
 		return usagef("cannot use --size without --rbd or --make-subvolume")
 	case r.Relocate.RBD == "" && (r.Relocate.DataPool != "" || r.Relocate.TakeOver || r.Relocate.Mapper != ""):
 		return usagef("cannot use --data-pool, --mapper or --take-over without --rbd")
-	case r.Relocate.RBD+r.Relocate.CephFS == "" && r.Relocate.Cluster.Conf+r.Relocate.Cluster.User+r.Relocate.Cluster.Keyring != "":
+	case r.Relocate.RBD+r.Relocate.CephFS == "" && !reflect.ValueOf(r.Relocate.Cluster).IsZero():
 		return usagef("cannot use --ceph-… without --rbd or --cephfs")
+	case r.Relocate.Cluster.Check() != nil:
+		return usagef("%v", r.Relocate.Cluster.Check())
 	case r.Relocate.Mount != migrate.MountAuto && r.Relocate.Mount != migrate.MountBoot:
 		return usagef("cannot use --mount %q: it is automount or boot", r.Relocate.Mount)
 	case r.Containers != migrate.Keep && r.Containers != migrate.Refuse:

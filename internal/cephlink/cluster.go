@@ -14,7 +14,7 @@ import (
 type Cluster struct {
 	Name    string   `json:"name,omitempty"`    // "ceph" if empty: names the default files in /etc/ceph
 	Conf    string   `json:"conf,omitempty"`    // ceph.conf; /etc/ceph/NAME.conf if empty, unless Mons are given
-	Mons    []string `json:"mons,omitempty"`    // the monitors' addresses, instead of a ceph.conf
+	Mons    []string `json:"mons,omitempty"`    // the monitors' names or addresses, with a port or without, instead of a ceph.conf
 	User    string   `json:"user,omitempty"`    // "admin" if empty; without "client."
 	Keyring string   `json:"keyring,omitempty"` // keyring file; if empty, where ceph.conf or Ceph's own defaults say
 	KeyFile string   `json:"keyFile,omitempty"` // a file with nothing but the base64 key, instead of a keyring
@@ -68,7 +68,12 @@ func (c Cluster) Args() []string {
 
 // Check refuses what no cluster can be reached by.
 func (c Cluster) Check() error {
-	for _, w := range append([]string{c.Name, c.User, c.Conf, c.Keyring, c.KeyFile}, c.Mons...) {
+	for _, m := range c.Mons { // they also stand in lines of rbdmap and fstab
+		if m == "" || strings.Trim(m, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:/[]-") != "" || strings.HasPrefix(m, "-") {
+			return fmt.Errorf("cannot use %q as a monitor: give its name or address, with a port or without, or what mon_host is in a ceph.conf", m)
+		}
+	}
+	for _, w := range []string{c.Name, c.User, c.Conf, c.Keyring, c.KeyFile} {
 		if strings.ContainsAny(w, "\x00\n") {
 			return fmt.Errorf("cannot use %q to reach a cluster: it has a line break or a zero byte", w)
 		}

@@ -166,9 +166,15 @@ func TestCluster(t *testing.T) {
 	if want := []string{"--conf", "/dev/null", "--id", "admin", "-m", "10.0.0.1,10.0.0.2"}; !slices.Equal(c.Args(), want) {
 		t.Errorf("%q", c.Args())
 	}
-	for _, bad := range []Cluster{{Conf: "relative"}, {User: "a\nb"}, {Keyring: "/k", KeyFile: "/f"}} {
+	for _, bad := range []Cluster{{Conf: "relative"}, {User: "a\nb"}, {Keyring: "/k", KeyFile: "/f"}, {KeyFile: "k"},
+		{Mons: []string{""}}, {Mons: []string{"a b"}}, {Mons: []string{"a'"}}, {Mons: []string{"a", "--key"}}} {
 		if bad.Check() == nil {
 			t.Errorf("%+v", bad)
+		}
+	}
+	for _, mons := range [][]string{{"mon-1.example"}, {"10.0.0.1:6789", "[fd00::1]"}, {"[v2:10.0.0.1:3300/0", "v1:10.0.0.1:6789/0]"}} {
+		if err := (Cluster{Mons: mons}).Check(); err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -45,7 +45,7 @@ func configure(conn *rados.Conn, c cephlink.Cluster, limits Limits, options map[
 	if path := c.ConfPath(); path != "/dev/null" {
 		if _, err := os.ReadFile(path); err != nil {
 			return &cephlink.Fault{ID: cephlink.NoConf, Errno: cephlink.Errno(err), Text: fmt.Sprintf("cannot read the cluster's configuration: %v", err),
-				Hint: "copy ceph.conf from a monitor's host, or give the monitors' addresses"}
+				Hint: "copy ceph.conf from a monitor's host, or give the monitors' addresses (--ceph-mon)"}
 		}
 		if err := conn.ReadConfigFile(path); err != nil {
 			return &cephlink.Fault{ID: cephlink.NoConf, Errno: cephlink.Errno(err), Text: fmt.Sprintf("cannot understand %s: %v", path, err)}
