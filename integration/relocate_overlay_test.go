@@ -140,7 +140,7 @@ func TestRelocateToOverlayKilled(t *testing.T) {
 		}
 		if i%2 == 0 {
 			s.must("resume")
-			s.there()
+			s.moved()
 			continue
 		}
 		s.must("rollback")
