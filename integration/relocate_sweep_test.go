@@ -3,7 +3,6 @@ package integration
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -17,14 +16,7 @@ import (
 func TestRelocateSweep(t *testing.T) {
 	mode := os.Getenv("STORAGECTL_SWEEP")
 	full := mode == "full" || mode == "half"
-	report := &sweepReport{}
-	t.Cleanup(func() {
-		if full {
-			if err := report.write(filepath.Join(root(t), "docs", "sweep.md")); err != nil {
-				t.Error(err)
-			}
-		}
-	})
+	report := newSweepReport(t)
 	const homeAgain, convertedToo = "home again", "relocated to overlay"
 	type cell struct{ user, move string }
 	cells := []cell{{lab.Owner, "relocated"}}
@@ -52,6 +44,7 @@ func TestRelocateSweep(t *testing.T) {
 				}
 				points := s.points(args...)
 				tried, failed := 0, 0
+				defer func() { report.add("bookworm", c.user+", "+c.move, way.name, points, tried, tried-failed, start) }()
 				for _, n := range chosen(t, points, i, full) {
 					tried++
 					if !t.Run(fmt.Sprintf("point-%d-of-%d", n, points), func(t *testing.T) {
@@ -65,8 +58,6 @@ func TestRelocateSweep(t *testing.T) {
 						t.Fatal("enough failures to look at")
 					}
 				}
-				report.add(fmt.Sprintf("| bookworm | %s, %s | %s | %d | %d | %d | %.0f | %s |", c.user, c.move, way.name, points, tried, tried-failed,
-					time.Since(start).Seconds(), start.UTC().Format(time.DateOnly)))
 			})
 		}
 	}

@@ -1,15 +1,11 @@
 package integration
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -49,14 +45,7 @@ func ways() []way {
 func TestSweep(t *testing.T) {
 	mode := os.Getenv("STORAGECTL_SWEEP")
 	full := mode == "full" || mode == "half"
-	report := &sweepReport{}
-	t.Cleanup(func() {
-		if full {
-			if err := report.write(filepath.Join(root(t), "docs", "sweep.md")); err != nil {
-				t.Error(err)
-			}
-		}
-	})
+	report := newSweepReport(t)
 	type cell struct {
 		release, user string
 		live          bool // containers are in the store, and one runs
@@ -93,8 +82,7 @@ func TestSweep(t *testing.T) {
 				points := s.count()
 				tried, failed := 0, 0
 				defer func() {
-					report.add(fmt.Sprintf("| %s | %s | %s | %d | %d | %d | %.0f | %s |", c.release, store, way.name, points, tried, tried-failed,
-						time.Since(start).Seconds(), start.UTC().Format(time.DateOnly)))
+					report.add(c.release, store, way.name, points, tried, tried-failed, start)
 				}()
 				at := chosen(t, points, i, full)
 				if c.kind != small && mode == "" { // in the cutover
@@ -320,48 +308,4 @@ func (s *sweep) storeOfAnyBoot() inventory {
 		}
 	}
 	return inv
-}
-
-// sweepReport collects the table of docs/sweep.md.
-type sweepReport struct {
-	mu   sync.Mutex
-	rows []string
-}
-
-func (r *sweepReport) add(row string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.rows = append(r.rows, row)
-}
-
-func (r *sweepReport) write(path string) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	old, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	// What was not swept this time stays.
-	of := func(row string) string { return strings.Join(strings.SplitN(row, "|", 5)[:4], "|") }
-	rows := slices.Clone(r.rows)
-	for line := range strings.Lines(string(old)) {
-		line = strings.TrimSpace(line)
-		if strings.Count(line, "|") == 9 && strings.HasSuffix(line, " |") && !strings.HasPrefix(line, "| release") && !strings.HasPrefix(line, "| ---") &&
-			!slices.ContainsFunc(r.rows, func(row string) bool { return of(row) == of(line) }) {
-			rows = append(rows, line)
-		}
-	}
-	text := `# The crash sweep
-
-` + "`make sweep`" + ` writes this table. A run of ` + "`migrate --to overlay`" + `, or ` + "`--to vfs`" + `, on a
-real node is killed (SIGKILL) at its first point, at its second, and so on to its last; points lie between
-any two of its acts: journal records, commands on the host, requests to the owner worker. After each,
-` + "`resume`" + ` must end with all images, volumes, secrets and networks on the new driver, as if nothing had
-happened; ` + "`rollback`" + ` must give back every file of the old store and the configuration. A rollback and a commit
-that are themselves killed are finished by ` + "`resume`" + `.
-
-| release | store of | way on | points in a run | killed at | ended as they must | seconds | on |
-| --- | --- | --- | --- | --- | --- | --- | --- |
-` + strings.Join(slices.Sorted(slices.Values(rows)), "\n") + "\n"
-	return os.WriteFile(path, []byte(text), 0o644)
 }
