@@ -56,7 +56,7 @@ test: deps build lint
 
 # Every crash point, both ways on; the table goes to docs/sweep.md.
 sweep: deps build
-	STORAGECTL_SWEEP=full go test -count=1 -timeout 10h -v -run 'TestSweep|TestOtherDirections|TestNomadSweep|TestRelocateSweep|TestCephFSSweep|TestRelocateRBD|TestDockerAPI$$|TestRebootInEachStep|TestUnattended' ./integration
+	STORAGECTL_SWEEP=full go test -count=1 -timeout 10h -v -run 'TestSweep|TestOtherDirections|TestNomadSweep|TestRelocateSweep|TestCephFSSweep|TestRBDSweep|TestRelocateRBD|TestDockerAPI$$|TestRebootInEachStep|TestUnattended' ./integration
 
 # Every podman of Debian's releases, each with a container of every kind; the table goes to
 # docs/compatibility.md.

@@ -2,7 +2,6 @@ package integration
 
 import (
 	"encoding/json"
-	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -268,52 +267,4 @@ systemctl start --no-block `+unit)
 		w.t.Errorf("there are %d runs, want %d", n, runs+2)
 	}
 	w.must("runbook", "remove", "hangs")
-}
-
-// TestRebootInEachStep kills the whole node in a migration, before a step is begun and
-// when it has acted, and boots it: the service ends what was begun.
-// STORAGECTL_SWEEP=full takes all steps.
-func TestRebootInEachStep(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, "bookworm", lab.Owner, images.Small)
-	at := []string{"journal done swap"}
-	if os.Getenv("STORAGECTL_SWEEP") == "full" {
-		at = nil
-		for _, step := range []string{"stage", "prove", "stop", "stage-rest", "swap", "repoint", "storage-conf", "clear-run-state", "verify", "start"} {
-			at = append(at, "journal begin "+step, "journal done "+step)
-		}
-	}
-	for i, point := range at {
-		if i > 0 {
-			if err := w.node.Reset(w.ctx); err != nil {
-				t.Fatal(err)
-			}
-			w.podman("ps")
-		}
-		t.Run(strings.ReplaceAll(point, " ", "-"), func(t *testing.T) {
-			v := *w
-			v.t = t
-			v.rebootAt(point)
-		})
-	}
-}
-
-func (w *world) rebootAt(at string) {
-	w.t.Helper()
-	before := w.manifest()
-	w.must("runbook", "install", "--resume-only")
-	r := w.exec("root", append([]string{"env", "STORAGECTL_SWEEP_KILL_AT=" + at, "storagectl-sweep"}, w.migrate()...)...)
-	if r.code != -1 {
-		w.t.Fatalf("not killed at %q: %s", at, r)
-	}
-	if err := w.node.Kill(w.ctx); err != nil {
-		w.t.Fatal(err)
-	}
-	if err := w.node.Start(w.ctx); err != nil {
-		w.t.Fatal(err)
-	}
-	if end := w.service("storagectl-resume.service"); end != "inactive success 0" {
-		w.t.Fatalf("storagectl-resume.service ended %s: %s", end, fmt.Sprint(w.must("status")))
-	}
-	w.migrated(before)
 }

@@ -51,7 +51,11 @@ func newWorld(t testing.TB, release, user string, kind images.Kind) *world {
 
 func newWorldWith(t testing.TB, user string, kind images.Kind, opts lab.Options) *world {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Minute)
+	limit := 50 * time.Minute
+	if os.Getenv("STORAGECTL_SWEEP") != "" { // hours
+		limit = 10 * time.Hour
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
 	seed, err := images.Store(ctx, opts.Release, user, kind)
 	if err != nil {
