@@ -206,7 +206,13 @@ func (s *Session) filesystem(ctx context.Context, dev host.BlockDevice) (TargetF
 	if use != nil {
 		return TargetFact{UUID: use.UUID, FSType: use.Type}, nil
 	}
-	fs, err := s.env.Runner.Mkfs(ctx, dev.Path, host.MkfsOptions{Type: t.FSType, Label: deviceLabel(s.ID), Replace: r.Format, Marker: host.MarkerName})
+	opts := host.MkfsOptions{Type: t.FSType, Label: deviceLabel(s.ID), Replace: r.Format, Marker: host.MarkerName}
+	if t.Image != nil {
+		if opts.Stripe, err = s.imageStripe(ctx); err != nil {
+			return TargetFact{}, err
+		}
+	}
+	fs, err := s.env.Runner.Mkfs(ctx, dev.Path, opts)
 	var taken *host.OccupiedError
 	if errors.As(err, &taken) {
 		return TargetFact{}, &Refusal{ID: "device-taken", Text: err.Error(), Hint: "see what is on it; --format replaces a filesystem that holds no files, and nothing else"}

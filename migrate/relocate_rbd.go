@@ -146,6 +146,17 @@ func cephRefusal(err error) error {
 	return &Refusal{ID: "ceph-" + id, Text: err.Error(), Hint: cephlink.HintOf(err)}
 }
 
+// imageStripe is the stripe that a filesystem on the image gets, whatever maps it.
+func (s *Session) imageStripe(ctx context.Context) (stripe int64, err error) {
+	t := s.Inputs.Target.Image
+	err = withCeph(ctx, s.env.Runner, t.Cluster, func(h *rbd.Host) error {
+		img, err := h.Look(ctx, t.Spec)
+		stripe = img.Stripe()
+		return err
+	})
+	return stripe, imageRefusal(err)
+}
+
 // rbdCommand runs rbd(8) as the cluster's user.
 func (s *Session) rbdCommand(ctx context.Context, args ...string) ([]byte, error) {
 	argv := append([]string{"rbd"}, s.Inputs.Target.Image.Cluster.Args()...)

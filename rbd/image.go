@@ -75,6 +75,15 @@ type Locker struct {
 // HasFeature tells whether the image has a feature.
 func (i Image) HasFeature(name string) bool { return slices.Contains(i.Features, name) }
 
+// allocUnit is the grain in which krbd tells a filesystem to write and to discard
+// (its option alloc_size, Linux 5.2 and later, in bytes). The size of an object, 4 MiB
+// mostly, would be none: nothing smaller could be aligned to it or discarded.
+const allocUnit = 64 << 10
+
+// Stripe is what a filesystem on the image had best align to, in bytes: what krbd tells
+// it by itself. The devices of the other mappers tell nothing.
+func (i Image) Stripe() int64 { return min(allocUnit, i.ObjectSize) }
+
 // Foreign are the watchers and lockers that belong to no device of this host,
 // as text with their addresses.
 func (i Image) Foreign() []string {

@@ -43,7 +43,15 @@ type MkfsOptions struct {
 	Again     bool   // the device was free when one like it was begun here: its torso may go, too
 	Marker    string // a name at the top of a filesystem that does not count as a file
 	NoDiscard bool   // do not tell the device first that all of it is free
+	Stripe    int64  // bytes, whole blocks: what the device best writes as one; 0: what it tells
 }
+
+// stripeFrom is the size of a device, in bytes, from which XFS gets a stripe: in a
+// smaller one it has no room for the log (mkfs.xfs 6.1 fails below 600 MB), also where
+// the device tells of the stripe itself, as krbd does.
+const stripeFrom = 1_000_000_000
+
+const ext4Block = 4096 // bytes
 
 // Filesystem is what was made.
 type Filesystem struct {
@@ -61,8 +69,8 @@ type Filesystem struct {
 // holds nothing, with Again one that was left half made. A partition table, a volume of LVM or LUKS, swap or RAID never
 // goes: whoever means it wipes it first. A device that is in use never does.
 //
-// The stripe is the device's own, which both programs ask it for. Of ext4 1 % is
-// kept for root, instead of 5: enough that root can tidy up.
+// The stripe is the device's own, which both programs ask it for, where the options
+// name none. Of ext4 1 % is kept for root, instead of 5: enough that root can tidy up.
 func (r *Runner) Mkfs(ctx context.Context, dev string, o MkfsOptions) (Filesystem, error) {
 	d, err := LookDevice(dev)
 	if err != nil {
@@ -86,6 +94,12 @@ func (r *Runner) Mkfs(ctx context.Context, dev string, o MkfsOptions) (Filesyste
 		if o.NoDiscard {
 			args = append(args, "-K")
 		}
+		switch {
+		case o.Stripe > 0 && d.Size < stripeFrom:
+			args = append(args, "-d", "noalign")
+		case o.Stripe > 0:
+			args = append(args, "-d", fmt.Sprintf("su=%d,sw=1", o.Stripe))
+		}
 		if len(found) > 0 {
 			args = append(args, "-f")
 		}
@@ -93,6 +107,10 @@ func (r *Runner) Mkfs(ctx context.Context, dev string, o MkfsOptions) (Filesyste
 		name, args = "mkfs.ext4", []string{"-q", "-m", "1", "-E", "discard"}
 		if o.NoDiscard {
 			args[4] = "nodiscard"
+		}
+		if o.Stripe > 0 { // told in blocks, whose size is else chosen by that of the device
+			args[4] += fmt.Sprintf(",stride=%d,stripe-width=%[1]d", o.Stripe/ext4Block)
+			args = append(args, "-b", fmt.Sprint(ext4Block))
 		}
 		if len(found) > 0 {
 			args = append(args, "-F")

@@ -85,6 +85,36 @@ func TestMkfs(t *testing.T) {
 	}
 }
 
+// A stripe that the device does not tell of, and one that it does, and that has no room.
+func TestMkfsStripe(t *testing.T) {
+	const stripe = 64 << 10
+	for _, size := range []int64{large, stripeFrom} {
+		for _, kind := range []string{"xfs", "ext4"} {
+			dev, _ := loopDevice(t, size)
+			var r Runner
+			f, err := r.Mkfs(t.Context(), dev, MkfsOptions{Type: kind, Stripe: stripe})
+			if err != nil {
+				t.Errorf("%s, %d bytes: %v", kind, size, err)
+				continue
+			}
+			if kind == "ext4" {
+				out := strings.Join(strings.Fields(command(t, "dumpe2fs", "-h", dev)), " ")
+				if f.BlockSize != ext4Block || !strings.Contains(out, "RAID stride: 16") || !strings.Contains(out, "RAID stripe width: 16") {
+					t.Errorf("%d bytes: %+v\n%s", size, f, out)
+				}
+				continue
+			}
+			want := int64(stripe)
+			if size < stripeFrom {
+				want = 0
+			}
+			if f.StripeUnit != want || f.StripeWidth != want {
+				t.Errorf("%d bytes: %+v, want %d", size, f, want)
+			}
+		}
+	}
+}
+
 // A filesystem that was cut off in mid-work is looked at without its journal being
 // written back, as long as it does not look empty so.
 func TestFilesOnOfOneThatWasCutOff(t *testing.T) {
