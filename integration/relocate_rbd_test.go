@@ -132,6 +132,15 @@ func (w *world) onImage(before inventory) {
 	if out := w.script("root", "findmnt -nro SOURCE,FSTYPE "+w.graphroot()+" | tail -1"); !strings.Contains(out, "/dev/loop") || !strings.Contains(out, "xfs") {
 		w.t.Errorf("the store is on %q", out)
 	}
+	// As with krbd, though a loop device tells nothing.
+	if out := w.script("root", "xfs_info "+w.graphroot()); !strings.Contains(out, "sunit=16     swidth=16 blks") {
+		w.t.Errorf("the filesystem is not aligned:\n%s", out)
+	}
+	// What it frees goes back to the pool: by a line in fstab, or because fstrim.service was told.
+	trims := w.script("root", "systemctl show --value -p ExecStart fstrim.service; grep -o '^/dev[^ ]* "+w.graphroot()+" ' /etc/fstab || true")
+	if !strings.Contains(trims, " "+w.graphroot()+" ") {
+		w.t.Errorf("no trim knows the store: %s", trims)
+	}
 }
 
 // patient asserts that a cluster that is late at a boot only delays what uses the store.

@@ -79,6 +79,8 @@ type Target struct {
 	// Units says that units of systemd's mount it after a boot, and not fstab:
 	// others than root can change the path of the graphroot.
 	Units bool `json:"units,omitempty"`
+	// Trim says that a weekly trim is told of it: of what units mount systemd knows none.
+	Trim bool `json:"trim,omitempty"`
 }
 
 // TargetImage is an RBD image as target.

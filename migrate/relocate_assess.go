@@ -109,6 +109,7 @@ func (a *Assessment) relocation(ctx context.Context, s *Session) error {
 	if a.Inputs.Target.Units = fuse || who != "" && a.Inputs.Systemd; who != "" && !home {
 		a.Notes = append(a.Notes, fmt.Sprintf("others than root can change %s, so units of systemd's mount the store and no line in %s; what remains is told in docs/relocate.md", who, fstabPath))
 	}
+	a.Inputs.Target.Trim = a.Inputs.Target.Units && (a.Inputs.Target.Kind == KindDevice || a.Inputs.Target.Kind == KindRBD)
 	if a.Inputs.Target.SetProgram {
 		if err := a.conf(ctx, s); err != nil || len(a.Refusals) > 0 {
 			return err

@@ -214,6 +214,11 @@ func (s *Session) dropIns() []host.DropIn {
 	if img := s.Inputs.Target.Image; img != nil && img.Wait > 0 && s.Inputs.Target.Units {
 		ds = append(ds, host.DeviceDropIn(img.Spec.Link(), s.ID, img.wait()))
 	}
+	if s.Inputs.Target.Trim {
+		if d, ok := host.TrimDropIn(s.ID, root); ok {
+			ds = append(ds, d)
+		}
+	}
 	return ds
 }
 

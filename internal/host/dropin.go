@@ -59,6 +59,18 @@ func DeviceDropIn(device, run string, wait time.Duration) DropIn {
 	return DropIn{Unit: unit.UnitNamePathEscape(device) + ".device", Name: dropInName(run), Text: []byte(text)}
 }
 
+// TrimDropIn has systemd's weekly fstrim.service tell the device below path, too, what
+// is free: that service works through fstab, and leaves out what units mount. ok is
+// false for a path with control characters.
+func TrimDropIn(run, path string) (d DropIn, ok bool) {
+	if strings.ContainsFunc(path, unicode.IsControl) {
+		return DropIn{}, false
+	}
+	quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%", "$", "$$").Replace(path)
+	text := runComment + run + "\n[Service]\nExecStart=-/sbin/fstrim --verbose --quiet-unsupported \"" + quoted + "\"\n"
+	return DropIn{Unit: "fstrim.service", Name: dropInName(run), Text: []byte(text)}, true
+}
+
 // dropInName is the same for all units that a run adds to.
 func dropInName(run string) string { return "50-storagectl-" + run + ".conf" }
 

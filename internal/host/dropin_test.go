@@ -24,6 +24,17 @@ func TestStoreDropIn(t *testing.T) {
 	}
 }
 
+// What the drop-in says is what systemd runs, after its own.
+func TestTrimDropIn(t *testing.T) {
+	if d, ok := TrimDropIn("r1", "/srv/a\nb"); ok {
+		t.Errorf("%q", d.Text)
+	}
+	d, ok := TrimDropIn("r1", `/srv/my "store" 100% $HOME/a\b`)
+	if want := "# storagectl r1\n[Service]\nExecStart=-/sbin/fstrim --verbose --quiet-unsupported \"/srv/my \\\"store\\\" 100%% $$HOME/a\\\\b\"\n"; !ok || d.Unit != "fstrim.service" || string(d.Text) != want {
+		t.Errorf("%v %q, want %q", ok, d.Text, want)
+	}
+}
+
 func TestMountUnitNames(t *testing.T) {
 	for _, path := range []string{"/", "/srv", "/srv/with blank/ü-x", "/opt/homelab/data/home/.local/share/containers/storage", "/.hidden/100%"} {
 		for _, kind := range []string{"mount", "automount"} {
