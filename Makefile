@@ -47,6 +47,7 @@ lint: generate
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
 	if [ -n "$$unformatted" ]; then echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; fi
 	go vet ./...
+	go vet $(GOFLAGS),uml ./rbd ./ceph ./integration # no other target of CI compiles their tests
 	$(LINT) run --allow-parallel-runners ./...
 	$(if $(CEPH),CGO_ENABLED=1 $(LINT) run --allow-parallel-runners --build-tags pacific ./ceph/... ./rbd/... ./internal/cephlink/... ./cmd/storagectl-ceph/...)
 
