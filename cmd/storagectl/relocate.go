@@ -76,7 +76,7 @@ so until the run is resumed or rolled back.
   storagectl relocate --path /var/lib/containers --dry-run      the rootful store home again from its mount
   storagectl relocate --path /home/hashi/.local/share/containers --user hashi --dry-run   a user's store home again
   storagectl relocate --path /srv/disk --yes --rate 50M         copy 50 MB a second at most beside live work`,
-		PreRunE: func(*cobra.Command, []string) error {
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if req.Relocate.Rate, err = bytesOf(rate); err != nil {
 				return usagef("cannot use --rate %q: it is a number of bytes a second, with k, M or G (of 1000) if you like", rate)
@@ -84,7 +84,7 @@ so until the run is resumed or rolled back.
 			if req.Relocate.Size, err = bytesOf(size); err != nil {
 				return usagef("cannot use --size %q: it is a number of bytes, with k, M, G or T (of 1000) if you like", size)
 			}
-			return errors.Join(checkRelocation(req), checkOutage(&req.Outage), checkWindow(req))
+			return errors.Join(checkRelocation(req, cmd.Flags().Changed("fs")), checkOutage(&req.Outage), checkWindow(req))
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.job(cmd.Context(), req, dryRun) },
 	}
@@ -122,7 +122,7 @@ so until the run is resumed or rolled back.
 	return cmd
 }
 
-func checkRelocation(r migrate.Request) error {
+func checkRelocation(r migrate.Request, fsSaid bool) error {
 	targets := 0
 	for _, t := range []string{r.Relocate.Path, r.Relocate.Device, r.Relocate.RBD, r.Relocate.CephFS} {
 		if t != "" {
@@ -150,6 +150,8 @@ func checkRelocation(r migrate.Request) error {
 		return usagef("cannot use --driver %q: it is fuse-overlayfs or vfs", r.Relocate.Driver)
 	case r.Relocate.Format && r.Relocate.Path+r.Relocate.CephFS != "":
 		return usagef("cannot use --format with --path or --cephfs: nothing is formatted there")
+	case fsSaid && r.Relocate.Path+r.Relocate.CephFS != "":
+		return usagef("cannot use --fs with --path or --cephfs: no filesystem is made there")
 	case r.Relocate.MakeSubvolume && !strings.Contains(r.Relocate.CephFS, ":@"):
 		return usagef("cannot use --make-subvolume without --cephfs FS:@GROUP/NAME")
 	case r.Relocate.MakeGroup && (!r.Relocate.MakeSubvolume || !strings.Contains(r.Relocate.CephFS, "/")):
