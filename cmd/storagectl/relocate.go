@@ -22,9 +22,9 @@ func newRelocate(a *app) *cobra.Command {
 		Long: `relocate copies a container store to another filesystem while podman works on it,
 reads the copy back, stops podman, copies what changed since, and mounts the copy at
 the path where the store was: podman's database has that path in every record. Until
-you commit, the old store lies beside it: "storagectl rollback" returns to it. What was
-written to the store since podman was started again is on the target only, and stays
-there.
+you commit, the old store lies beside it, or, where it stood on a mount of its own, it
+stays on that, unmounted: "storagectl rollback" returns to it. What was written to the
+store since podman was started again is on the target only, and stays there.
 
 With --path DIR the store gets a folder of its own in DIR, storage-USER, on a
 filesystem that is mounted already; several stores can share it. With --device the
@@ -32,10 +32,11 @@ store gets a block device for itself: a filesystem is made where nothing is, an 
 one is used, and one that holds files is never touched. With --rbd that device is an
 image of Ceph, made if --size is given, and mapped here alone: it is refused while
 any other host has it. If the store is on that image already, and --size is larger,
-image and filesystem grow; nothing is copied then. With --cephfs the store gets a
-folder of its own in a folder of CephFS; that cannot hold overlay natively, so it is
-for stores on vfs, or with --driver fuse-overlayfs or --driver vfs. A subvolume of
-CephFS, FS:@GROUP/NAME, is made where it is not there only with --make-subvolume.
+image and filesystem grow; nothing is copied then, and podman works on, but with
+mapper krbd it is stopped for some seconds. With --cephfs the store gets a folder of
+its own in a folder of CephFS; that cannot hold overlay natively, so it is for stores
+on vfs, or with --driver fuse-overlayfs or --driver vfs. A subvolume of CephFS,
+FS:@GROUP/NAME, is made where it is not there only with --make-subvolume.
 
 With --to overlay a store on vfs is converted on its way, and needs only the room that
 overlay needs. With --driver vfs a store on overlay is, to any target, and needs many
@@ -106,7 +107,7 @@ so until the run is resumed or rolled back.
 	f.StringSliceVar(&req.Relocate.Cluster.Mons, "ceph-mon", nil, "the cluster's monitors, by name or address (HOST or HOST:PORT, with commas between; what mon_host is there), instead of a ceph.conf")
 	f.StringVar(&req.Relocate.Cluster.KeyFile, "ceph-keyfile", "", "a file with nothing but the user's key, instead of a keyring")
 	f.StringVar(&req.Relocate.FS, "fs", "xfs", "the filesystem to make on the device or image: xfs or ext4")
-	f.BoolVar(&req.Relocate.Format, "format", false, "make the filesystem anew where one is that holds no files")
+	f.BoolVar(&req.Relocate.Format, "format", false, "make the filesystem anew where one is that holds no files, or where a device is not blank")
 	f.StringVar(&req.To, "to", "", "the driver to convert to on the way: overlay (default: the store's own)")
 	f.BoolVar(&req.KeepDamaged, "keep-damaged", false, "with --to or --driver vfs: carry damaged images over as they are")
 	f.StringVar(&req.Relocate.Driver, "driver", "", "on a target that cannot hold overlay natively: fuse-overlayfs; or vfs, to which a store on overlay is converted on its way, and takes many times the room")
