@@ -1,14 +1,14 @@
 package main
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -56,12 +56,10 @@ func (b *bench) step(ctx context.Context, name, dst string, args ...string) erro
 
 func (b *bench) measure(ctx context.Context, dst, name string, args ...string) (measured, error) {
 	var m measured
-	cmd := exec.CommandContext(ctx, name, args...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
 	start, before := time.Now(), busy()
-	if err := cmd.Run(); err != nil {
-		return m, fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, stderr.String())
+	usage, err := small(ctx, append([]string{name}, args...))
+	if err != nil {
+		return m, fmt.Errorf("%s %s: %w", name, strings.Join(args, " "), err)
 	}
 	if dst != "" {
 		f, err := os.Open(dst)
@@ -79,11 +77,49 @@ func (b *bench) measure(ctx context.Context, dst, name string, args ...string) (
 		}
 		m.used = int64(s.Blocks-s.Bfree) * s.Bsize
 	}
-	m.cpu = (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
-	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		m.peak = usage.Maxrss << 10
-	}
+	m.cpu = time.Duration(usage.Utime.Nano() + usage.Stime.Nano()).Seconds()
+	m.peak = usage.Maxrss << 10
 	return m, nil
+}
+
+// small runs a command to its end and tells what it used. The peak of a process is never
+// below the size of the one that starts it, whose memory it has until its execve(2): so a
+// shell starts it, and by its end hands it to us, its subreaper, to be waited for.
+func small(ctx context.Context, argv []string) (usage unix.Rusage, err error) {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return usage, err
+	}
+	said, err := os.CreateTemp("", "benchrelocate")
+	if err != nil {
+		return usage, err
+	}
+	defer said.Close()
+	if err := os.Remove(said.Name()); err != nil {
+		return usage, err
+	}
+	sh := exec.CommandContext(ctx, "sh", append([]string{"-c", `"$@" >/dev/null & echo $!`, "sh"}, argv...)...)
+	sh.Stderr = said
+	out, err := sh.Output()
+	if err != nil {
+		return usage, err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	if err != nil {
+		return usage, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = unix.Kill(pid, unix.SIGKILL) })
+	defer stop()
+	var status unix.WaitStatus
+	for {
+		if _, err = unix.Wait4(pid, &status, 0, &usage); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil || status.ExitStatus() == 0 {
+		return usage, err
+	}
+	words, err := io.ReadAll(io.NewSectionReader(said, 0, 4096))
+	return usage, errors.Join(fmt.Errorf("it ended with %d (signal %d): %s", status.ExitStatus(), status.Signal(), words), err)
 }
 
 // busy is how many seconds the machine's processors have worked since it started, of

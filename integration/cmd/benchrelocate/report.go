@@ -89,7 +89,7 @@ The tree: %.2f GB, %d thousand entries (half the files below 4 KB, a tenth of th
 	}
 	fmt.Fprintf(&out, `
 Peak: resident memory of the largest process (rsync and tar have several), %.0f MiB at least: a process begins with
-the size of the one that starts it. CPU: of the processes, not of kernel
+the size of the shell that starts it. CPU: of the processes, not of kernel
 threads; in all: of the whole machine, whose processors give %d a second. Used: of the destination, its log and metadata included. rsync is run with --delete. treecopy's own
 time includes its hash of all that it reads and its durable index; rsync, cp and tar prove nothing.
 After the last pass of each round rsync (-aHAXni --delete) found nothing to change in treecopy's copy.
@@ -140,7 +140,7 @@ func (b *bench) row(out *strings.Builder, name string) {
 		median(runs, func(m measured) float64 { return float64(m.used) / 1e6 }))
 }
 
-// floor is the least that a peak can be: our own size.
+// floor is the least that was seen as a peak.
 func (b *bench) floor() float64 {
 	least := math.Inf(1)
 	for _, runs := range b.runs {
