@@ -71,6 +71,13 @@ const (
 	silence = time.Minute
 )
 
+// work is a request that was read, with what ends it.
+type work struct {
+	request
+	ctx  context.Context
+	stop context.CancelFunc
+}
+
 // Serve answers requests until in ends; it returns nil then. The request under
 // way is cancelled when in ends, because whoever asked is gone.
 func Serve(ctx context.Context, in io.Reader, out io.Writer, handlers map[string]Handler) error {
@@ -87,7 +94,7 @@ func serve(ctx context.Context, in io.Reader, out io.Writer, handlers map[string
 		defer mu.Unlock()
 		return enc.Encode(r)
 	}
-	reqs, readErr := make(chan request), make(chan error, 1)
+	reqs, readErr := make(chan work), make(chan error, 1)
 	current, cancelOne := 0, context.CancelFunc(func() {})
 	go func() {
 		defer close(reqs)
@@ -112,14 +119,15 @@ func serve(ctx context.Context, in io.Reader, out io.Writer, handlers map[string
 				mu.Unlock()
 				continue
 			}
-			reqs <- q
+			// Before it is handed over: its cancel may be what is read next.
+			one, stop := context.WithCancel(ctx)
+			mu.Lock()
+			current, cancelOne = q.ID, stop
+			mu.Unlock()
+			reqs <- work{q, one, stop}
 		}
 	}()
 	for q := range reqs {
-		one, stop := context.WithCancel(ctx)
-		mu.Lock()
-		current, cancelOne = q.ID, stop
-		mu.Unlock()
 		over := make(chan struct{})
 		go func() {
 			t := time.NewTicker(every)
@@ -133,13 +141,13 @@ func serve(ctx context.Context, in io.Reader, out io.Writer, handlers map[string
 				}
 			}
 		}()
-		err := send(answer(one, q, handlers, func(p any) {
+		err := send(answer(q.ctx, q.request, handlers, func(p any) {
 			if b, err := json.Marshal(p); err == nil {
 				_ = send(reply{Progress: b}) // the reader is gone: the end of input tells
 			}
 		}))
 		close(over)
-		stop()
+		q.stop()
 		if err != nil {
 			return fmt.Errorf("cannot answer: %w", err)
 		}

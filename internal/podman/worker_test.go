@@ -186,6 +186,22 @@ func TestCalls(t *testing.T) {
 	_ = w.Close()
 }
 
+// TestCancelledAtOnce: a request is given up also when that is told before the
+// worker has begun with it.
+func TestCancelledAtOnce(t *testing.T) {
+	w := start(t, testOwner(t))
+	for range 100 {
+		ctx, end := context.WithCancel(t.Context())
+		end()
+		if err := w.Call(ctx, "wait", "", nil, nil); !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestWorkerEndsWithItsMaster shows that a request under way is given up when
 // whoever asked is gone.
 func TestWorkerEndsWithItsMaster(t *testing.T) {
