@@ -118,10 +118,29 @@ func TestRelocateBadCluster(t *testing.T) {
 	}
 	w.same("the node", untouched, w.untouched())
 
+	w.inNamespace(c)
 	w.stalled(c, file, before)
 	w.upAndSame(before)
 	w.must("rollback")
 	w.full(c, file, before)
+}
+
+// inNamespace has a namespace made, and an image in it with features of its own: both
+// are gone with a run that comes to nothing.
+func (w *world) inNamespace(c *ceph.Cluster) {
+	w.t.Helper()
+	r := w.exec("root", append([]string{"env", "STORAGECTL_SWEEP_KILL_AT=after-map", "storagectl-sweep"},
+		w.onto("rbd/nowhere/new", "--size", "1G", "--make-namespace", "--features", "layering,journaling")...)...)
+	if r.code != -1 {
+		w.t.Fatalf("not killed: %s", r)
+	}
+	if out, err := c.RBD(w.ctx, "info", "rbd/nowhere/new"); err != nil || !strings.Contains(out, "features: layering, exclusive-lock, journaling") {
+		w.t.Errorf("made: %s, %v", out, err)
+	}
+	w.must("rollback")
+	if out, err := c.RBD(w.ctx, "namespace", "ls", "rbd"); err != nil || strings.Contains(out, "nowhere") {
+		w.t.Errorf("left: %s, %v", out, err)
+	}
 }
 
 // stalled moves the store while the OSD is stopped for a time: the copy waits. The host

@@ -217,6 +217,8 @@ type Facts struct {
 	// there is none), and SubvolumePath its folder once it is made.
 	Subvolume     *SubvolumeFact `json:"subvolume,omitempty"`
 	SubvolumePath string         `json:"subvolumePath,omitempty"`
+	// Namespace says that the run began to make the namespace of its image.
+	Namespace bool `json:"namespace,omitempty"`
 	// Mapped says that the image was not mapped here before the run mapped it.
 	Mapped bool `json:"mapped,omitempty"`
 	// Grown is what growing did.

@@ -41,12 +41,15 @@ type Relocation struct {
 	// or UUID=…, LABEL=… of a filesystem that holds nothing, PARTUUID=…, PARTLABEL=….
 	Device string `json:"device,omitempty"`
 	// RBD is an image of Ceph, POOL[/NAMESPACE]/IMAGE, that the store gets for itself.
-	RBD      string           `json:"rbd,omitempty"`
-	Size     int64            `json:"size,omitempty"`     // bytes of an image, or quota of a subvolume, that is to be made
-	DataPool string           `json:"dataPool,omitempty"` // for its data, where another
-	Mapper   string           `json:"mapper,omitempty"`   // krbd, nbd or fuse; "": krbd where the kernel has it
-	Cluster  cephlink.Cluster `json:"cluster,omitzero"`
-	TakeOver bool             `json:"takeOver,omitempty"` // shut out who holds the image and is dead
+	RBD      string   `json:"rbd,omitempty"`
+	Size     int64    `json:"size,omitempty"`     // bytes of an image, or quota of a subvolume, that is to be made
+	DataPool string   `json:"dataPool,omitempty"` // for its data, where another
+	Features []string `json:"features,omitempty"` // of an image that is to be made; none: as the cluster has it
+	Mapper   string   `json:"mapper,omitempty"`   // krbd, nbd or fuse; "": krbd where the kernel has it
+	// MakeNamespace makes the namespace that RBD names where it is not there.
+	MakeNamespace bool             `json:"makeNamespace,omitempty"`
+	Cluster       cephlink.Cluster `json:"cluster,omitzero"`
+	TakeOver      bool             `json:"takeOver,omitempty"` // shut out who holds the image and is dead
 	// CephFS is FS:/PATH, in which the store gets a folder of its own.
 	CephFS string `json:"cephfs,omitempty"`
 	// MakeSubvolume makes the subvolume that CephFS names (FS:@GROUP/NAME) where it is
@@ -90,9 +93,12 @@ type TargetImage struct {
 	Create   bool             `json:"create,omitempty"` // it is to be made
 	Size     int64            `json:"size,omitempty"`   // bytes
 	DataPool string           `json:"dataPool,omitempty"`
-	Mapper   rbd.Mapper       `json:"mapper"`
-	FSID     string           `json:"fsid,omitempty"` // of the cluster
-	Wait     int              `json:"wait,omitempty"` // seconds for which a boot waits for it
+	Features []string         `json:"features,omitempty"`
+	// MakeNamespace says that its namespace is not there, and is to be made.
+	MakeNamespace bool       `json:"makeNamespace,omitempty"`
+	Mapper        rbd.Mapper `json:"mapper"`
+	FSID          string     `json:"fsid,omitempty"` // of the cluster
+	Wait          int        `json:"wait,omitempty"` // seconds for which a boot waits for it
 	// Had is how many bytes the image had on which the store stands already, and
 	// which only grows; 0: it is to be moved there.
 	Had int64 `json:"had,omitempty"`

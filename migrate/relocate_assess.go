@@ -338,6 +338,9 @@ func (a *Assessment) relocateWhat(what map[string]string) {
 		what[stepImage] = fmt.Sprintf("%s by %s, and nowhere else", t.Where, t.Image.Mapper)
 		if t.Image.Create {
 			what[stepImage] = fmt.Sprintf("%s is made, of %s; by %s, and nowhere else", t.Where, Bytes(t.Image.Size), t.Image.Mapper)
+			if t.Image.MakeNamespace {
+				what[stepImage] = fmt.Sprintf("the namespace %s/%s is made; ", t.Image.Spec.Pool, t.Image.Spec.Namespace) + what[stepImage]
+			}
 		}
 	}
 	if t.Kind != KindPath {

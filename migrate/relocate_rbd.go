@@ -1,12 +1,10 @@
 package migrate
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -79,8 +77,14 @@ func (s *Session) mapImage(ctx context.Context) error {
 	t := s.Inputs.Target.Image
 	err := withCeph(ctx, s.env.Runner, t.Cluster, func(h *rbd.Host) error {
 		img, err := h.Look(ctx, t.Spec)
+		if cephlink.IDOf(err) == cephlink.NoNamespace && t.MakeNamespace {
+			if err := s.makeNamespace(ctx, h); err != nil {
+				return err
+			}
+			img, err = h.Look(ctx, t.Spec)
+		}
 		if cephlink.IDOf(err) == cephlink.NoImage && t.Create {
-			if err = h.Create(ctx, t.Spec, rbd.CreateOptions{Size: t.Size, DataPool: t.DataPool}); err == nil {
+			if err = h.Create(ctx, t.Spec, rbd.CreateOptions{Size: t.Size, DataPool: t.DataPool, Features: t.Features}); err == nil {
 				_, err = s.rbdCommand(ctx, "image-meta", "set", t.Spec.String(), imageKey, s.ID)
 			} else if errors.Is(err, fs.ErrExist) {
 				err = &Refusal{ID: "image-held", Text: fmt.Sprintf("image %s was made by somebody else in this moment", t.Spec), Hint: "see who it was; give the name of another image"}
@@ -191,18 +195,10 @@ func (s *Session) unmapImage(ctx context.Context) error {
 		if s.journal.State().Steps[stepMount].Mark != engine.MarkNone || !t.Create {
 			return nil
 		}
-		_, err := h.Look(ctx, t.Spec)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
+		if err := s.removeImage(ctx, h); err != nil {
 			return err
 		}
-		out, err := s.rbdCommand(ctx, "image-meta", "get", t.Spec.String(), imageKey)
-		if err != nil || strings.TrimSpace(string(out)) != s.ID {
-			return s.note("image %s is kept: it does not say that this run made it", t.Spec)
-		}
-		return h.Remove(ctx, t.Spec)
+		return s.removeNamespace(ctx, h)
 	})
 	if err != nil { // podman is back already: a lost cluster must not keep the run open
 		return s.note("image %s could not be let go of: %v", t.Spec, err)
@@ -210,73 +206,45 @@ func (s *Session) unmapImage(ctx context.Context) error {
 	return nil
 }
 
-// editRBDMap changes /etc/ceph/rbdmap where a change is needed.
-func (s *Session) editRBDMap(edit func([]byte) ([]byte, error)) error {
-	before, err := os.ReadFile(rbd.RBDMap)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("cannot read rbdmap: %w", err)
-	}
-	after, err := edit(before)
-	if err != nil || bytes.Equal(before, after) {
-		return err
-	}
-	if err := host.ReplaceFile(rbd.RBDMap, before, after); err != nil {
-		return err
-	}
-	s.point("before after-rbdmap")
-	return nil
-}
-
-// setRBDMap adds the image to those that the kernel's client maps at boot, or
-// takes it out. The other mappers have units of their own for that.
-func (s *Session) setRBDMap(ctx context.Context, on bool) error {
-	t := s.Inputs.Target.Image
-	if t.Mapper != rbd.Krbd {
+// removeImage removes the image, if the run made it.
+func (s *Session) removeImage(ctx context.Context, h *rbd.Host) error {
+	spec := s.spec()
+	_, err := h.Look(ctx, spec)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	err := s.editRBDMap(func(now []byte) ([]byte, error) {
-		if !on {
-			return rbd.RemoveEntry(now, t.Spec)
-		}
-		return rbd.SetEntry(now, t.mapEntry())
-	})
-	if err != nil || !on || !s.Inputs.Systemd {
+	if err != nil {
 		return err
 	}
-	// Never restarted: its stop unmaps every image of the host.
-	_, err = s.env.Runner.Run(ctx, host.Cmd{Argv: []string{"systemctl", "--no-reload", "enable", rbdMapUnit}, Timeout: time.Minute})
+	out, err := s.rbdCommand(ctx, "image-meta", "get", spec.String(), imageKey)
+	if err != nil || strings.TrimSpace(string(out)) != s.ID {
+		return s.note("image %s is kept: it does not say that this run made it", spec)
+	}
+	return h.Remove(ctx, spec)
+}
+
+// makeNamespace makes the namespace of the image. That it was begun stands in the
+// journal before: one that somebody else made meanwhile is not the run's to remove.
+func (s *Session) makeNamespace(ctx context.Context, h *rbd.Host) error {
+	if err := s.learn(func(f *Facts) { f.Namespace = true }); err != nil {
+		return err
+	}
+	s.point("before namespace")
+	err := h.MakeNamespace(ctx, s.spec())
+	s.point("before after-namespace")
 	return err
 }
 
-// rbdMapUnit maps the images of rbdmap at boot.
-const rbdMapUnit = "rbdmap.service"
-
-// inRBDMap observes that a boot maps the image.
-func (s *Session) inRBDMap(ctx context.Context) (enabled bool, err error) {
-	t := s.Inputs.Target.Image
-	if t.Mapper != rbd.Krbd {
-		return true, nil
+// removeNamespace removes the namespace that the run made, if nothing is in it by now.
+func (s *Session) removeNamespace(ctx context.Context, h *rbd.Host) error {
+	if !s.facts.Namespace {
+		return nil
 	}
-	text, err := os.ReadFile(rbd.RBDMap)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, fmt.Errorf("cannot read rbdmap: %w", err)
+	err := h.RemoveNamespace(ctx, s.spec())
+	if cephlink.IDOf(err) == cephlink.Held {
+		return s.note("the namespace %s/%s is not empty, and stays", s.spec().Pool, s.spec().Namespace)
 	}
-	if _, ours := rbd.HasEntry(text, t.Spec); !ours || !s.Inputs.Systemd {
-		return ours, nil
-	}
-	err = s.onSystemBus(ctx, func(b *host.Bus) (err error) { enabled, err = b.Enabled(ctx, rbdMapUnit); return err })
-	return enabled, err
-}
-
-// mapEntry is the image's line in rbdmap. It says no more of the cluster than the
-// operator did: rbd finds the rest at a boot as it did in the run.
-func (t *TargetImage) mapEntry() rbd.MapEntry {
-	c := t.Cluster
-	e := rbd.MapEntry{Spec: t.Spec, User: c.ID(), Keyring: c.Keyring, KeyFile: c.KeyFile, Conf: c.Conf, Mons: c.Mons, Options: []string{"exclusive"}}
-	if len(c.Mons) > 0 { // a ceph.conf that lies about is of another cluster
-		e.Conf = c.ConfPath()
-	}
-	return e
+	return err
 }
 
 // targetImage judges an RBD image as target: the cluster, the rights, who has it.
@@ -287,7 +255,7 @@ func (a *Assessment) targetImage(ctx context.Context, run *host.Runner, need uin
 		a.refuse("no-target", "give it as POOL/IMAGE or POOL/NAMESPACE/IMAGE", "%v", err)
 		return nil
 	}
-	img := &TargetImage{Spec: spec, Cluster: r.Cluster, Size: r.Size, DataPool: r.DataPool, Mapper: rbd.Mapper(r.Mapper), Wait: int(lateCluster.Seconds())}
+	img := &TargetImage{Spec: spec, Cluster: r.Cluster, Size: r.Size, DataPool: r.DataPool, Features: r.Features, Mapper: rbd.Mapper(r.Mapper), Wait: int(lateCluster.Seconds())}
 	t := &Target{Kind: KindRBD, Where: spec.String(), FSType: r.FS, Image: img}
 	a.Inputs.Target = t
 	there, err := (&rbd.Host{Run: run}).Mapped(ctx, spec)
@@ -320,16 +288,22 @@ func (a *Assessment) targetImage(ctx context.Context, run *host.Runner, need uin
 		img.FSID = report.FSID
 		a.problems(report)
 		have, err := h.Look(ctx, spec)
+		img.MakeNamespace = r.MakeNamespace && cephlink.IDOf(err) == cephlink.NoNamespace
 		switch {
-		case cephlink.IDOf(err) == cephlink.NoImage && r.Size == 0:
+		case (img.MakeNamespace || cephlink.IDOf(err) == cephlink.NoImage) && r.Size == 0:
 			a.refuse("image-size", "say --size 100G to have it made", "there is no image %s", spec)
 			return nil
-		case cephlink.IDOf(err) == cephlink.NoImage:
+		case img.MakeNamespace || cephlink.IDOf(err) == cephlink.NoImage:
 			img.Create, t.Make, t.Free = true, true, uint64(r.Size)
+			a.kernelLacks(h, img.Features)
 			return nil
 		case err != nil:
 			return err
 		}
+		if len(r.Features) > 0 {
+			a.Notes = append(a.Notes, fmt.Sprintf("image %s is there: its features stay as they are", spec))
+		}
+		a.kernelLacks(h, have.Features)
 		t.Free = uint64(have.Size)
 		if r.Size > have.Size {
 			a.refuse("image-size", fmt.Sprintf("rbd resize --size %dB %s, or leave --size out", r.Size, spec), "image %s is there, and smaller: %s", spec, Bytes(have.Size))
@@ -344,6 +318,14 @@ func (a *Assessment) targetImage(ctx context.Context, run *host.Runner, need uin
 		return err
 	})
 	return a.takeRefusal(cephRefusal(err))
+}
+
+// kernelLacks refuses an image for krbd with features that the kernel's client has not.
+func (a *Assessment) kernelLacks(h *rbd.Host, features []string) {
+	img := a.Inputs.Target.Image
+	if lacks := h.KernelLacks(features); img.Mapper == rbd.Krbd && len(lacks) > 0 {
+		a.refuse("ceph-no-mapper", "say --mapper fuse or nbd", "image %s cannot be mapped by krbd: this kernel's client lacks the feature %s", img.Spec, strings.Join(lacks, ", "))
+	}
 }
 
 // problems takes over what a cluster's judgement says.

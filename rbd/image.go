@@ -199,14 +199,9 @@ func localAddrs() func(netip.Addr) bool {
 
 // CreateOptions say what image to make. Zero values leave it to the cluster.
 type CreateOptions struct {
-	Size        int64    `json:"size"`                 // bytes; must be given
-	Features    []string `json:"features,omitempty"`   // exclusive-lock is always added
-	DataPool    string   `json:"dataPool,omitempty"`   // for the data of an image whose pool holds but metadata (erasure coding)
-	ObjectSize  int64    `json:"objectSize,omitempty"` // bytes, a power of two from 4 KiB to 32 MiB
-	StripeUnit  int64    `json:"stripeUnit,omitempty"`
-	StripeCount int64    `json:"stripeCount,omitempty"`
-	// MakeNamespace makes the namespace where it is not there.
-	MakeNamespace bool `json:"makeNamespace,omitempty"`
+	Size     int64    `json:"size"`               // bytes; must be given
+	Features []string `json:"features,omitempty"` // see [CheckFeatures]; exclusive-lock is always added
+	DataPool string   `json:"dataPool,omitempty"` // for the data of an image whose pool holds but metadata (erasure coding)
 }
 
 type createRequest struct {
@@ -222,6 +217,24 @@ func (h *Host) Create(ctx context.Context, spec Spec, opts CreateOptions) error 
 	}
 	if err := h.Link.Call(ctx, "rbd.create", createRequest{spec, opts}, nil); err != nil {
 		return fmt.Errorf("cannot make image %s: %w", spec, err)
+	}
+	return nil
+}
+
+// MakeNamespace makes the namespace in the pool that an image is to be in. One that is
+// there is left as it is.
+func (h *Host) MakeNamespace(ctx context.Context, spec Spec) error {
+	if err := h.Link.Call(ctx, "rbd.makenamespace", spec, nil); err != nil {
+		return fmt.Errorf("cannot make the namespace of image %s: %w", spec, err)
+	}
+	return nil
+}
+
+// RemoveNamespace removes the namespace of an image. One that any image is in stays
+// (fault held); one that is not there is no error.
+func (h *Host) RemoveNamespace(ctx context.Context, spec Spec) error {
+	if err := h.Link.Call(ctx, "rbd.removenamespace", spec, nil); err != nil {
+		return fmt.Errorf("cannot remove the namespace of image %s: %w", spec, err)
 	}
 	return nil
 }

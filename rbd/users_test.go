@@ -48,7 +48,13 @@ func TestAbsent(t *testing.T) {
 func TestNamespace(t *testing.T) {
 	h := admin(t)
 	spec := Spec{Pool: "rbd", Namespace: "team", Image: "disk"}
-	opts := CreateOptions{Size: 64 << 20, MakeNamespace: true, DataPool: "cephfs_data", ObjectSize: 1 << 20}
+	opts := CreateOptions{Size: 64 << 20, DataPool: "cephfs_data", Features: []string{"layering", "journaling"}}
+	if err := h.Create(t.Context(), spec, opts); cephlink.IDOf(err) != cephlink.NoNamespace {
+		t.Errorf("made in no namespace: %v", err)
+	}
+	if err := errors.Join(h.MakeNamespace(t.Context(), spec), h.MakeNamespace(t.Context(), spec)); err != nil {
+		t.Fatal(err)
+	}
 	if err := h.Create(t.Context(), spec, opts); !errors.Is(err, syscall.EOPNOTSUPP) || !strings.Contains(err.Error(), "snapshot") {
 		t.Errorf("the pool of a CephFS holds an image: %v", err)
 	}
@@ -58,16 +64,22 @@ func TestNamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	img, err := h.Look(t.Context(), spec)
-	if err != nil || img.DataPool != "data" || img.ObjectSize != 1<<20 {
+	if err != nil || img.DataPool != "data" || !img.HasFeature("journaling") || !img.HasFeature("exclusive-lock") || img.HasFeature("object-map") {
 		t.Errorf("%+v, %v", img, err)
+	}
+	if err := h.RemoveNamespace(t.Context(), spec); cephlink.IDOf(err) != cephlink.Held {
+		t.Errorf("a namespace with an image was removed: %v", err)
 	}
 	m := mustMap(t, h, spec)
 	sh(t, `dd if=/dev/urandom of="$1" bs=1M count=8 oflag=direct status=none`, m.Device)
 	if err := h.Remove(t.Context(), spec); cephlink.IDOf(err) != cephlink.Held {
 		t.Errorf("removed while mapped: %v", err)
 	}
-	if err := errors.Join(h.Unmap(t.Context(), m), h.Remove(t.Context(), spec)); err != nil {
+	if err := errors.Join(h.Unmap(t.Context(), m), h.Remove(t.Context(), spec), h.RemoveNamespace(t.Context(), spec), h.RemoveNamespace(t.Context(), spec)); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := h.Look(t.Context(), spec); cephlink.IDOf(err) != cephlink.NoNamespace {
+		t.Errorf("the namespace is still there: %v", err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/storagectl/storagectl/migrate"
+	"github.com/storagectl/storagectl/rbd"
 )
 
 func newRelocate(a *app) *cobra.Command {
@@ -100,6 +101,8 @@ so until the run is resumed or rolled back.
 	f.BoolVar(&req.Relocate.MakeGroup, "make-group", false, "with --make-subvolume: make its group, too")
 	f.StringVar(&req.Relocate.Mounter, "mounter", "", "kernel or fuse, what mounts CephFS (default: kernel where it has the client)")
 	f.StringVar(&req.Relocate.DataPool, "data-pool", "", "a pool for the data of an image that is made (erasure coding)")
+	f.StringSliceVar(&req.Relocate.Features, "features", nil, "the features of an image that is made, with commas between, as in rbd create; exclusive-lock is always one (default: as the cluster has it)")
+	f.BoolVar(&req.Relocate.MakeNamespace, "make-namespace", false, "make the namespace of --rbd POOL/NAMESPACE/IMAGE where it is not there")
 	f.StringVar(&req.Relocate.Mapper, "mapper", "", "krbd, nbd or fuse, what makes the image a device (default: krbd where the kernel has it, else fuse)")
 	f.StringVar(&req.Relocate.Cluster.Conf, "ceph-conf", "", "the cluster's ceph.conf (default /etc/ceph/ceph.conf)")
 	f.StringVar(&req.Relocate.Cluster.User, "ceph-user", "", "the cluster's user, without \"client.\" (default admin)")
@@ -159,8 +162,12 @@ func checkRelocation(r migrate.Request, fsSaid bool) error {
 		return usagef("cannot use --make-group without --make-subvolume and --cephfs FS:@GROUP/NAME")
 	case r.Relocate.RBD == "" && r.Relocate.Size > 0 && !r.Relocate.MakeSubvolume:
 		return usagef("cannot use --size without --rbd or --make-subvolume")
-	case r.Relocate.RBD == "" && (r.Relocate.DataPool != "" || r.Relocate.TakeOver || r.Relocate.Mapper != ""):
-		return usagef("cannot use --data-pool, --mapper or --take-over without --rbd")
+	case r.Relocate.RBD == "" && (r.Relocate.DataPool != "" || r.Relocate.TakeOver || r.Relocate.Mapper != "" || len(r.Relocate.Features) > 0):
+		return usagef("cannot use --data-pool, --features, --mapper or --take-over without --rbd")
+	case rbd.CheckFeatures(r.Relocate.Features) != nil:
+		return usagef("%v", rbd.CheckFeatures(r.Relocate.Features))
+	case r.Relocate.MakeNamespace && strings.Count(r.Relocate.RBD, "/") != 2:
+		return usagef("cannot use --make-namespace without --rbd POOL/NAMESPACE/IMAGE")
 	case r.Relocate.RBD+r.Relocate.CephFS == "" && !reflect.ValueOf(r.Relocate.Cluster).IsZero():
 		return usagef("cannot use --ceph-… without --rbd or --cephfs")
 	case r.Relocate.Cluster.Check() != nil:

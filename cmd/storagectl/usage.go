@@ -25,8 +25,8 @@ func flagGroups() []flagGroup {
 	return []flagGroup{
 		{"Which store", []string{"user"}},
 		{"Which runbook", []string{"param", "runbook-dir"}},
-		{"Where to", []string{"path", "device", "rbd", "cephfs", "make-subvolume", "make-group", "size", "fs", "format", "mount", "output"}},
-		{"Ceph", []string{"ceph-conf", "ceph-mon", "ceph-user", "ceph-keyring", "ceph-keyfile", "mapper", "mounter", "data-pool", "take-over"}},
+		{"Where to", []string{"path", "device", "rbd", "cephfs", "make-namespace", "make-subvolume", "make-group", "size", "fs", "format", "mount", "output"}},
+		{"Ceph", []string{"ceph-conf", "ceph-mon", "ceph-user", "ceph-keyring", "ceph-keyfile", "mapper", "mounter", "data-pool", "features", "take-over"}},
 		{"What is done", []string{"to", "driver", "images", "containers", "migrate-db", "keep-damaged", "rate", "smoke-image", "commit", "old-lost",
 			"check", "all", "fix", "undo", "doctor", "verify", "write",
 			"read-data", "sample", "against", "with", "manifest", "docker-api", "pull", "volumes", "build-cache", "external", "apply"}},

@@ -7,7 +7,6 @@ package native
 import (
 	"errors"
 	"fmt"
-	"math/bits"
 	"syscall"
 	"time"
 
@@ -42,6 +41,20 @@ func Handlers(s *link.Session) map[string]cephlink.Handler {
 		"rbd.remove": cephlink.Handle(func(spec rbd.Spec) (struct{}, error) {
 			return withPool(s, spec, remove)
 		}),
+		"rbd.makenamespace": cephlink.Handle(func(spec rbd.Spec) (struct{}, error) {
+			err := inPool(s, spec, librbd.NamespaceCreate)
+			if errors.Is(err, librbd.ErrExist) {
+				err = nil
+			}
+			return struct{}{}, told(spec, "make the namespace", err)
+		}),
+		"rbd.removenamespace": cephlink.Handle(func(spec rbd.Spec) (struct{}, error) {
+			err := inPool(s, spec, librbd.NamespaceRemove)
+			if errors.Is(err, librbd.ErrNotFound) {
+				err = nil
+			}
+			return struct{}{}, told(spec, "remove the namespace", err)
+		}),
 		"rbd.takeover": cephlink.Handle(func(q rbd.TakeOverRequest) (struct{}, error) {
 			return withPool(s, q.Spec, func(conn *rados.Conn, io *rados.IOContext, _ rbd.Spec) (struct{}, error) {
 				return struct{}{}, takeOver(conn, io, q)
@@ -66,6 +79,20 @@ func withPool[R any](s *link.Session, spec rbd.Spec, do func(*rados.Conn, *rados
 	return do(conn, io, spec)
 }
 
+// inPool does something with the namespace of an image, which belongs to the pool.
+func inPool(s *link.Session, spec rbd.Spec, do func(*rados.IOContext, string) error) error {
+	conn, err := s.Conn()
+	if err != nil {
+		return err
+	}
+	io, err := link.Pool(conn, spec.Pool, "")
+	if err != nil {
+		return err
+	}
+	defer io.Destroy()
+	return do(io, spec.Namespace)
+}
+
 func openPool(conn *rados.Conn, spec rbd.Spec) (*rados.IOContext, error) {
 	io, err := link.Pool(conn, spec.Pool, "")
 	if err != nil || spec.Namespace == "" {
@@ -77,7 +104,7 @@ func openPool(conn *rados.Conn, spec rbd.Spec) (*rados.IOContext, error) {
 	if err == nil && !there {
 		io.Destroy()
 		return nil, &cephlink.Fault{ID: cephlink.NoNamespace, Errno: int(syscall.ENOENT), Text: fmt.Sprintf("there is no namespace %q in pool %s", spec.Namespace, spec.Pool),
-			Hint: fmt.Sprintf("rbd namespace create %s/%s", spec.Pool, spec.Namespace)}
+			Hint: fmt.Sprintf("rbd namespace create %s/%s, or say --make-namespace", spec.Pool, spec.Namespace)}
 	}
 	io.SetNamespace(spec.Namespace)
 	return io, nil
@@ -218,17 +245,6 @@ func create(s *link.Session, spec rbd.Spec, opts rbd.CreateOptions) (struct{}, e
 	if err != nil {
 		return done, err
 	}
-	if opts.MakeNamespace && spec.Namespace != "" {
-		io, err := link.Pool(conn, spec.Pool, "")
-		if err != nil {
-			return done, err
-		}
-		err = librbd.NamespaceCreate(io, spec.Namespace)
-		io.Destroy()
-		if err != nil && !errors.Is(err, librbd.ErrExist) {
-			return done, told(spec, "make the namespace", err)
-		}
-	}
 	if opts.DataPool != "" {
 		io, err := link.Pool(conn, opts.DataPool, "")
 		if err != nil {
@@ -257,27 +273,13 @@ func create(s *link.Session, spec rbd.Spec, opts rbd.CreateOptions) (struct{}, e
 
 func options(opts rbd.CreateOptions) (*librbd.ImageOptions, error) {
 	set := librbd.NewRbdImageOptions()
-	var err error
-	num := func(o librbd.ImageOption, v int64) {
-		if v > 0 {
-			err = errors.Join(err, set.SetUint64(o, uint64(v)))
-		}
-	}
-	err = set.SetUint64(librbd.ImageOptionFormat, 2)
+	err := set.SetUint64(librbd.ImageOptionFormat, 2)
 	if len(opts.Features) > 0 {
 		bitsOf := uint64(librbd.FeatureSetFromNames(append(opts.Features, librbd.FeatureNameExclusiveLock)))
 		err = errors.Join(err, set.SetUint64(librbd.ImageOptionFeatures, bitsOf))
 	} else {
 		err = errors.Join(err, set.SetUint64(librbd.ImageOptionFeaturesSet, librbd.FeatureExclusiveLock))
 	}
-	if opts.ObjectSize > 0 {
-		if opts.ObjectSize&(opts.ObjectSize-1) != 0 {
-			err = errors.Join(err, fmt.Errorf("objects of %d bytes: not a power of two", opts.ObjectSize))
-		}
-		num(librbd.ImageOptionOrder, int64(bits.Len64(uint64(opts.ObjectSize))-1))
-	}
-	num(librbd.ImageOptionStripeUnit, opts.StripeUnit)
-	num(librbd.ImageOptionStripeCount, opts.StripeCount)
 	if opts.DataPool != "" {
 		err = errors.Join(err, set.SetString(librbd.ImageOptionDataPool, opts.DataPool))
 	}
