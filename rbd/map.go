@@ -54,44 +54,14 @@ func (h *Host) Map(ctx context.Context, spec Spec, opts MapOptions) (Mapping, er
 	if opts.Mapper == "" {
 		opts.Mapper = h.DefaultMapper(ctx)
 	}
-	there, err := h.Mapped(ctx, spec)
-	if err != nil {
-		return Mapping{}, err
-	}
-	if len(there) > 0 {
-		img, err := h.Look(ctx, spec)
-		if err != nil {
-			return Mapping{}, err
-		}
-		for _, m := range there { // they would get each other's names under /dev/rbd
-			if !m.Of(img.FSID) {
-				return Mapping{}, fmt.Errorf("cannot map image %s of the cluster %s: %s is one of that name already, of the cluster %s", spec, img.FSID, m.Device, m.FSID)
-			}
-		}
-	}
-	if len(there) == 1 && there[0].Mapper == opts.Mapper && !there[0].Dead && !there[0].Shared {
-		return there[0], nil
-	}
-	for _, m := range there {
-		if m.Shared {
-			return Mapping{}, fmt.Errorf("cannot map image %s for this host alone: it is %s already, without the exclusive lock", spec, m.Device)
-		}
-		if !m.Dead || m.Mapper != opts.Mapper {
-			return Mapping{}, fmt.Errorf("cannot map image %s: it is %s already, by mapper %s", spec, m.Device, m.Mapper)
-		}
-		if err := h.Unmap(ctx, m); err != nil {
-			return Mapping{}, err
-		}
-	}
-	before, err := h.waitFree(ctx, spec)
-	if err != nil {
-		return Mapping{}, err
+	before, m, err := h.waitFree(ctx, spec, opts.Mapper)
+	if err != nil || m.Device != "" {
+		return m, err
 	}
 	if before.OldFormat || !before.HasFeature("exclusive-lock") {
 		return Mapping{}, fmt.Errorf("cannot map image %s so that nobody else has it: it lacks the feature exclusive-lock (rbd feature enable %s exclusive-lock)", spec, spec)
 	}
-	m, err := h.attach(ctx, spec, opts)
-	if err != nil {
+	if m, err = h.attach(ctx, spec, opts); err != nil {
 		return Mapping{}, fmt.Errorf("cannot map image %s: %w", spec, err)
 	}
 	if err := h.alone(ctx, m); err != nil {
@@ -140,27 +110,67 @@ func (h *Host) Lacks(ctx context.Context, m Mapper) (what, hint string) {
 	return "this kernel has no " + module, "say --mapper fuse, or load the module " + module
 }
 
-// waitFree returns when nobody has the image, or who has it as a HeldError.
-func (h *Host) waitFree(ctx context.Context, spec Spec) (Image, error) {
+// mapped is the mapping that the image has here, none if it has none: by the same mapper,
+// and alone. What is left of one whose process is gone is taken away.
+func (h *Host) mapped(ctx context.Context, spec Spec, by Mapper) (Mapping, error) {
+	there, err := h.Mapped(ctx, spec)
+	if err != nil {
+		return Mapping{}, err
+	}
+	if len(there) > 0 {
+		img, err := h.Look(ctx, spec)
+		if err != nil {
+			return Mapping{}, err
+		}
+		for _, m := range there { // they would get each other's names under /dev/rbd
+			if !m.Of(img.FSID) {
+				return Mapping{}, fmt.Errorf("cannot map image %s of the cluster %s: %s is one of that name already, of the cluster %s", spec, img.FSID, m.Device, m.FSID)
+			}
+		}
+	}
+	if len(there) == 1 && there[0].Mapper == by && !there[0].Dead && !there[0].Shared {
+		return there[0], nil
+	}
+	for _, m := range there {
+		if m.Shared {
+			return Mapping{}, fmt.Errorf("cannot map image %s for this host alone: it is %s already, without the exclusive lock", spec, m.Device)
+		}
+		if !m.Dead || m.Mapper != by {
+			return Mapping{}, fmt.Errorf("cannot map image %s: it is %s already, by mapper %s", spec, m.Device, m.Mapper)
+		}
+		if err := h.Unmap(ctx, m); err != nil {
+			return Mapping{}, err
+		}
+	}
+	return Mapping{}, nil
+}
+
+// waitFree returns when nobody has the image, or with the mapping that it has here: after
+// a boot its own service may be at it, and get it only when the watch of before is over.
+// Who else has it is a HeldError.
+func (h *Host) waitFree(ctx context.Context, spec Spec, by Mapper) (Image, Mapping, error) {
 	wait := h.StaleTime
 	if wait == 0 {
 		wait = 45 * time.Second
 	}
 	for end := time.Now().Add(wait); ; {
+		if m, err := h.mapped(ctx, spec, by); err != nil || m.Device != "" {
+			return Image{}, m, err
+		}
 		img, err := h.Look(ctx, spec)
 		if err != nil {
-			return img, err
+			return img, Mapping{}, err
 		}
 		free, stale := judge(img)
 		if free {
-			return img, nil
+			return img, Mapping{}, nil
 		}
 		if !stale || time.Now().After(end) {
-			return img, &HeldError{Image: img, Stale: stale}
+			return img, Mapping{}, &HeldError{Image: img, Stale: stale}
 		}
 		select {
 		case <-ctx.Done():
-			return img, errors.Join(&HeldError{Image: img, Stale: true}, ctx.Err())
+			return img, Mapping{}, errors.Join(&HeldError{Image: img, Stale: true}, ctx.Err())
 		case <-time.After(time.Second):
 		}
 	}
