@@ -50,6 +50,9 @@ func (r *reboots) reboot(t *testing.T, at []string) {
 			well++
 		}
 	}
+	if os.Getenv("STORAGECTL_SWEEP") != "full" {
+		return
+	}
 	report.add("bookworm", r.name, "power cut, a boot's service", len(at), len(at), well, start)
 }
 
@@ -68,23 +71,23 @@ func (w *world) rebootAt(at string, args ...string) (before inventory) {
 	return before
 }
 
-// TestRebootInEachStep kills the whole node in a migration, before a step is begun and
-// when it has acted, and boots it: the service ends what was begun.
-// STORAGECTL_SWEEP=full takes all steps.
+// TestRebootInEachStep kills the whole node in a job, before a step is begun and when it
+// has acted, and boots it: the service ends what was begun. STORAGECTL_SWEEP=full takes
+// all steps, and a relocation to a disk, too: TestRelocateReboot and others cut the power
+// in that in any test run.
 func TestRebootInEachStep(t *testing.T) {
-	t.Parallel()
-	full := os.Getenv("STORAGECTL_SWEEP") == "full"
-	if full {
+	at := []string{"journal done swap"}
+	if os.Getenv("STORAGECTL_SWEEP") == "full" {
+		at = eachStep("stage", "prove", "stop", "stage-rest", "swap", "repoint", "storage-conf", "clear-run-state", "verify", "start")
 		t.Run("to-disk", rebootsToDisk)
 	}
-	w := newWorld(t, "bookworm", lab.Owner, images.Small)
-	at := []string{"journal done swap"}
-	if full {
-		at = eachStep("stage", "prove", "stop", "stage-rest", "swap", "repoint", "storage-conf", "clear-run-state", "verify", "start")
-	}
-	r := &reboots{world: w, name: lab.Owner, args: func() []string { return w.migrate() }, proved: (*world).migrated}
-	r.reset = func(int) { w.podman("ps") }
-	r.reboot(t, at)
+	t.Run("migrate", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, "bookworm", lab.Owner, images.Small)
+		r := &reboots{world: w, name: lab.Owner, args: func() []string { return w.migrate() }, proved: (*world).migrated}
+		r.reset = func(int) { w.podman("ps") }
+		r.reboot(t, at)
+	})
 }
 
 // relocateSteps are the steps of a relocation that every one has.
@@ -92,8 +95,7 @@ func relocateSteps() []string {
 	return []string{"target", "copy", "read-back", "stop", "manifest", "swap", "copy-rest", "mount", "verify", "start"}
 }
 
-// rebootsToDisk is the same for a relocation to a disk that is mounted. TestRelocateReboot
-// and others cut the power in it in any test run.
+// rebootsToDisk is the same for a relocation to a disk that is mounted.
 func rebootsToDisk(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "bookworm", lab.Owner, images.Small)
