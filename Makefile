@@ -85,8 +85,9 @@ bench-migrate: deps build
 bench-relocate: deps build
 	go run ./integration/cmd/benchrelocate
 
+# FLAGS, for example: -rounds 3 -down 8,2/1000000
 bench-relocate-down: deps build
-	go run ./integration/cmd/bench -relocate
+	go run ./integration/cmd/bench -relocate -down 0.2,2,8,2/1000000 $(FLAGS)
 
 bench-verify: deps build
 	go run ./integration/cmd/benchverify

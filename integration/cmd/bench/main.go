@@ -25,7 +25,7 @@ import (
 func main() {
 	rounds := flag.Int("rounds", 5, "runs of each method; the table has the median")
 	size := flag.Float64("size", 5, "gigabytes of the store that the methods are compared on; 0: keep the last report but for the sizes of -down")
-	sizes := flag.String("down", "0.2,2,8", "gigabytes of the stores that the time down is measured on; empty: none")
+	sizes := flag.String("down", "0.2,2,8", "the stores that the time down is measured on, by gigabytes, or GIGABYTES/ENTRIES (else 50 thousand a gigabyte); empty: none")
 	relocate := flag.Bool("relocate", false, "measure only -down, of relocate --path, and write docs/benchmarks-relocate-down.md")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -57,7 +57,7 @@ func bench(ctx context.Context, rounds int, size float64, sizes string) error {
 		return err
 	}
 	for _, d := range downs {
-		r.Down = slices.DeleteFunc(r.Down, func(old down) bool { return old.Gigabytes == d.Gigabytes })
+		r.Down = slices.DeleteFunc(r.Down, func(old down) bool { return old.Gigabytes == d.Gigabytes && old.Asked == d.Asked })
 		r.Down = append(r.Down, d)
 		slices.SortFunc(r.Down, func(a, b down) int { return cmp.Compare(a.Gigabytes, b.Gigabytes) })
 	}
@@ -97,11 +97,16 @@ func (j job) downtimes(ctx context.Context, rounds int, sizes string) ([]down, e
 		if s == "" {
 			continue
 		}
-		gb, err := strconv.ParseFloat(s, 64)
+		size, many, asked := strings.Cut(s, "/")
+		entries := 0
+		gb, err := strconv.ParseFloat(size, 64)
+		if err == nil && asked {
+			entries, err = strconv.Atoi(many)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the sizes: %w", err)
 		}
-		d, err := j.downtime(ctx, rounds, gb)
+		d, err := j.downtime(ctx, rounds, gb, entries)
 		if err != nil {
 			return nil, err
 		}

@@ -58,8 +58,8 @@ type sample struct {
 	prove   float64 // seconds of the comparison after staging
 }
 
-func boot(ctx context.Context, gigabytes float64) (*lab.Node, error) {
-	seed, err := images.Bulk(ctx, "bookworm", lab.Owner, gigabytes)
+func boot(ctx context.Context, gigabytes float64, entries int) (*lab.Node, error) {
+	seed, err := images.Bulk(ctx, "bookworm", lab.Owner, gigabytes, entries)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +78,7 @@ func count(ctx context.Context, n *lab.Node) (content, error) {
 
 // compare runs each method on one store, in turns.
 func compare(ctx context.Context, rounds int, gigabytes float64) (c content, all []method, err error) {
-	n, err := boot(ctx, gigabytes)
+	n, err := boot(ctx, gigabytes, 0)
 	if err != nil {
 		return c, nil, err
 	}
@@ -230,8 +230,8 @@ func (j job) run(ctx context.Context, n *lab.Node, each func(event) error) ([]ev
 }
 
 // downtime does a job with a store of a size, again and again.
-func (j job) downtime(ctx context.Context, rounds int, gigabytes float64) (d down, err error) {
-	n, err := boot(ctx, gigabytes)
+func (j job) downtime(ctx context.Context, rounds int, gigabytes float64, entries int) (d down, err error) {
+	n, err := boot(ctx, gigabytes, entries)
 	if err != nil {
 		return d, err
 	}
@@ -239,7 +239,7 @@ func (j job) downtime(ctx context.Context, rounds int, gigabytes float64) (d dow
 	if d.Store, err = count(ctx, n); err != nil {
 		return d, err
 	}
-	d.Gigabytes = gigabytes
+	d.Gigabytes, d.Asked = gigabytes, entries
 	if j.ready != "" {
 		if _, err := n.Script(ctx, "root", j.ready); err != nil {
 			return d, err

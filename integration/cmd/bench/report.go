@@ -37,6 +37,7 @@ type method struct {
 // down is how long podman was stopped in a migration.
 type down struct {
 	Gigabytes float64            `json:"gigabytes"`
+	Asked     int                `json:"asked,omitempty"` // entries; 0: as many as the size has mostly
 	Store     content            `json:"store"`
 	Seconds   float64            `json:"seconds"` // from the stop to verified
 	Total     float64            `json:"total"`   // the whole job
@@ -95,7 +96,24 @@ From podman's stop to podman verified on the new filesystem; the job in all, wit
 its reading back.
 `, r.Date, load(), r.Machine, r.Rounds)
 	downTable(&b, relocating(), r.Down)
+	if s := slope(r.Down, "copy-rest"); s > 0 {
+		fmt.Fprintf(&b, "\nWhat grows is copy-rest, by about %.1f s for each 100 thousand entries, all of which are looked at again, and verify.\n", s)
+	}
 	return b.String()
+}
+
+// slope is by how many seconds a step grows for each 100 thousand entries, from the store
+// with the fewest to that with the most.
+func slope(downs []down, step string) float64 {
+	if len(downs) == 0 {
+		return 0
+	}
+	byEntries := func(a, b down) int { return cmp.Compare(a.Store.Entries, b.Store.Entries) }
+	few, many := slices.MinFunc(downs, byEntries), slices.MaxFunc(downs, byEntries)
+	if few.Store.Entries == many.Store.Entries {
+		return 0
+	}
+	return (many.Steps[step] - few.Steps[step]) / float64(many.Store.Entries-few.Store.Entries) * 1e5
 }
 
 func downTable(b *strings.Builder, j job, downs []down) {

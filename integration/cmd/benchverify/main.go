@@ -49,7 +49,7 @@ type method struct {
 }
 
 func bench(ctx context.Context, rounds int, gigabytes float64, out string) (err error) {
-	seed, err := images.Bulk(ctx, "bookworm", lab.Owner, gigabytes)
+	seed, err := images.Bulk(ctx, "bookworm", lab.Owner, gigabytes, 0)
 	if err != nil {
 		return err
 	}

@@ -149,20 +149,26 @@ func Store(ctx context.Context, release, user string, kind Kind) (string, error)
 	})
 }
 
-// Bulk returns the seed of a node with a vfs store of about the given size, with
-// 50 thousand entries a gigabyte, in eight images of two layers over a base.
-func Bulk(ctx context.Context, release, user string, gigabytes float64) (string, error) {
+// Bulk returns the seed of a node with a vfs store of about the given size and number
+// of entries (0: 50 thousand a gigabyte), in eight images of four layers.
+func Bulk(ctx context.Context, release, user string, gigabytes float64, entries int) (string, error) {
 	const (
 		imgs = 8
 		// vfs keeps the first layer's files in the folders of all four, the
 		// second's in three, and so on.
 		perImage = 1.0 / 2.5 / imgs
 	)
+	kind := fmt.Sprintf("bulk%g", gigabytes)
+	if entries > 0 {
+		kind += fmt.Sprintf("of%d", entries)
+	} else {
+		entries = int(gigabytes * 50_000)
+	}
 	var archives []archive
 	for i := range imgs {
 		img := Filler{
 			Name: fmt.Sprintf("localhost/lab/bulk%d:1", i), Seed: uint64(i + 1), Over: 4,
-			Files: int(gigabytes * 50_000 * perImage), Bytes: int64(gigabytes * 1e9 * perImage),
+			Files: int(float64(entries) * perImage), Bytes: int64(gigabytes * 1e9 * perImage),
 		}.Image()
 		archives = append(archives, archive{fmt.Sprintf("bulk%d.tar", i), func(w io.Writer) error { return WriteDocker(w, img) }})
 	}
@@ -172,7 +178,7 @@ func Bulk(ctx context.Context, release, user string, gigabytes float64) (string,
 		return "", err
 	}
 	key := sha256.Sum256([]byte(root + load + "2")) // raise the number when the images change
-	name := fmt.Sprintf("%s-%s-bulk%g-%s", release, user, gigabytes, hex.EncodeToString(key[:6]))
+	name := fmt.Sprintf("%s-%s-%s-%s", release, user, kind, hex.EncodeToString(key[:6]))
 	return lab.Seed(ctx, name, lab.Options{Release: release}, func(ctx context.Context, n *lab.Node) error {
 		return fillNode(ctx, n, user, load, archives)
 	})
