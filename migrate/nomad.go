@@ -67,6 +67,7 @@ type NomadUse struct {
 	Nodes    []drain.Node `json:"nodes"` // and whether they took work before
 	OwnAlloc string       `json:"ownAlloc,omitempty"`
 	Operator string       `json:"operator"`
+	Units    []string     `json:"units,omitempty"` // services of its agents; none were seen: nomad.service
 }
 
 // returnLimit is how long the driver may take to be healthy again. It looks at

@@ -5,12 +5,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/storagectl/storagectl/internal/host"
 )
 
-// nomadAgents counts the processes of a /proc that are Nomad agents, and those of
-// them that may be clients: all but those that are seen to be a server alone. One
-// in another network, of a machine's container, is an agent of that machine.
-func nomadAgents(proc string) (agents, clients int) {
+// nomadAgents are the processes of a /proc that are Nomad agents, by their folders there,
+// and those of them that may be clients: all but those that are seen to be a server alone.
+// One in another network, of a machine's container, is an agent of that machine.
+func nomadAgents(proc string) (agents, clients []string) {
 	here, _ := os.Readlink(filepath.Join(proc, "self", "ns", "net"))
 	lines, _ := filepath.Glob(filepath.Join(proc, "[0-9]*", "cmdline"))
 	for _, path := range lines {
@@ -25,12 +27,26 @@ func nomadAgents(proc string) (agents, clients int) {
 		if net, err := os.Readlink(filepath.Join(filepath.Dir(path), "ns", "net")); err == nil && net != here && here != "" {
 			continue
 		}
-		agents++
+		agents = append(agents, filepath.Dir(path))
 		if !serverAlone(filepath.Dir(path)) {
-			clients++
+			clients = append(clients, filepath.Dir(path))
 		}
 	}
 	return agents, clients
+}
+
+// nomadUnits are the services of the agents that may place containers in a store: those
+// that run as root or as its owner. What runs as anybody else is none of ours to hold back.
+func nomadUnits(clients []string, owner uint32) []string {
+	var units []string
+	for _, dir := range clients {
+		uid, ok := host.UserOf(dir)
+		if unit := host.ServiceOf(dir); ok && (uid == 0 || uid == owner) && unit != "" {
+			units = append(units, unit)
+		}
+	}
+	slices.Sort(units)
+	return slices.Compact(units)
 }
 
 // serverAlone says whether an agent has a server's raft log open and no client's

@@ -45,7 +45,7 @@ func findNomad(ctx context.Context, cli podman.CLI, r Outage, proc string) (*Nom
 		return nil, refusal, err
 	}
 	c, conf, nodes := seen.client, seen.conf, seen.nodes
-	use := &NomadUse{Config: conf, Nodes: nodes, Operator: operator()}
+	use := &NomadUse{Config: conf, Nodes: nodes, Operator: operator(), Units: seen.units}
 	if id := os.Getenv(allocVar); id != "" {
 		use.OwnAlloc = id
 	}
@@ -92,6 +92,7 @@ type nomadSeen struct {
 	nodes  []drain.Node
 	allocs []string // whose containers run here
 	spaces []string // namespaces that have containers here
+	units  []string // services of its agents
 }
 
 // seekNomad finds the nodes that place containers in the store of cli's owner; all are nil
@@ -134,13 +135,13 @@ func seekNomad(ctx context.Context, cli podman.CLI, r Outage, proc string) (*nom
 		case wanted || drain.Answered(err):
 			return nil, &Refusal{ID: "nomad", Text: err.Error(),
 				Hint: "check NOMAD_ADDR, NOMAD_CACERT and NOMAD_CLIENT_CERT (or --nomad URL); --nomad off goes on without draining anything"}, nil
-		case theirs || agents > 0:
+		case theirs || len(agents) > 0:
 			return nil, &Refusal{ID: "nomad-unseen", Text: fmt.Sprintf("Nomad runs here, but no agent answers at %s", drain.DefaultAddress),
 				Hint: "set NOMAD_ADDR or --nomad URL; --nomad off goes on without draining anything"}, nil
 		}
 		return nil, nil, nil
 	}
-	nodes, err := c.HostNodes(ctx, drain.Find{Nodes: r.Nodes, Rootless: !cli.Owner.Rootful(), Clients: clients})
+	nodes, err := c.HostNodes(ctx, drain.Find{Nodes: r.Nodes, Rootless: !cli.Owner.Rootful(), Clients: len(clients)})
 	var rights *drain.RightsError
 	var down *drain.DownError
 	var unseen *drain.UnseenError
@@ -161,7 +162,7 @@ func seekNomad(ctx context.Context, cli podman.CLI, r Outage, proc string) (*nom
 	case err != nil:
 		return nil, nil, err
 	}
-	return &nomadSeen{client: c, conf: conf, nodes: nodes, allocs: allocs, spaces: spaces}, nil, nil
+	return &nomadSeen{client: c, conf: conf, nodes: nodes, allocs: allocs, spaces: spaces, units: nomadUnits(clients, cli.Owner.UID)}, nil, nil
 }
 
 func rightsRefusal(e *drain.RightsError) *Refusal {

@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
+
+	"github.com/storagectl/storagectl/internal/podman"
 )
 
 // addProc puts a process into a /proc.
@@ -50,8 +53,48 @@ func TestNomadAgents(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if agents, clients := nomadAgents(proc); agents != 4 || clients != 3 {
-		t.Errorf("%d agents, %d clients", agents, clients)
+	if agents, clients := nomadAgents(proc); len(agents) != 4 || len(clients) != 3 {
+		t.Errorf("agents %q, clients %q", agents, clients)
+	}
+}
+
+// TestNomadUnits: each client that may place containers in the store waits for it after a
+// boot, whatever its unit is called, and no server does.
+func TestNomadUnits(t *testing.T) {
+	proc := t.TempDir()
+	for pid, a := range map[int]struct{ open, group, uid string }{
+		10: {asServer, "/system.slice/nomad-server.service", "0"},
+		11: {asClient, "/system.slice/nomad-root.service", "0"},
+		12: {asClient, "/system.slice/nomad-hashi.service", "2000"},
+		13: {asClient, "/system.slice/nomad-other.service", "2001"},
+		14: {asClient, "/user.slice/user-2000.slice/user@2000.service/app.slice/nomad.service", "2000"},
+		15: {asClient, "/user.slice/user-0.slice/session-3.scope", "0"},
+		16: {asClient, "/system.slice/nomad-root.service", "0"},
+	} {
+		addProc(t, proc, pid, "nomad agent", a.open)
+		dir := filepath.Join(proc, fmt.Sprint(pid))
+		if err := errors.Join(os.WriteFile(filepath.Join(dir, "cgroup"), []byte("0::"+a.group+"\n"), 0o600),
+			os.WriteFile(filepath.Join(dir, "status"), []byte("Uid:\t"+strings.Repeat(a.uid+"\t", 4)+"\n"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, clients := nomadAgents(proc)
+	units := nomadUnits(clients, 2000)
+	if want := []string{"nomad-hashi.service", "nomad-root.service", "user@2000.service"}; !slices.Equal(units, want) {
+		t.Errorf("%q, want %q", units, want)
+	}
+	for _, c := range []struct {
+		units []string
+		want  []string
+	}{{units, []string{"user@2000.service", "nomad-hashi.service", "nomad-root.service"}}, {nil, []string{"user@2000.service", "nomad.service"}}} {
+		s := &Session{ID: "r1", Inputs: Inputs{Systemd: true, Owner: podman.Owner{UID: 2000}, Store: Store{GraphRoot: "/srv/store"}, Nomad: &NomadUse{Units: c.units}, Target: &Target{}}}
+		var got []string
+		for _, d := range s.dropIns() {
+			got = append(got, d.Unit)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%q, want %q", got, c.want)
+		}
 	}
 }
 

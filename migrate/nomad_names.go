@@ -26,7 +26,7 @@ func NomadNames(ctx context.Context, cli podman.CLI, r Outage, before string) ([
 		return nil, refusal, err
 	}
 	if seen == nil {
-		if agents, _ := nomadAgents("/proc"); before == "" && agents == 0 && os.Getenv("NOMAD_ADDR") == "" {
+		if agents, _ := nomadAgents("/proc"); before == "" && len(agents) == 0 && os.Getenv("NOMAD_ADDR") == "" {
 			before = nomadInstalled("/")
 		}
 		if before != "" {

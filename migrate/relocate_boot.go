@@ -183,7 +183,8 @@ func (s *Session) dropIns() []host.DropIn {
 	root := s.Inputs.Store.GraphRoot
 	var ds []host.DropIn
 	add := func(unit string) {
-		if d, ok := host.StoreDropIn(unit, s.ID, root); ok {
+		there := slices.ContainsFunc(ds, func(d host.DropIn) bool { return d.Unit == unit })
+		if d, ok := host.StoreDropIn(unit, s.ID, root); ok && !there {
 			ds = append(ds, d)
 		}
 	}
@@ -197,8 +198,12 @@ func (s *Session) dropIns() []host.DropIn {
 	} else {
 		add(fmt.Sprintf("user@%d.service", s.Inputs.Owner.UID))
 	}
-	if s.Inputs.Nomad != nil {
+	if n := s.Inputs.Nomad; n != nil && len(n.Units) == 0 {
 		add("nomad.service")
+	} else if n != nil {
+		for _, u := range n.Units {
+			add(u)
+		}
 	}
 	if s.facts.Units != nil {
 		units := s.facts.Units.System
@@ -206,9 +211,7 @@ func (s *Session) dropIns() []host.DropIn {
 			units = s.facts.Units.Own
 		}
 		for _, u := range units {
-			if u != "podman.service" && u != "podman-restart.service" && u != "podman-auto-update.service" && u != "nomad.service" {
-				add(u)
-			}
+			add(u)
 		}
 	}
 	if img := s.Inputs.Target.Image; img != nil && img.Wait > 0 && s.Inputs.Target.Units {
