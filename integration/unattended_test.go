@@ -148,6 +148,10 @@ func TestUnattended(t *testing.T) {
 	w.script("root", `cd /etc/systemd/system; out=$(systemd-analyze verify storagectl-* 2>&1 | grep storagectl || true); test -z "$out" || { echo "$out" >&2; exit 1; }
 test "$(systemctl is-enabled storagectl-resume.service storagectl-runbook-vfs-to-overlay.timer)" = "enabled
 enabled"`)
+	installed := w.units()
+	w.refused("other-state-dir", "runbook", "install", "--resume-only", "--state-dir", "/var/lib/other")
+	w.refused("other-state-dir", "runbook", "install", "vfs-to-overlay", "--as", "other", "--param", "user="+w.user, "--window", "sat 02:00 1h", "--state-dir", "/var/lib/other")
+	w.same("the units", installed, w.units())
 
 	w.cutPower("migrate", `"kind":"done","step":"stop"`)
 	if end := w.service("storagectl-resume.service"); end != "inactive success 0" {

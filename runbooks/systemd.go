@@ -76,7 +76,7 @@ func ResumeService(command []string, runs string) (host.Unit, error) {
 	text := fmt.Sprintf(`[Unit]
 Description=Go on with the runs of storagectl that were cut off
 %s
-ConditionDirectoryNotEmpty=%s
+`+conditionRuns+`%s
 
 [Service]
 ExecStart=%s
@@ -85,6 +85,19 @@ ExecStart=%s
 WantedBy=multi-user.target
 `, boot, strings.Trim(folder, `"`), start, service+restart)
 	return host.Unit{Name: ResumeUnit, Text: []byte(text)}, nil
+}
+
+const conditionRuns = "ConditionDirectoryNotEmpty="
+
+// ResumeRuns is the folder of runs that a [ResumeService] is for, by the unit's text; ""
+// if it names none.
+func ResumeRuns(unit []byte) string {
+	for line := range strings.Lines(string(unit)) {
+		if folder, is := strings.CutPrefix(strings.TrimSpace(line), conditionRuns); is {
+			return strings.NewReplacer("%%", "%", `\\`, `\`, `\"`, `"`).Replace(folder) // see word
+		}
+	}
+	return ""
 }
 
 // boot is what all [Unit] parts have, mostly the order at boot: stores may lie on the

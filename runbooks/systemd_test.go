@@ -65,6 +65,21 @@ func TestResumeService(t *testing.T) {
 	}
 }
 
+func TestResumeRuns(t *testing.T) {
+	for _, runs := range []string{"/var/lib/storagectl/runs", `/srv/50% of "my" state \ x/runs`} {
+		u, err := ResumeService([]string{"/usr/bin/storagectl", "resume", "--boot"}, runs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := ResumeRuns(u.Text); got != runs {
+			t.Errorf("%q, want %q", got, runs)
+		}
+	}
+	if got := ResumeRuns([]byte("[Unit]\n")); got != "" {
+		t.Errorf("%q", got)
+	}
+}
+
 // TestUnitsRefused: nothing gets into a unit that would be more than a word there.
 func TestUnitsRefused(t *testing.T) {
 	good := []string{"/usr/bin/storagectl", "runbook"}

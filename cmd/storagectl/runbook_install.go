@@ -129,6 +129,9 @@ func (a *app) install(ctx context.Context, name string, o *runbookOptions, in in
 	if err != nil {
 		return err
 	}
+	if err := a.oneState(""); err != nil {
+		return err
+	}
 	if in.resumeOnly {
 		m := installedMessage{Policy: in.policy, Units: []string{runbooks.ResumeUnit}}
 		if err := a.installResume(ctx, bus, program, in.policy); err != nil {
@@ -216,6 +219,26 @@ func (a *app) common() ([]string, error) {
 		more = append(more, "--config", path)
 	}
 	return more, nil
+}
+
+// oneState refuses another state directory than the one whose runs a boot goes on with
+// already: there is one service for that, and whichever it left out would be forgotten.
+// The root is the folder of units, as for [host.OwnUnit].
+func (a *app) oneState(root string) error {
+	text, err := host.OwnUnit(root, runbooks.ResumeUnit)
+	var foreign *host.ForeignUnitError
+	if errors.Is(err, fs.ErrNotExist) || errors.As(err, &foreign) { // who writes it tells of that
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	had := runbooks.ResumeRuns(text)
+	if had == "" || had == filepath.Join(a.stateDir, "runs") {
+		return nil
+	}
+	return &migrate.Refusal{ID: "other-state-dir", Text: fmt.Sprintf("cannot install: %s goes on with the runs in %s after a boot, and would not with those in %s", runbooks.ResumeUnit, filepath.Dir(had), a.stateDir),
+		Hint: fmt.Sprintf("--state-dir %s; or, if nothing is to go on there, storagectl runbook remove --resume-only first", filepath.Dir(had))}
 }
 
 // trustedProgram is the path of this program, which root runs from then on.
