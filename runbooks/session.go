@@ -55,6 +55,8 @@ type TaskError struct {
 	Run  string // the run that it made; "": none
 	Text string
 	Hint string
+
+	later bool // it could not begin, and nothing is out of service for it
 }
 
 func (e *TaskError) Error() string {
@@ -64,9 +66,10 @@ func (e *TaskError) Error() string {
 	return e.Text
 }
 
-// Unwrap makes an [engine.ErrPaused] of what stopped for a window: that is no failure.
+// Unwrap makes an [engine.ErrPaused] of what stopped for a window, or because somebody
+// else has the store: that is no failure.
 func (e *TaskError) Unwrap() error {
-	if e.Code == ExitWindow {
+	if e.Code == ExitWindow || e.later {
 		return engine.ErrPaused
 	}
 	return nil
@@ -79,6 +82,7 @@ const (
 	// ExitWindow is the exit code of what stopped at a safe point because a window is
 	// closed.
 	ExitWindow      = 5
+	exitLocked      = 11 // somebody else has the store
 	exitInterrupted = 130
 )
 

@@ -135,6 +135,31 @@ func TestClockBack(t *testing.T) {
 	}
 }
 
+// TestStoreHeld: that somebody else has the store is no failure, after which a person would
+// have to look; but while a drain of the run holds the node, it is.
+func TestStoreHeld(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, map[string]string{"verify": `[ -e free ] || { echo '{"message_type":"error","error":"held by another run: 0007"}'; exit 11; }`})
+	p := plan(task("verify"))
+	p.OnFailure = [][]string{{"touch", b.path("told")}}
+	s := b.begin(p)
+	if err := s.Forward(t.Context(), false); code(err) != 11 || !errors.Is(err, engine.ErrPaused) || s.journal.State().Failed != "" || exists(b.path("told")) {
+		t.Errorf("%v, failed at %q", err, s.journal.State().Failed)
+	}
+	b.script("free", "")
+	s = b.again(s)
+	b.given(s, s.Forward(t.Context(), false))
+	s.Close()
+	if err := os.Remove(b.path("free")); err != nil {
+		t.Fatal(err)
+	}
+	p = plan(task("drain"), task("verify"), task("undrain"))
+	s = b.begin(p)
+	if err := s.Forward(t.Context(), false); code(err) != 11 || errors.Is(err, engine.ErrPaused) || s.journal.State().Failed != "verify" {
+		t.Errorf("%v, failed at %q", err, s.journal.State().Failed)
+	}
+}
+
 // TestKilled: what was killed in the middle of a task is gone on with at once, and once.
 func TestKilled(t *testing.T) {
 	t.Parallel()

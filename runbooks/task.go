@@ -41,7 +41,7 @@ func (s *Session) do(ctx context.Context, t PlannedTask) error {
 			}
 		}
 		if !t.Continue || failed.Code == ExitWindow {
-			return failed
+			return s.later(t, failed)
 		}
 		r.Outcome, r.Code, r.Run, r.Text = Failed, failed.Code, failed.Run, failed.Text
 		if err := s.note("task %s: %v; going on, as the runbook says", t.ID, failed); err != nil {
@@ -49,6 +49,19 @@ func (s *Session) do(ctx context.Context, t PlannedTask) error {
 		}
 	}
 	return s.learn(func(f *Facts) { f.Results = append(f.Results, r) })
+}
+
+// later makes no failure of a task that somebody else has the store of, which a timer, a
+// boot or a person goes on with: unless the host is out of service meanwhile.
+func (s *Session) later(t PlannedTask, e *TaskError) error {
+	if e.Code != exitLocked || !s.inService(t) {
+		return e
+	}
+	held, err := s.holdsNode()
+	if e.later = err == nil && !held; e.later {
+		e.Hint = "storagectl resume " + s.ID + " goes on when that is over"
+	}
+	return errors.Join(e, err)
 }
 
 func (s *Session) attempt(ctx context.Context, t PlannedTask, r *Result) error {
