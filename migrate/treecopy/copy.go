@@ -168,28 +168,9 @@ func (c *copier) bind(head header, made bool) error {
 // run is Copy from the first byte on.
 func (c *copier) run(ctx context.Context) error {
 	c.meter.enter("sync source")
-	skew := int64(0)
-	if remote(c.src) {
-		// Its ctimes may come from another clock, which may differ so much. A strict
-		// pass waits, lest it takes for a change what was written just before it.
-		skew = 2
-		if c.o.Strict {
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(time.Duration(skew) * time.Second):
-			}
-		}
-	}
-	// An mmap'ed page that is already dirty can be written again without a new
-	// ctime, until it was written back. So all that changed before this moment
-	// shows in ctime after the syncfs; what bears a later ctime is unsettled.
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now); err != nil {
+	if err := c.mark(ctx); err != nil {
 		return err
 	}
-	c.began = stampOf(now)
-	c.began.sec -= skew
 	if err := syncfs(c.src); err != nil {
 		return failed("sync the filesystem of", "", err)
 	}
@@ -204,6 +185,34 @@ func (c *copier) run(ctx context.Context) error {
 	return c.ix.confirm(true, Totals{
 		Files: c.meter.files.Load(), Folders: c.report.folders.Load(), Bytes: c.report.bytes.Load(),
 	}, func() error { return failedSync(syncfs(c.dst)) })
+}
+
+// mark sets c.began. An mmap'ed page that is already dirty can be written again
+// without a new ctime, until it was written back. So all that changed before this
+// moment shows in ctime after a syncfs; what bears a later ctime is unsettled.
+func (c *copier) mark(ctx context.Context) (err error) {
+	// A remote source's ctimes may come from another clock. One that is behind ours,
+	// by so many seconds at most, must not have a change look settled.
+	skew := int64(0)
+	if remote(c.src) {
+		skew = 2
+	}
+	if !c.o.Strict {
+		c.began, err = coarse()
+	} else {
+		// What was written just before a strict pass is none of the changes that it
+		// refuses: it waits until that is older than c.began, where the clocks are
+		// equal or the server's is behind. Of a server that is ahead, what was written
+		// in the time that it is ahead by is refused although nobody changed it since.
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Duration(skew) * time.Second):
+		}
+		c.began, err = caughtUp(ctx)
+	}
+	c.began.sec -= skew
+	return err
 }
 
 func failedSync(err error) error {

@@ -94,7 +94,7 @@ func must(t testing.TB, errs ...error) {
 }
 
 // settle waits until what was written is older than what is written next.
-func settle() { time.Sleep(20 * time.Millisecond) }
+func settle() { _, _ = caughtUp(context.Background()) }
 
 func write(t testing.TB, path, content string) {
 	t.Helper()

@@ -36,7 +36,7 @@ func TestTornIndex(t *testing.T) {
 				continue
 			}
 			must(t, os.WriteFile(p.idx, append(whole[:n:n], tail...), 0o600))
-			_, err := p.try(t.Context(), Options{Strict: true, Workers: 2})
+			_, err := p.try(t.Context(), Options{Workers: 2})
 			if err != nil && n < frameOverhead+headerSize {
 				continue // not even the header: refused, as there is no telling whose it is
 			}
@@ -49,7 +49,7 @@ func TestTornIndex(t *testing.T) {
 		b := append([]byte(nil), whole...)
 		b[n] ^= 0x55
 		must(t, os.WriteFile(p.idx, b, 0o600))
-		if _, err := p.try(t.Context(), Options{Strict: true}); err != nil {
+		if _, err := p.try(t.Context(), Options{}); err != nil {
 			t.Fatalf("byte %d: %v", n, err)
 		}
 		equal(t, p.src, p.dst)
@@ -139,6 +139,52 @@ func TestStrict(t *testing.T) {
 	}
 }
 
+// TestJustBefore: what changed right before a strict pass did not change during it,
+// also where the kernel stamps it by its finest clock: what was looked at since its
+// last change, from Linux 6.13 on.
+func TestJustBefore(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"ext4", "xfs"} {
+		t.Run(kind, func(t *testing.T) {
+			p := mountPair(t, kind, "", 320<<20)
+			file := filepath.Join(p.src, "file")
+			for i := range 30 {
+				write(t, file, fmt.Sprint(i))
+				if i%2 == 1 {
+					_, err := os.Stat(file)
+					must(t, err)
+					write(t, file, fmt.Sprint(i, "again"))
+				}
+				p.copy(Options{Strict: true})
+			}
+			equal(t, p.src, p.dst)
+		})
+	}
+}
+
+// TestCaughtUp: what changed before the wait is older than the moment that it gives,
+// what changes after it is not.
+func TestCaughtUp(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	file := filepath.Join(p.src, "file")
+	changed := func(content string) stamp {
+		t.Helper()
+		write(t, file, content)
+		var s unix.Stat_t
+		must(t, unix.Stat(file, &s)) // the next change is stamped finely
+		return stampOf(s.Ctim)
+	}
+	for i := range 100 {
+		before := changed(fmt.Sprint(i))
+		began, err := caughtUp(t.Context())
+		must(t, err)
+		if after := changed(fmt.Sprint(i, "after")); !before.before(began) || after.before(began) {
+			t.Fatalf("changed at %v, began at %v, changed at %v", before, began, after)
+		}
+	}
+}
+
 // TestFutureTimes: files whose ctime lies ahead, from a clock that was wrong, are
 // no change. (ctime cannot be set: the pass is given a past that lies further back.)
 func TestFutureTimes(t *testing.T) {
@@ -209,7 +255,7 @@ func TestCancelled(t *testing.T) {
 	big(t, filepath.Join(p.src, "large"), 200<<20, 1)
 	settle()
 	ctx, cancel := context.WithCancel(t.Context())
-	o := Options{BytesPerSecond: 100 << 20, Workers: 2, checkpoint: 10 * time.Millisecond}
+	o := Options{BytesPerSecond: 40 << 20, Workers: 2, checkpoint: 10 * time.Millisecond}
 	o.Progress = func(n Progress) {
 		if n.Copied > 120<<20 {
 			cancel()
@@ -220,7 +266,7 @@ func TestCancelled(t *testing.T) {
 	}
 	p.claimsHold()
 	r := p.copy(Options{})
-	if r.ResumedBytes < 64<<20 || r.ResumedBytes+r.CopiedBytes != 200<<20 {
+	if r.ResumedBytes < 32<<20 || r.ResumedBytes+r.CopiedBytes != 200<<20 {
 		t.Errorf("%+v", r)
 	}
 	equal(t, p.src, p.dst)
