@@ -112,8 +112,8 @@ func (d Dir) New(job string) (string, error) {
 }
 
 // Lock takes the lock of a store, so that one run at a time works on it. It
-// returns [ErrLocked] at once when another process holds it. The lock goes with
-// the process, however it ends.
+// returns [ErrLocked] when another process holds it, and not only for a look. The
+// lock goes with the process, however it ends.
 func (d Dir) Lock(store string) (*os.File, error) { return d.LockFor(store, "") }
 
 // LockFor is Lock for work that is no run: who is what others are told who ask for the
@@ -130,7 +130,7 @@ func (d Dir) LockFor(store, who string) (*os.File, error) {
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	// Whoever only looks has it for a moment, too.
 	for end := time.Now().Add(lookTime); errors.Is(err, unix.EWOULDBLOCK) && time.Now().Before(end); {
-		time.Sleep(lookTime / 20)
+		time.Sleep(10 * time.Millisecond)
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	}
 	if err != nil {
@@ -148,8 +148,9 @@ func (d Dir) LockFor(store, who string) (*os.File, error) {
 	return f, nil
 }
 
-// lookTime is how long a lock is tried for that somebody may only be looking at.
-const lookTime = 200 * time.Millisecond
+// lookTime is how long a lock is tried for that somebody may only be looking at, who
+// may be kept from the CPU meanwhile.
+const lookTime = 2 * time.Second
 
 // Sign writes into a lock that this process holds who it is that holds it.
 func Sign(lock *os.File, who string) error {

@@ -73,7 +73,7 @@ func TestLockLooked(t *testing.T) {
 		t.Fatal(err)
 	}
 	go func() {
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(500 * time.Millisecond) // as on a busy machine
 		look.Close()
 	}()
 	if l, err = d.LockFor("s", "somebody"); err != nil {
