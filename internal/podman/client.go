@@ -236,9 +236,10 @@ func (w *Worker) call(ctx context.Context, q request, result any, progress func(
 // (Ctrl-Z), or is held up by its own terminal, is not the worker's silence.
 func (w *Worker) watch(done <-chan struct{}) (turn func()) {
 	var turns atomic.Int64 // odd: it is waited for
+	const looks = 12
+	every := w.silence / looks
 	go func() {
-		const looks = 12
-		t := time.NewTicker(w.silence / looks)
+		t := time.NewTicker(every)
 		defer t.Stop()
 		for missed, last := 0, int64(0); missed < looks; missed++ {
 			select {

@@ -103,7 +103,7 @@ func changesFile(tid int, regs *syscall.PtraceRegs, dir string) bool {
 // fresh copy of files; check sees the folder after the kill and after a rerun.
 func sweep(t *testing.T, files map[string][]byte, op func(dir string) []string, check func(t *testing.T, dir string, whole bool)) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
 	defer cancel()
 	for n := 1; ; n++ {
 		dir, err := os.MkdirTemp(t.TempDir(), "x")

@@ -282,22 +282,25 @@ func TestSQLiteLocks(t *testing.T) {
 		if n, err := out.Read(make([]byte, 1)); n != 1 {
 			t.Fatal(err)
 		}
-		short, cancelShort := context.WithTimeout(ctx, 300*time.Millisecond)
-		defer cancelShort()
-		f(short)
+		f(ctx)
 		if err := errors.Join(in.Close(), cmd.Wait()); err != nil {
 			t.Fatal(err)
 		}
 	}
+	const short = 300 * time.Millisecond
 	hold("BEGIN IMMEDIATE", func(ctx context.Context) {
 		if d, err := Driver(ctx, path); err != nil || d != "vfs" {
 			t.Errorf("Driver: %q %v", d, err)
 		}
+		ctx, cancel := context.WithTimeout(ctx, short)
+		defer cancel()
 		if err := SetDriver(ctx, path, "vfs", "overlay", Moves{}); !errors.Is(err, ErrBusy) {
 			t.Errorf("SetDriver: %v", err)
 		}
 	})
 	hold("BEGIN EXCLUSIVE", func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, short)
+		defer cancel()
 		if _, err := Read(ctx, path); !errors.Is(err, ErrBusy) {
 			t.Errorf("Read: %v", err)
 		}
