@@ -87,6 +87,10 @@ func TestJudgeCluster(t *testing.T) {
 	link := cluster.Link(t, cluster.Admin())
 	all := Query{Pool: "rbd", FS: "cephfs", Need: 1 << 20}
 	r, err := Judge(t.Context(), link, all)
+	for end := time.Now().Add(40 * time.Second); err == nil && len(r.Problems) > 0 && time.Now().Before(end); {
+		time.Sleep(500 * time.Millisecond) // a warning may come and go
+		r, err = Judge(t.Context(), link, all)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

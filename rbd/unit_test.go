@@ -1,6 +1,7 @@
 package rbd
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -40,9 +41,11 @@ func TestColdBoot(t *testing.T) {
 	name := "rbd" + fmt.Sprint(os.Getpid())
 	lab := func(script string, args ...string) string {
 		t.Helper()
-		cmd := exec.CommandContext(testContext(t), c.LabPath(), args...)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // for clean-up, too
+		defer cancel()
+		cmd := exec.CommandContext(ctx, c.LabPath(), args...)
 		if script != "" {
-			cmd = exec.CommandContext(testContext(t), c.LabPath(), "run", name, "root", "bash", "-euo", "pipefail", "-c", script)
+			cmd = exec.CommandContext(ctx, c.LabPath(), "run", name, "root", "bash", "-euo", "pipefail", "-c", script)
 		}
 		cmd.WaitDelay = time.Second
 		out, err := cmd.CombinedOutput()
@@ -71,7 +74,7 @@ func TestColdBoot(t *testing.T) {
 		lab("", "kill", name)
 		lab("", "start", name)
 		start := time.Now()
-		if out := lab(`timeout 55 cat /srv/store/file; systemctl is-active '` + UnitName(spec) + `'`); out != "kept\nactive\n" {
+		if out := lab(`timeout 180 cat /srv/store/file; systemctl is-active '` + UnitName(spec) + `'`); out != "kept\nactive\n" {
 			t.Errorf("after a power cut: %s", out)
 		}
 		t.Logf("there again %s after the boot", time.Since(start).Round(time.Second/10))

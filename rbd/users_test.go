@@ -106,14 +106,14 @@ func TestLogin(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			start := time.Now()
-			link, err := cephlink.Start(t.Context(), cephlink.Options{Path: cluster.Helper, Cluster: c.as, ConnectTime: 5 * time.Second})
+			link, err := cephlink.Start(t.Context(), cephlink.Options{Path: cluster.Helper, Cluster: c.as, ConnectTime: 15 * time.Second})
 			if err == nil {
 				_ = link.Close()
 			}
 			if cephlink.IDOf(err) != c.id {
 				t.Errorf("%v (%q, not %q)", err, cephlink.IDOf(err), c.id)
 			}
-			if d := time.Since(start); d > 12*time.Second {
+			if d := time.Since(start); d > time.Minute {
 				t.Errorf("after %s", d)
 			}
 		})

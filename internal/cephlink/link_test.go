@@ -94,14 +94,14 @@ func TestBadHelpers(t *testing.T) {
 // TestDeadline: what hangs is killed, with what it started.
 func TestDeadline(t *testing.T) {
 	c := start(t, greets+"read -r q; echo waiting for osd.7 >&2; exec sleep 1000\n")
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	begin := time.Now()
 	err := c.Call(ctx, "look", nil, nil)
 	if IDOf(err) != TooSlow || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "osd.7") {
 		t.Errorf("%v", err)
 	}
-	if d := time.Since(begin); d > 5*time.Second {
+	if d := time.Since(begin); d > 20*time.Second {
 		t.Errorf("after %s", d)
 	}
 	if err := syscall.Kill(c.PID(), 0); !errors.Is(err, syscall.ESRCH) {
