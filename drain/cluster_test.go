@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -47,13 +48,21 @@ type agent struct {
 	done chan struct{}
 }
 
-// ports finds free ones below those that the kernel gives to outgoing connections:
-// an agent that is started again must find its own free again.
+// lastPort was given to an agent. It counts up from anywhere: an agent opens its
+// ports some time after they were found free, and no other may be given them until.
+var lastPort = sync.OnceValue(func() *atomic.Int32 {
+	var n atomic.Int32
+	n.Store(rand.Int32N(20000))
+	return &n
+})
+
+// ports finds free ones below those that the kernel gives to outgoing connections
+// (ip_local_port_range): an agent that is started again must find its own free again.
 func ports(t testing.TB, n int) []int {
 	t.Helper()
 	var list []int
 	for tries := 0; len(list) < n; tries++ {
-		port := 10000 + rand.IntN(20000)
+		port := 10000 + int(lastPort().Add(1))%20000
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
 			if tries == 100 {
@@ -197,14 +206,14 @@ func newCluster(t testing.TB, servers int) *cluster {
 			}
 		}
 	})
-	eventually(t, 30*time.Second, "the management token", func() bool {
+	eventually(t, 3*time.Minute, "the management token", func() bool {
 		tok, _, err := c.api(0, "").ACLTokens().Bootstrap(nil)
 		if err == nil {
 			c.token = tok.SecretID
 		}
 		return err == nil
 	})
-	eventually(t, 30*time.Second, "the keyring", func() bool {
+	eventually(t, 3*time.Minute, "the keyring", func() bool {
 		_, _, err := c.admin().Variables().Create(&api.Variable{Path: "lab/ready", Items: api.VariableItems{"a": "b"}}, nil)
 		return err == nil
 	})
@@ -276,7 +285,7 @@ func (c *cluster) addClient(name string) (Node, *agent) {
 func (c *cluster) ready(name string) Node {
 	c.t.Helper()
 	var n Node
-	eventually(c.t, 40*time.Second, name+" ready", func() bool {
+	eventually(c.t, 3*time.Minute, name+" ready", func() bool {
 		list, _, err := c.admin().Nodes().List(nil)
 		if err != nil {
 			return false
@@ -342,7 +351,7 @@ func (c *cluster) run(t testing.TB, id, kind string, count int, node string) []*
 			c.why(id)
 		}
 	})
-	eventually(t, 40*time.Second, id+" running", func() bool {
+	eventually(t, 3*time.Minute, id+" running", func() bool {
 		list = c.running(id)
 		return len(list) >= count
 	})
@@ -401,7 +410,7 @@ func eventually(t testing.TB, limit time.Duration, what string, ok func() bool) 
 }
 
 func bounded(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -152,12 +153,15 @@ func TestDrain(t *testing.T) {
 		if err := cl.Drain(ctx, a, o); err != nil {
 			t.Fatal(err)
 		}
-		time.AfterFunc(time.Second, func() {
-			_, _ = c.api(0, other.SecretID).Nodes().UpdateDrain(a.ID, nil, true, nil)
-		})
 		// Held by a container, so that the drain's end is not the node's.
 		w := wait(time.Minute)
 		w.Containers = func(context.Context) ([]string, error) { return []string{"c"}, nil }
+		cancel := sync.OnceFunc(func() {
+			if _, err := c.api(0, other.SecretID).Nodes().UpdateDrain(a.ID, nil, true, nil); err != nil {
+				t.Error(err)
+			}
+		})
+		w.Progress = func(Progress) { cancel() }
 		err := cl.Wait(ctx, a, o, w)
 		var e *CanceledError
 		if !errors.As(err, &e) {
@@ -209,6 +213,7 @@ func TestDrain(t *testing.T) {
 		if err := cl.Drain(ctx, a, o); err != nil {
 			t.Fatal(err)
 		}
+		eventually(t, time.Minute, "the drain is over", func() bool { return c.node(a).DrainStrategy == nil })
 		w := wait(3 * time.Second)
 		w.Containers = func(context.Context) ([]string, error) { return []string{"web-1"}, nil }
 		var e *AliveError

@@ -20,7 +20,7 @@ import (
 func (c *cluster) leader(i int) int {
 	c.t.Helper()
 	found := -1
-	eventually(c.t, 30*time.Second, "a leader", func() bool {
+	eventually(c.t, 3*time.Minute, "a leader", func() bool {
 		addr, err := c.api(i, c.token).Status().Leader()
 		for k, s := range c.servers {
 			if err == nil && s.cmd != nil && strings.HasSuffix(addr, fmt.Sprintf(":%d", s.rpc)) {
@@ -84,7 +84,7 @@ func TestServersGone(t *testing.T) {
 			if !round.same {
 				c.startServer(lead)
 			}
-			eventually(t, 40*time.Second, "the killed server is back", func() bool {
+			eventually(t, 3*time.Minute, "the killed server is back", func() bool {
 				n, _, err := c.api(lead, c.token).Nodes().Info(round.node.ID, nil)
 				return err == nil && n.SchedulingEligibility == "eligible" && n.DrainStrategy == nil
 			})

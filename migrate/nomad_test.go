@@ -302,8 +302,8 @@ func TestBackWaitsForDriver(t *testing.T) {
 	}
 	o.f.Do(func() { o.f.Nodes["a"].Drivers["podman"].Healthy = false })
 	const ill = 700 * time.Millisecond
-	time.AfterFunc(ill, func() { o.f.Do(func() { o.f.Nodes["a"].Drivers["podman"].Healthy = true }) })
 	began := time.Now()
+	time.AfterFunc(ill, func() { o.f.Do(func() { o.f.Nodes["a"].Drivers["podman"].Healthy = true }) })
 	if err := o.giveBackAnyhow(t.Context()); err != nil || !o.f.Eligible("a") || time.Since(began) < ill {
 		t.Errorf("%v after %s, eligible %v", err, time.Since(began), o.f.Eligible("a"))
 	}
