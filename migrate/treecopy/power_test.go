@@ -46,9 +46,14 @@ func TestPowerCut(t *testing.T) {
 				cmd := p.child("power")
 				cmd.Stderr = os.Stderr
 				must(t, cmd.Start())
-				grown(p.idx, r.Int64N(500<<10))
+				ended := make(chan struct{})
+				go func() {
+					_ = cmd.Wait()
+					close(ended)
+				}()
+				grown(p.idx, r.Int64N(500<<10), ended)
 				_ = cmd.Process.Kill()
-				_ = cmd.Wait()
+				<-ended
 				cut(t, p.dst+".img", p.dst)
 				claims += p.claimsHold()
 				if r.IntN(2) == 0 {
@@ -108,8 +113,9 @@ func TestSourcePowerCut(t *testing.T) {
 	}
 }
 
-// grown waits until the file has grown so much; for a second at most.
-func grown(path string, by int64) {
+// grown waits until the file has grown so much, or who writes it has ended; for half
+// a minute at most.
+func grown(path string, by int64, ended <-chan struct{}) {
 	size := func() int64 {
 		info, err := os.Stat(path)
 		if err != nil {
@@ -117,8 +123,12 @@ func grown(path string, by int64) {
 		}
 		return info.Size()
 	}
-	for start, end := size(), time.Now().Add(time.Second); size() < start+by && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
+	for start, end := size(), time.Now().Add(30*time.Second); size() < start+by && time.Now().Before(end); {
+		select {
+		case <-ended:
+			return
+		case <-time.After(time.Millisecond):
+		}
 	}
 }
 
