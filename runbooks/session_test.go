@@ -187,8 +187,8 @@ func TestLimitBetween(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, map[string]string{"verify": "sleep 1.5"})
 	p := plan(task("drain"), task("verify"), b.command("slow", "sleep 0.1; touch touched"), task("undrain"), task("doctor"))
-	p.Longest = time.Second
-	b.script("drain", drains+"; sleep 1.5")
+	p.Longest = 5 * time.Second // until the drain is begun
+	b.script("drain", drains+"; sleep 5.5")
 	s := b.begin(p)
 	err := s.Forward(t.Context(), false)
 	if code(err) != 1 || !strings.Contains(err.Error(), "is not begun") || exists(b.path("held")) || !exists(b.path("touched")) || b.called() != "drain; verify; undrain" {

@@ -22,7 +22,8 @@ func twinned(t *testing.T, name string) int {
 	if err := os.WriteFile(path, shell, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	const script = `sleep 60 & if test -z "$TWIN"; then TWIN=1 "$1" -c "$0" "$0" "$1" & fi; echo; wait`
+	// A child is a twin, too, until it runs its own program.
+	const script = `sleep 60 & until read -r c </proc/$!/comm && test "$c" = sleep; do :; done; if test -z "$TWIN"; then TWIN=1 "$1" -c "$0" "$0" "$1" & fi; echo; wait`
 	cmd := exec.CommandContext(t.Context(), path, "-c", script, script, path)
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	out, err := cmd.StdoutPipe()
