@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -113,6 +114,8 @@ mkdir -p /etc/ceph /srv/store
 sed -n 's/.*key = //p' /mnt/keyring >/mnt/key
 child krbd
 test "$device" = "$(readlink -f `+spec.Link()+`)"
+# What [Image.Stripe] gives the other mappers.
+for f in minimum optimal; do test "$(cat /sys/block/${device#/dev/}/queue/${f}_io_size)" = `+strconv.Itoa(allocUnit)+`; done
 mkfs.xfs -q $device
 mount $device /srv/store
 head -c 50000000 /dev/urandom >/srv/store/file; sync -f /srv/store
