@@ -62,6 +62,9 @@ func (s *Session) onTarget(ctx context.Context, op string, args, result any, pro
 	if working.Err() != nil {
 		return context.Cause(working) // how the worker ended says nothing more
 	}
+	if kind := faultKind(err); kind != "" && kind != faultNoRoom {
+		return err // of the store, and not of the target
+	}
 	r, jerr := judge(ctx)
 	says := clusterSays(r, jerr)
 	switch {
