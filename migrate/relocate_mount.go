@@ -23,48 +23,71 @@ const mountLimit = 2 * time.Minute
 // after a boot: the folder that a look at the graphroot ends in is the very one
 // that was copied to, and systemd is told of it.
 func (s *Session) mounted(ctx context.Context) (bool, error) {
+	lacks, err := s.notMounted(ctx)
+	return err == nil && lacks == "", err
+}
+
+// notMounted says what lacks for the target to be mounted, "" if nothing does.
+func (s *Session) notMounted(ctx context.Context) (lacks string, err error) {
 	if s.home() {
-		return s.homeIn()
+		return unless("the copy is not at the graphroot")(s.homeIn())
 	}
 	if told, err := s.hasBoot(); err != nil || !told {
-		return false, err
+		return "what a boot is told is not there", err
 	}
 	t, err := host.Mounts()
 	if err != nil {
-		return false, err
+		return "", err
 	}
-	if len(t.Stack(s.Inputs.Store.GraphRoot)) == 0 {
-		return false, nil
+	root := s.Inputs.Store.GraphRoot
+	if len(t.Stack(root)) == 0 {
+		return "nothing is mounted at " + root, nil
 	}
 	if s.onCephFS() {
-		return s.placeMounted(ctx)
+		return unless("the folder of CephFS is not the one at " + root)(s.placeMounted(ctx))
 	}
 	live, err := s.openLive(ctx)
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	defer live.Close()
 	if s.alone() {
 		dev, err := s.deviceOf(ctx)
 		if err != nil {
-			return false, err
+			return "", err
 		}
 		m, err := host.MountOf(live)
-		return err == nil && m.Path == s.Inputs.Store.GraphRoot && m.Dev() == unix.Mkdev(dev.Major, dev.Minor), err
+		if err != nil || m.Path == root && m.Dev() == unix.Mkdev(dev.Major, dev.Minor) {
+			return "", err
+		}
+		return fmt.Sprintf("what is at %s is %s (%d:%d) mounted at %s, and not %s (%d:%d)", root, m.Source, m.Major, m.Minor, m.Path, dev.Path, dev.Major, dev.Minor), nil
 	}
 	copied, err := host.OpenDir(s.targetFolder())
 	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
+		return "there is no " + s.targetFolder(), nil
 	}
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	defer copied.Close()
 	var a, b unix.Stat_t // two mounts of one folder
 	if err := errors.Join(unix.Fstat(int(live.Fd()), &a), unix.Fstat(int(copied.Fd()), &b)); err != nil {
-		return false, fmt.Errorf("cannot look at %s: %w", s.Inputs.Store.GraphRoot, err)
+		return "", fmt.Errorf("cannot look at %s: %w", root, err)
 	}
-	return a.Dev == b.Dev && a.Ino == b.Ino, nil
+	if a.Dev != b.Dev || a.Ino != b.Ino {
+		return fmt.Sprintf("%s is not the folder %s", root, s.targetFolder()), nil
+	}
+	return "", nil
+}
+
+// unless makes a reason of what does not hold.
+func unless(reason string) func(bool, error) (string, error) {
+	return func(is bool, err error) (string, error) {
+		if is || err != nil {
+			return "", err
+		}
+		return reason, nil
+	}
 }
 
 // openLive opens the graphroot, and so has an automount make its mount. A device
@@ -128,6 +151,11 @@ func (s *Session) mountTarget(ctx context.Context) error {
 	}
 	if err := s.dropPrivate(ctx); err != nil {
 		return err
+	}
+	if lacks, err := s.notMounted(ctx); err != nil {
+		return err
+	} else if lacks != "" {
+		return fmt.Errorf("cannot mount the target in the store's place: %s", lacks)
 	}
 	return s.renewWorker(ctx)
 }
