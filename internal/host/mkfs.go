@@ -46,9 +46,9 @@ type MkfsOptions struct {
 	Stripe    int64  // bytes, whole blocks: what the device best writes as one; 0: what it tells
 }
 
-// stripeFrom is the size of a device, in bytes, from which XFS gets a stripe: in a
-// smaller one it has no room for the log (mkfs.xfs 6.1 fails below 600 MB), also where
-// the device tells of the stripe itself, as krbd does.
+// stripeFrom is the size of a device, in bytes, from which XFS gets a stripe: a smaller
+// one has no room for the log then (mkfs.xfs 6.1 fails below 600 MB, and leaves a stripe
+// out that only the device tells of, as krbd does: "small data volume").
 const stripeFrom = 1_000_000_000
 
 const ext4Block = 4096 // bytes
