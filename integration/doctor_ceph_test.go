@@ -56,15 +56,15 @@ func TestDoctorCeph(t *testing.T) {
 
 	// Another client has the image: here one that only watches it.
 	watchers := func(n string) string {
-		return `for i in $(seq 150); do test "$(rbd --id store status --format json rbd/store-` + w.user + ` | jq ".watchers | length")" != ` + n + ` || exit 0; sleep 0.2; done; exit 1`
+		return `for i in $(seq 150); do test "$(rbd --id store status --format json ` + w.image() + ` | jq ".watchers | length")" != ` + n + ` || exit 0; sleep 0.2; done; exit 1`
 	}
-	w.script("root", "mkfifo /run/enter; sleep 1000 >/run/enter 2>/dev/null </dev/null & setsid rbd --id store watch rbd/store-"+w.user+" </run/enter >/dev/null 2>&1 & "+watchers("2"))
+	w.script("root", "mkfifo /run/enter; sleep 1000 >/run/enter 2>/dev/null </dev/null & setsid rbd --id store watch "+w.image()+" </run/enter >/dev/null 2>&1 & "+watchers("2"))
 	want("rbd-watchers", "problem", "is mapped here, and client.", "on all hosts but one")
 	w.script("root", "pkill -f 'rbd --id store watch'; "+watchers("1"))
 	want("rbd-watchers", "ok", "", "")
 
 	w.script("root", "cd "+w.graphroot()+"; fallocate -l $(( $(stat -f -c '%a*%S' .) - 1000000 )) filler")
-	want("space", "problem", "free", "storagectl relocate --user hashi --rbd rbd/store-hashi --size 1G --ceph-user store --dry-run")
+	want("space", "problem", "free", "storagectl relocate --user hashi --rbd "+w.image()+" --size 1G --ceph-user store --dry-run")
 	w.script("root", "rm "+w.graphroot()+"/filler")
 
 	// A filesystem whose client does not answer.

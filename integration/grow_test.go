@@ -49,7 +49,7 @@ func (w *world) grows(before inventory) {
 	if w.user == "root" {
 		grow := func(below string) result {
 			w.t.Helper()
-			return w.must("runbook", "run", "grow-rbd", "--yes", "--param", "image=rbd/store-root", "--param", "ceph_user=store",
+			return w.must("runbook", "run", "grow-rbd", "--yes", "--param", "image="+w.image(), "--param", "ceph_user=store",
 				"--param", fmt.Sprintf("size=%dM", mb), "--param", "below="+below)
 		}
 		was := bytes()

@@ -309,10 +309,10 @@ func TestRelocateHomeFromRBD(t *testing.T) {
 	w.isHome(before)
 	w.tidy()
 	w.script("root", "mv /root/ceph.conf /etc/ceph")
-	if out := w.script("root", "ls /etc/systemd/system | grep storagectl-rbd || true; ls /etc/storagectl/rbd; losetup -nlO BACK-FILE | grep rbd:store-"+w.user+"/ || true"); out != "" {
+	if out := w.script("root", "ls /etc/systemd/system | grep storagectl-rbd || true; ls /etc/storagectl/rbd; losetup -nlO BACK-FILE | grep "+strings.Replace(w.image(), "/", ":", 1)+"/ || true"); out != "" {
 		t.Errorf("left of the image: %s", out)
 	}
-	if out := w.script("root", "rbd --id store ls rbd"); strings.TrimSpace(out) != "store-"+w.user {
+	if out := w.script("root", "rbd --id store ls rbd"); "rbd/"+strings.TrimSpace(out) != w.image() {
 		t.Errorf("images: %q", out)
 	}
 }

@@ -57,10 +57,13 @@ func joinedWith(t *testing.T, c *ceph.Cluster, user string, opts lab.Options, ke
 	return w
 }
 
-// toImage is a relocation to an image. Its name is the world's own: the nodes of
-// all tests have one kernel's loop devices, and tell them apart by path.
+// image is the name of the world's image. It is no other's: the nodes of all tests have one
+// kernel's loop devices, and udev in each gives those names by the path of what they show.
+func (w *world) image() string { return "rbd/" + w.node.Name + "-" + w.user }
+
+// toImage is a relocation to the world's image.
 func (w *world) toImage(more ...string) []string {
-	args := []string{"relocate", "--rbd", "rbd/store-" + w.user, "--ceph-user", "store", "--yes"}
+	args := []string{"relocate", "--rbd", w.image(), "--ceph-user", "store", "--yes"}
 	if w.user != "root" {
 		args = append(args, "--user", w.user)
 	}
@@ -69,7 +72,7 @@ func (w *world) toImage(more ...string) []string {
 
 // notMine is the arguments for moving the host's other store to this one's image.
 func (w *world) notMine() []string {
-	args := []string{"relocate", "--rbd", "rbd/store-" + w.user, "--ceph-user", "store", "--yes"}
+	args := []string{"relocate", "--rbd", w.image(), "--ceph-user", "store", "--yes"}
 	if w.user == "root" {
 		args = append(args, "--user", lab.Owner)
 	}
@@ -90,7 +93,7 @@ func TestRelocateRBD(t *testing.T) {
 				t.Errorf("without a size: %s", r)
 			}
 			if user == "root" { // the same as a runbook, which goes back as a whole
-				w.must("runbook", "run", "relocate-to-rbd", "--yes", "--param", "image=rbd/store-root", "--param", "size=1G", "--param", "ceph_user=store")
+				w.must("runbook", "run", "relocate-to-rbd", "--yes", "--param", "image="+w.image(), "--param", "size=1G", "--param", "ceph_user=store")
 			} else {
 				w.must(w.toImage("--size", "1G")...)
 			}
@@ -100,7 +103,7 @@ func TestRelocateRBD(t *testing.T) {
 			if r := w.ctl(w.notMine()...); r.code != exitRefused || !strings.Contains(r.stderr, "on this host already") {
 				t.Errorf("want the other store refused: %s", r)
 			}
-			if r := other.ctl(other.toImage()...); r.code != exitRefused || !strings.Contains(r.stderr, "rbd/store-"+user+" is in use") {
+			if r := other.ctl(other.onto(w.image())...); r.code != exitRefused || !strings.Contains(r.stderr, w.image()+" is in use") {
 				t.Errorf("want the other host refused: %s", r)
 			}
 			w.grows(before)
@@ -113,7 +116,7 @@ func TestRelocateRBD(t *testing.T) {
 			w.onImage(before)
 			w.must("rollback", "1") // a growth is no run to go back from
 			w.same("the store", before, w.manifest())
-			if out := w.script("root", "findmnt -nR "+w.graphroot()+" || true; losetup -nlO BACK-FILE | grep rbd:store-"+user+"/ || true"); out != "" {
+			if out := w.script("root", "findmnt -nR "+w.graphroot()+" || true; losetup -nlO BACK-FILE | grep "+strings.Replace(w.image(), "/", ":", 1)+"/ || true"); out != "" {
 				t.Errorf("left: %s", out)
 			}
 			// The image holds a store now: it is nobody's to format.
@@ -146,7 +149,7 @@ func (w *world) onImage(before inventory) {
 // patient asserts that a cluster that is late at a boot only delays what uses the store.
 func (w *world) patient() {
 	w.t.Helper()
-	if out := w.script("root", `systemctl show --value -p JobRunningTimeoutUSec "$(systemd-escape -p --suffix=device /dev/rbd/rbd/store-`+w.user+`)"
+	if out := w.script("root", `systemctl show --value -p JobRunningTimeoutUSec "$(systemd-escape -p --suffix=device /dev/rbd/`+w.image()+`)"
 systemctl show --value -p TimeoutUSec "$(systemd-escape -p --suffix=mount `+w.graphroot()+`)"`); out != "15min\n15min\n" {
 		w.t.Errorf("systemd waits for the image %q", out)
 	}

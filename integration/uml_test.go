@@ -66,12 +66,12 @@ func TestUMLRelocateRBD(t *testing.T) {
 			c := newCeph(t)
 			w := newMachine(t, c, user, "store")
 			before := w.manifest()
-			w.script("root", `rbd --id store create --size 1G rbd/store-`+user+`
-rbd --id store device map rbd/store-`+user)
+			w.script("root", `rbd --id store create --size 1G `+w.image()+`
+rbd --id store device map `+w.image())
 			if r := w.ctl(w.toImage()...); r.code != exitRefused || !strings.Contains(r.stderr, "without the exclusive lock") {
 				t.Errorf("want what is mapped by hand refused: %s", r)
 			}
-			w.script("root", "rbd device unmap /dev/rbd0; rbd --id store rm --no-progress rbd/store-"+user)
+			w.script("root", "rbd device unmap /dev/rbd0; rbd --id store rm --no-progress "+w.image())
 			began := time.Now()
 			w.must(w.toImage("--size", "1G")...)
 			t.Logf("moved after %.0f s", time.Since(began).Seconds())
@@ -94,7 +94,7 @@ rbd --id store device map rbd/store-`+user)
 			}
 			w.must("rollback")
 			w.same("the store", before, w.manifest())
-			out := w.script("root", `findmnt -nR `+w.graphroot()+` || true; ls /sys/bus/rbd/devices; grep store- /etc/ceph/rbdmap || true
+			out := w.script("root", `findmnt -nR `+w.graphroot()+` || true; ls /sys/bus/rbd/devices; grep `+w.image()+` /etc/ceph/rbdmap || true
 ls /etc/systemd/system | grep -F -e .automount -e .mount -e user@ || true; grep storagectl /etc/fstab || true`)
 			if strings.TrimSpace(out) != "" {
 				t.Errorf("left: %s", out)
@@ -145,11 +145,11 @@ ls /etc/storagectl/rbd /run/storagectl/rbd; ls /etc/systemd/system | grep -F -e 
 func (w *world) onNBD(c *ceph.Cluster) {
 	w.t.Helper()
 	w.ranAtBoot()
-	out := w.script("root", `findmnt -nro SOURCE,FSTYPE `+w.graphroot()+`; readlink -f /dev/rbd/rbd/store-`+w.user+`; systemctl --failed --no-legend --plain`)
+	out := w.script("root", `findmnt -nro SOURCE,FSTYPE `+w.graphroot()+`; readlink -f /dev/rbd/`+w.image()+`; systemctl --failed --no-legend --plain`)
 	if out != "systemd-1 autofs\n/dev/nbd0 xfs\n/dev/nbd0\n" {
 		w.t.Errorf("the store is not where it should be, or something failed: %s", out)
 	}
-	locks, err := c.RBD(w.ctx, "lock", "ls", "rbd/store-"+w.user)
+	locks, err := c.RBD(w.ctx, "lock", "ls", w.image())
 	if err != nil || strings.Count(locks, "client.") != 1 {
 		w.t.Errorf("locks: %s (%v)", locks, err)
 	}
@@ -180,7 +180,7 @@ systemctl is-enabled rbdmap.service; cat /sys/bus/rbd/devices/*/config_info; sys
 	if len(lines) < 5 || !strings.HasPrefix(lines[0], "systemd-1 ") || lines[1] != "/dev/rbd0 xfs" || lines[2] != "enabled" || !strings.Contains(lines[3], ",exclusive ") || lines[4] != failed {
 		w.t.Errorf("the store is not where it should be, or something failed: %s", out)
 	}
-	locks, err := c.RBD(w.ctx, "lock", "ls", "rbd/store-"+w.user)
+	locks, err := c.RBD(w.ctx, "lock", "ls", w.image())
 	if err != nil || strings.Count(locks, "client.") != 1 {
 		w.t.Errorf("locks: %s (%v)", locks, err)
 	}
