@@ -110,6 +110,15 @@ func TestJudgeCluster(t *testing.T) {
 	judgedUntil(t, link, all, "", []string{"osd", "unset", "pause"})
 	judgedUntil(t, link, all, "health-osd-nearfull", []string{"osd", "set-nearfull-ratio", "0.00000001"})
 	judgedUntil(t, link, all, "", []string{"osd", "set-nearfull-ratio", "0.85"})
+	cluster.Tool(t, "rbd", "create", "--size", "8M", "rbd/fills")
+	judgedUntil(t, link, all, "pool-full-quota", []string{"osd", "pool", "set-quota", "rbd", "max_objects", "1"})
+	begin := time.Now()
+	r, err = Judge(t.Context(), link, all)
+	if took := time.Since(begin); err != nil || !r.Full() || slices.Contains(ids(r.Fatal()), "pool-stuck") || took > 15*time.Second {
+		t.Errorf("a full cluster is judged after %s: %+v, %v", took, r, err)
+	}
+	judgedUntil(t, link, all, "", []string{"osd", "pool", "set-quota", "rbd", "max_objects", "0"})
+	cluster.Tool(t, "rbd", "rm", "--no-progress", "rbd/fills")
 }
 
 // judgedUntil runs commands of ceph and waits until the judgement has a fatal

@@ -96,6 +96,10 @@ func writable(conn *rados.Conn, pool, namespace string) error {
 		return err
 	}
 	defer io.Destroy()
+	// In a pool that is full it would wait for room, though it needs none.
+	if err := io.SetPoolFullTry(); err != nil {
+		return err
+	}
 	b := make([]byte, 8)
 	_, _ = rand.Read(b) // never fails
 	err = io.Delete("storagectl-probe-" + hex.EncodeToString(b))
