@@ -17,7 +17,7 @@ import (
 // each way on; STORAGECTL_SWEEP=full takes them all, each way, and =half every
 // second one of a migration's, the odd ones in one way on and the even ones in
 // the other, so that each state is met once.
-const stridePoints = 8
+const stridePoints = 5
 
 // A way is what is killed, and what the operator does after that.
 type way struct {

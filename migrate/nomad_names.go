@@ -18,15 +18,19 @@ import (
 // past, "" if nothing does: one that is stopped for a while, and whose containers are
 // gone, is there nevertheless.
 func NomadNames(ctx context.Context, cli podman.CLI, r Outage, before string) ([]drain.JobName, *Refusal, error) {
+	return nomadNames(ctx, cli, r, before, "/proc")
+}
+
+func nomadNames(ctx context.Context, cli podman.CLI, r Outage, before, proc string) ([]drain.JobName, *Refusal, error) {
 	if r.Nomad == "" || r.Nomad == NomadOff {
 		return nil, nil, nil
 	}
-	seen, refusal, err := seekNomad(ctx, cli, r, "/proc")
+	seen, refusal, err := seekNomad(ctx, cli, r, proc)
 	if err != nil || refusal != nil {
 		return nil, refusal, err
 	}
 	if seen == nil {
-		if agents, _ := nomadAgents("/proc"); before == "" && len(agents) == 0 && os.Getenv("NOMAD_ADDR") == "" {
+		if agents, _ := nomadAgents(proc); before == "" && len(agents) == 0 && os.Getenv("NOMAD_ADDR") == "" {
 			before = nomadInstalled("/")
 		}
 		if before != "" {

@@ -16,10 +16,10 @@ func TestNomadNames(t *testing.T) {
 	id, running := "web", "running"
 	j := &api.Job{ID: &id, Status: &running, TaskGroups: []*api.TaskGroup{{Tasks: []*api.Task{{Driver: "podman", Config: map[string]any{"image": "redis:7"}}}}}}
 	o.f.Do(func() { o.f.Jobs = map[string][]*api.Job{id: {j}} })
-	before := ""
+	before, proc := "", t.TempDir() // in the real one may be the agents of other tests
 	look := func(nomad string) (int, string) {
 		t.Helper()
-		names, r, err := NomadNames(t.Context(), o.cli, Outage{Nomad: nomad}, before)
+		names, r, err := nomadNames(t.Context(), o.cli, Outage{Nomad: nomad}, before, proc)
 		if err != nil {
 			t.Fatal(err)
 		}
