@@ -40,8 +40,9 @@ func (e MapEntry) line() (string, error) {
 	if e.Conf != "" {
 		params = append(params, "conf="+e.Conf)
 	}
-	if len(e.Mons) > 0 {
-		params = append(params, "mon_host='"+strings.Join(e.Mons, ",")+"'")
+	mons := strings.Join(e.Mons, ",") // one may be of two addresses, as in ceph.conf
+	if mons != "" {
+		params = append(params, "mon_host='"+mons+"'")
 	}
 	if len(e.Options) > 0 {
 		params = append(params, "options='"+strings.Join(e.Options, ",")+"'")
@@ -50,7 +51,7 @@ func (e MapEntry) line() (string, error) {
 		return "", err
 	}
 	bare := []string{e.User, e.Keyring, e.KeyFile, e.Conf}
-	for _, w := range slices.Concat(bare, e.Mons, e.Options) {
+	for _, w := range slices.Concat(bare, strings.Split(mons, ","), e.Options) {
 		// Outside of quotes the script makes blanks of '='.
 		if strings.ContainsAny(w, " \t\r\n\x00'\",#\\") || slices.Contains(bare, w) && strings.Contains(w, "=") {
 			return "", fmt.Errorf("cannot write %q into %s", w, RBDMap)

@@ -171,6 +171,7 @@ func TestScript(t *testing.T) {
 	for want, e := range map[string]MapEntry{
 		"device map p/none --id u --options exclusive":                                              {User: "u", Options: []string{"exclusive"}},
 		"device map p/none --id u --keyfile /k --conf /dev/null --mon_host 10.0.0.1,[fd00::1]:6789": {User: "u", KeyFile: "/k", Conf: "/dev/null", Mons: []string{"10.0.0.1", "[fd00::1]:6789"}},
+		"device map p/none --mon_host [v2:10.0.0.1:3300/0,v1:10.0.0.1:6789/0]":                      {Mons: []string{"[v2:10.0.0.1:3300/0", "v1:10.0.0.1:6789/0]"}},
 		"device map p/none --id u --keyring /k --conf /c.conf --options exclusive,ro":               {User: "u", Keyring: "/k", Conf: "/c.conf", Options: []string{"exclusive", "ro"}},
 	} {
 		e.Spec = spec

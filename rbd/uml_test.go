@@ -209,6 +209,12 @@ give
 	goOn()
 	goOn = g.meet("given")
 	quota("0", false)
+	// It could not say in a full pool that it goes: its watch ends by itself.
+	for end := time.Now().Add(time.Minute); !strings.Contains(c.Tool(t, "rbd", "status", spec.String()), "Watchers: none"); time.Sleep(time.Second) {
+		if time.Now().After(end) {
+			t.Fatal("the image stays watched")
+		}
+	}
 	goOn()
 	g.end()
 }
