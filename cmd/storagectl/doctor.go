@@ -42,11 +42,11 @@ back; at a terminal it asks first. storagectl history --doctor lists these runs;
 latest means the last of them.
 
 ` + doctorExitHelp,
-		Example: `  storagectl doctor                              the rootful store, as root; else the caller's own
-  storagectl doctor --user hashi                 the store of a user
+		Example: `  storagectl doctor   # the rootful store, as root; else the caller's own
+  storagectl doctor --user hashi   # the store of a user
   storagectl doctor --user hashi --check linger --check subids
-  storagectl doctor --user hashi --fix --yes     make the safe changes
-  storagectl doctor --undo latest                take them back`,
+  storagectl doctor --user hashi --fix --yes   # make the safe changes
+  storagectl doctor --undo latest   # take them back`,
 		PreRunE: func(*cobra.Command, []string) error {
 			if undo != "" && (fix || len(only) > 0 || user != "") {
 				return usagef("cannot use --undo with --fix, --check or --user")

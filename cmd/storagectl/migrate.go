@@ -59,12 +59,12 @@ Ctrl-C stops at the next safe point; where podman is stopped then, it
 stays so until the run is resumed or rolled back.
 
 ` + exitHelp,
-		Example: `  storagectl migrate --to overlay --user hashi --dry-run   show the plan, change nothing
-  storagectl migrate --to overlay --user hashi --yes       do it; the old store stays for a rollback
-  storagectl migrate --to overlay --yes --commit           the rootful store; remove the old one at the end
-  storagectl migrate --to overlay --migrate-db --yes       and podman's database to SQLite, for podman 6
-  storagectl migrate --to overlay --images discard --yes   the classic way: podman system reset, an empty store
-  storagectl migrate --to vfs --user hashi --dry-run       how much room vfs would take, and how long it takes
+		Example: `  storagectl migrate --to overlay --user hashi --dry-run   # show the plan, change nothing
+  storagectl migrate --to overlay --user hashi --yes   # do it; the old store stays for a rollback
+  storagectl migrate --to overlay --yes --commit   # the rootful store; remove the old one at the end
+  storagectl migrate --to overlay --migrate-db --yes   # and podman's database to SQLite, for podman 6
+  storagectl migrate --to overlay --images discard --yes   # the classic way: podman system reset, an empty store
+  storagectl migrate --to vfs --user hashi --dry-run   # how much room vfs would take, and how long it takes
   storagectl migrate --to overlay --user hashi --yes --slots 1 --drain-deadline 10m --canary localhost/base:1
                                                            on a Nomad client: one node at a time, tried by a job`,
 		PreRunE: func(cmd *cobra.Command, _ []string) error {

@@ -47,11 +47,11 @@ container has. Nothing is forced: what came into use meanwhile is left. docs/pru
 tells more.
 
 ` + pruneExitHelp,
-		Example: `  storagectl prune --user hashi                            show what could go
-  storagectl prune --images dangling --apply               images without a name; asks first
+		Example: `  storagectl prune --user hashi   # show what could go
+  storagectl prune --images dangling --apply   # images without a name; asks first
   storagectl prune --containers --images unused --older 7d --keep-last 2 --apply --yes
-  storagectl prune --images unused --floor 50GB --apply --yes   only until so much is free
-  storagectl prune --volumes anonymous --label-not keep    volumes that podman named itself`,
+  storagectl prune --images unused --floor 50GB --apply --yes   # only until so much is free
+  storagectl prune --volumes anonymous --label-not keep   # volumes that podman named itself`,
 		PreRunE: func(*cobra.Command, []string) error { return o.check() },
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.prune(cmd.Context(), o) },
 	}

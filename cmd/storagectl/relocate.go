@@ -43,8 +43,9 @@ With --to overlay a store on vfs is converted on its way, and needs only the roo
 overlay needs. With --driver vfs a store on overlay is, to any target, and needs many
 times the room that it has: the plan says how much.
 
-After a boot a line in /etc/fstab mounts the store, or units of systemd's where others
-than root can change the path: when it is first used, or with --mount boot at boot.
+After a boot a line in /etc/fstab mounts the store; units of systemd's do where others
+than root can change the path, and always for ceph-fuse. It is mounted when it is first
+used, or with --mount boot at boot; without systemd always at boot.
 
 A store that stands on a mount of its own is moved likewise, and the mount goes. With
 --path and the folder that the graphroot lies in it comes home: a plain folder again.
@@ -65,19 +66,19 @@ again. Ctrl-C stops at the next safe point; where podman is stopped then, it sta
 so until the run is resumed or rolled back.
 
 ` + exitHelp,
-		Example: `  storagectl relocate --rbd pool/img --size 100G --user hashi --dry-run   onto an image of Ceph
-  storagectl relocate --rbd pool/img --size 200G --user hashi   make the image larger that the store is on
-  storagectl relocate --cephfs cephfs:/stores --user hashi --dry-run     into a folder of CephFS
-  storagectl relocate --cephfs cephfs:@stores/hashi --make-subvolume --size 100G --user hashi --dry-run   a subvolume for it
-  storagectl relocate --cephfs cephfs:/stores --driver vfs --user hashi --yes   from overlay to vfs on the way
-  storagectl relocate --device /dev/sdb --user hashi --dry-run    a disk for the store alone
-  storagectl relocate --device /dev/sdb --to overlay --user hashi --yes   from vfs to overlay on the way
-  storagectl relocate --path /srv/disk --user hashi --dry-run   show the plan, change nothing
-  storagectl relocate --path /srv/disk --user hashi --yes       do it; the old store stays for a rollback
-  storagectl relocate --path /srv/disk --yes --commit           the rootful store; remove the old one at the end
-  storagectl relocate --path /var/lib/containers --dry-run      the rootful store home again from its mount
-  storagectl relocate --path /home/hashi/.local/share/containers --user hashi --dry-run   a user's store home again
-  storagectl relocate --path /srv/disk --yes --rate 50M         copy 50 MB a second at most beside live work`,
+		Example: `  storagectl relocate --rbd pool/img --size 100G --user hashi --dry-run   # onto an image of Ceph
+  storagectl relocate --rbd pool/img --size 200G --user hashi   # make the image larger that the store is on
+  storagectl relocate --cephfs cephfs:/stores --user hashi --dry-run   # into a folder of CephFS
+  storagectl relocate --cephfs cephfs:@stores/hashi --make-subvolume --make-group --size 100G --user hashi --dry-run   # a subvolume for it
+  storagectl relocate --cephfs cephfs:/stores --driver vfs --user hashi --yes   # from overlay to vfs on the way
+  storagectl relocate --device /dev/sdb --user hashi --dry-run   # a disk for the store alone
+  storagectl relocate --device /dev/sdb --to overlay --user hashi --yes   # from vfs to overlay on the way
+  storagectl relocate --path /srv/disk --user hashi --dry-run   # show the plan, change nothing
+  storagectl relocate --path /srv/disk --user hashi --yes   # do it; the old store stays for a rollback
+  storagectl relocate --path /srv/disk --yes --commit   # the rootful store; remove the old one at the end
+  storagectl relocate --path /var/lib/containers --dry-run   # the rootful store home again from its mount
+  storagectl relocate --path /home/hashi/.local/share/containers --user hashi --dry-run   # a user's store home again
+  storagectl relocate --path /srv/disk --yes --rate 50M   # copy 50 MB a second at most beside live work`,
 		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if req.Relocate.Rate, err = bytesOf(rate); err != nil {
@@ -94,10 +95,10 @@ so until the run is resumed or rolled back.
 	f.StringVar(&req.Relocate.Path, "path", "", "a folder of root's on the filesystem that the store is to go to; or the folder that a mounted graphroot lies in")
 	f.StringVar(&req.Relocate.Device, "device", "", "a block device for the store alone: a path, UUID=… or LABEL=… of an empty filesystem, PARTUUID=… or PARTLABEL=…")
 	f.StringVar(&req.Relocate.RBD, "rbd", "", "an image of Ceph for the store alone: POOL/IMAGE or POOL/NAMESPACE/IMAGE")
-	f.StringVar(&size, "size", "0", "size of an image that is to be made; or, larger than it is, of the image that the store is on already (100G); or with --make-subvolume its quota")
+	f.StringVar(&size, "size", "0", "size of an image to make, or to make the store's own image (100G); with --make-subvolume: its quota")
 	f.BoolVar(&req.Relocate.TakeOver, "take-over", false, "take the image from a dead holder: shut that client out of the cluster, and break its lock")
 	f.StringVar(&req.Relocate.CephFS, "cephfs", "", "a folder of CephFS, FS:/PATH, or a subvolume, FS:@GROUP/NAME, in which the store gets a folder of its own")
-	f.BoolVar(&req.Relocate.MakeSubvolume, "make-subvolume", false, "make the subvolume of --cephfs FS:@GROUP/NAME where it is not there, with --size as its quota")
+	f.BoolVar(&req.Relocate.MakeSubvolume, "make-subvolume", false, "make the subvolume of --cephfs FS:@GROUP/NAME where it is not there; --size, if given, is its quota")
 	f.BoolVar(&req.Relocate.MakeGroup, "make-group", false, "with --make-subvolume: make its group, too")
 	f.StringVar(&req.Relocate.Mounter, "mounter", "", "kernel or fuse, what mounts CephFS (default: kernel where it has the client)")
 	f.StringVar(&req.Relocate.DataPool, "data-pool", "", "a pool for the data of an image that is made (erasure coding)")
@@ -184,7 +185,7 @@ func checkRelocation(r migrate.Request, fsSaid bool) error {
 func bytesOf(text string) (int64, error) {
 	factor := int64(1)
 	for i, unit := range []string{"k", "M", "G", "T"} {
-		if rest, ok := strings.CutSuffix(text, unit); ok {
+		if rest, ok := strings.CutSuffix(strings.TrimSuffix(text, "B"), unit); ok { // 50MB, as runbooks have it
 			text = rest
 			for range i + 1 {
 				factor *= 1000

@@ -61,14 +61,14 @@ A RUN is named by its id (0006-migrate-4f77), the beginning of that, or its numb
 stderr.
 
 ` + exitHelp,
-		Example: `  storagectl migrate --to overlay --user hashi --dry-run   show the plan, change nothing
-  storagectl migrate --to overlay --user hashi --yes       do it; the old store is kept
-  storagectl status                                        where it stands, and what can be done now
-  storagectl rollback                                      back to the old store, or
-  storagectl commit                                        remove it: no way back
-  storagectl relocate --rbd pool/img --size 100G --user hashi --dry-run   the plan of a move onto an image of Ceph
-  storagectl doctor --user hashi                           what is wrong with the host and the store
-  storagectl verify --user hashi                           is the store whole?`,
+		Example: `  storagectl migrate --to overlay --user hashi --dry-run   # show the plan, change nothing
+  storagectl migrate --to overlay --user hashi --yes   # do it; the old store is kept
+  storagectl status   # where it stands, and what can be done now
+  storagectl rollback   # back to the old store, or
+  storagectl commit   # remove it: no way back
+  storagectl relocate --rbd pool/img --size 100G --user hashi --dry-run   # the plan of a move onto an image of Ceph
+  storagectl doctor --user hashi   # what is wrong with the host and the store
+  storagectl verify --user hashi   # is the store whole?`,
 		SilenceUsage: true, SilenceErrors: true,
 		Version:           version,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},

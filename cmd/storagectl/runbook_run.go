@@ -34,7 +34,7 @@ host would be taken out of service while that is closed (exit 5); --now goes on 
 same. Ctrl-C goes to the task under way, which stops at its next safe point.
 
 ` + exitHelp,
-		Example: `  storagectl runbook run vfs-to-overlay --param user=hashi --dry-run   what it would do
+		Example: `  storagectl runbook run vfs-to-overlay --param user=hashi --dry-run   # what it would do
   storagectl runbook run vfs-to-overlay --param user=hashi --yes
   storagectl runbook run ./mine.toml --yes --now`,
 		Args: oneRunbook,

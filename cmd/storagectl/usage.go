@@ -18,7 +18,7 @@ type flagGroup struct {
 	flags []string // in the order in which they are told
 }
 
-// flagGroups put the flags of all commands in order: with nearly fifty of them
+// flagGroups put the flags of all commands in order: with some sixty of them
 // relocate's alphabet has Nomad's flags between those of the target. A flag has one
 // place in all commands that have it, so one list serves them all.
 func flagGroups() []flagGroup {
@@ -36,7 +36,7 @@ func flagGroups() []flagGroup {
 		{"Maintenance window", []string{"window", "window-wait", "now"}},
 		{"Containers at work", []string{"busy-label", "busy-deadline", "busy-then", "busy-grace"}},
 		{"Hooks", []string{"hook-before", "hook-after-stop", "hook-before-start", "hook-after", "hook-timeout"}},
-		{"By itself", []string{"as", "delay", "stage-before", "policy", "resume-only", "unattended", "boot"}},
+		{"In systemd, by itself", []string{"as", "delay", "stage-before", "policy", "resume-only", "unattended", "boot"}},
 		{"How it is run and told", []string{"dry-run", "as-begun", "exec", "wait", "yes", "json", "quiet", "config", "state-dir", "help", "version"}},
 	}
 }

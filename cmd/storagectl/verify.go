@@ -48,13 +48,13 @@ changed.
 
 ` + verifyExitHelp,
 		Example: `  storagectl verify --user hashi
-  storagectl verify --user hashi --read-data            read everything
-  storagectl verify --user hashi --sample 5%            read one file in twenty
-  storagectl verify --against 0003-migrate-9f2c         is all there that was there before the run?
+  storagectl verify --user hashi --read-data   # read everything
+  storagectl verify --user hashi --sample 5%   # read one file in twenty
+  storagectl verify --against 0003-migrate-9f2c   # is all there that was there before the run?
   storagectl verify --user hashi --manifest before.manifest
-  storagectl verify --against before.manifest           the store of the user whose it was
+  storagectl verify --against before.manifest   # the store of the user whose it was
   storagectl verify --against before.manifest --with after.manifest
-  storagectl verify --user hashi --docker-api           what a worker of Prefect's would see`,
+  storagectl verify --user hashi --docker-api   # what a worker of Prefect's would see`,
 		PreRunE: func(*cobra.Command, []string) error { return o.check() },
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.verify(cmd.Context(), o) },
 	}

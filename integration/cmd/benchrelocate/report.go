@@ -94,7 +94,7 @@ threads; in all: of the whole machine, whose processors give %d a second. Used: 
 time includes its hash of all that it reads and its durable index; rsync, cp and tar prove nothing.
 After the last pass of each round rsync (-aHAXni --delete) found nothing to change in treecopy's copy.
 
-| | ×, median of the rounds | asked for |
+| | ×, median of the rounds | the design's target |
 | --- | --- | --- |
 | copy, against rsync | %s | 2.5 |
 | copy, against cp -a | %s | |
@@ -106,7 +106,7 @@ After the last pass of each round rsync (-aHAXni --delete) found nothing to chan
 
 ## Large files
 
-%.1f GB in files of 512 MB.
+%.1f GB in files of 512 MiB.
 
 | method | seconds | all runs | CPU s | CPU s in all | peak MiB | MB used |
 | --- | --- | --- | --- | --- | --- | --- |
