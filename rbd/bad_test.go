@@ -155,6 +155,16 @@ func TestFull(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	raw := Spec{Pool: "small", Image: "raw"}
+	if err := h.Create(t.Context(), raw, CreateOptions{Size: 1 << 30}); err != nil {
+		t.Fatal(err)
+	}
+	device := mustMap(t, h, raw)
+	t.Cleanup(func() {
+		if err := errors.Join(h.Unmap(testContext(t), device), h.Remove(testContext(t), raw)); err != nil {
+			t.Error(err)
+		}
+	})
 	sh(t, `mkfs.ext4 -q "$1"`, m.Device)
 	dir := mountFS(t, m.Device)
 	want := fill(t, dir, 3, 30)
@@ -176,6 +186,8 @@ func TestFull(t *testing.T) {
 		t.Errorf("written into a full pool: %v", err)
 	}
 	t.Logf("the writer got: %v", err)
+	// More than any cache takes, and as fast as it goes: that must end, too, and be told.
+	sh(t, `code=0; timeout 60 dd if=/dev/urandom of="$1" bs=1M count=200 conv=fsync || code=$?; test $code = 1`, device.Device)
 	cluster.Ceph(t, "osd", "pool", "set-quota", "small", "max_bytes", "0")
 	for end := time.Now().Add(30 * time.Second); strings.Contains(cluster.Ceph(t, "osd", "pool", "ls", "detail"), "full_quota"); time.Sleep(time.Second) {
 		if time.Now().After(end) {

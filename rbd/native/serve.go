@@ -138,10 +138,11 @@ func (s *served) lock() (err error) {
 	options := map[string]string{
 		// A part of an object that is discarded must read as zeros.
 		"rbd_skip_partial_discard": "false",
-		// The filesystem above flushes. Until then small writes beside each other, such as a
-		// store's many small files, are made into one: the default policy, writearound, sends
-		// each by itself, and for a copy the cluster and we took twice the CPU.
-		"rbd_cache": "true", "rbd_cache_writethrough_until_flush": "true", "rbd_cache_policy": "writeback",
+		// The filesystem above flushes. Not writeback, which would make one write of small
+		// ones beside each other: where the cluster is full it neither drains nor fails, its
+		// flush forgets the error of an earlier write, and what is read back to prove a copy
+		// would come from its memory.
+		"rbd_cache": "true", "rbd_cache_writethrough_until_flush": "true", "rbd_cache_policy": "writearound",
 	}
 	if s.conn, err = link.Dial(s.req.Cluster, link.Limits{Connect: 30 * time.Second}, options); err != nil {
 		return err
