@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -59,8 +60,8 @@ func (s *Session) onTarget(ctx context.Context, op string, args, result any, pro
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	if working.Err() != nil {
-		return context.Cause(working) // how the worker ended says nothing more
+	if working.Err() != nil { // how the worker ended says nothing more; the way back needs another
+		return errors.Join(context.Cause(working), s.renewWorker(context.WithoutCancel(ctx)))
 	}
 	if kind := faultKind(err); kind != "" && kind != faultNoRoom {
 		return err // of the store, and not of the target
