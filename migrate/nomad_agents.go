@@ -2,6 +2,8 @@ package migrate
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,12 +38,16 @@ func nomadAgents(proc string) (agents, clients []string) {
 }
 
 // nomadUnits are the services of the agents that may place containers in a store: those
-// that run as root or as its owner. What runs as anybody else is none of ours to hold back.
-func nomadUnits(clients []string, owner uint32) []string {
+// that run as root or as its owner. What runs as anybody else is none of ours to hold back,
+// nor is a service that an agent is in without being what it runs: who begins one by cron
+// or a login is in the service of those.
+func nomadUnits(clients []string, owner uint32, main func(unit string) int) []string {
 	var units []string
 	for _, dir := range clients {
 		uid, ok := host.UserOf(dir)
-		if unit := host.ServiceOf(dir); ok && (uid == 0 || uid == owner) && unit != "" {
+		unit := host.ServiceOf(dir)
+		own := unit == fmt.Sprintf("user@%d.service", owner)
+		if ok && (uid == 0 || uid == owner) && unit != "" && (own || fmt.Sprint(main(unit)) == filepath.Base(dir)) {
 			units = append(units, unit)
 		}
 	}
@@ -61,4 +67,16 @@ func serverAlone(dir string) bool {
 		}
 	}
 	return slices.Contains(open, "raft.db") && !slices.Contains(open, "state.db")
+}
+
+// mainPIDs tells the main process of a system's service, 0 where none is told.
+func mainPIDs(ctx context.Context) func(unit string) int {
+	return func(unit string) int {
+		b, err := host.SystemBus(ctx)
+		if err != nil {
+			return 0
+		}
+		defer b.Close()
+		return b.MainPID(ctx, unit)
+	}
 }

@@ -162,7 +162,7 @@ func seekNomad(ctx context.Context, cli podman.CLI, r Outage, proc string) (*nom
 	case err != nil:
 		return nil, nil, err
 	}
-	return &nomadSeen{client: c, conf: conf, nodes: nodes, allocs: allocs, spaces: spaces, units: nomadUnits(clients, cli.Owner.UID)}, nil, nil
+	return &nomadSeen{client: c, conf: conf, nodes: nodes, allocs: allocs, spaces: spaces, units: nomadUnits(clients, cli.Owner.UID, mainPIDs(ctx))}, nil, nil
 }
 
 func rightsRefusal(e *drain.RightsError) *Refusal {

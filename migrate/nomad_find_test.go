@@ -70,6 +70,7 @@ func TestNomadUnits(t *testing.T) {
 		14: {asClient, "/user.slice/user-2000.slice/user@2000.service/app.slice/nomad.service", "2000"},
 		15: {asClient, "/user.slice/user-0.slice/session-3.scope", "0"},
 		16: {asClient, "/system.slice/nomad-root.service", "0"},
+		17: {asClient, "/system.slice/cron.service", "2000"}, // her crontab has begun it
 	} {
 		addProc(t, proc, pid, "nomad agent", a.open)
 		dir := filepath.Join(proc, fmt.Sprint(pid))
@@ -79,7 +80,8 @@ func TestNomadUnits(t *testing.T) {
 		}
 	}
 	_, clients := nomadAgents(proc)
-	units := nomadUnits(clients, 2000)
+	main := map[string]int{"nomad-root.service": 11, "nomad-hashi.service": 12, "nomad-other.service": 13, "cron.service": 5}
+	units := nomadUnits(clients, 2000, func(unit string) int { return main[unit] })
 	if want := []string{"nomad-hashi.service", "nomad-root.service", "user@2000.service"}; !slices.Equal(units, want) {
 		t.Errorf("%q, want %q", units, want)
 	}

@@ -20,6 +20,9 @@ func ServiceOf(dir string) string {
 			continue
 		}
 		for part := range strings.SplitSeq(f[2], "/") {
+			if strings.HasSuffix(part, ".scope") {
+				break // a session, or a container: what is below is its own to name
+			}
 			// systemd puts a _ before a name that the kernel could take for a file of its own.
 			if name := strings.TrimPrefix(part, "_"); strings.HasSuffix(name, ".service") {
 				return name
@@ -30,12 +33,12 @@ func ServiceOf(dir string) string {
 }
 
 // UserOf is the user that a process runs as, by its folder in /proc; ok is false where it
-// is gone. The owner of that folder would not do: it is root for any that is not dumpable.
+// is gone, or was started by another than it runs as (setuid). The owner of that folder would not do: it is root for any that is not dumpable.
 func UserOf(dir string) (uid uint32, ok bool) {
 	b, _ := os.ReadFile(filepath.Join(dir, "status"))
 	for line := range strings.Lines(string(b)) {
 		if ids, is := strings.CutPrefix(line, "Uid:"); is {
-			if f := strings.Fields(ids); len(f) == 4 { // real, effective, saved, of files
+			if f := strings.Fields(ids); len(f) == 4 && f[0] == f[1] { // real, effective, saved, of files
 				n, err := strconv.ParseUint(f[1], 10, 32)
 				return uint32(n), err == nil
 			}

@@ -12,6 +12,7 @@ func TestServiceOf(t *testing.T) {
 		"0::/system.slice/system-nomad.slice/nomad@a.service/sub\n":                      "nomad@a.service",
 		"0::/user.slice/user-2000.slice/user@2000.service/app.slice/nomad.service\n":     "user@2000.service",
 		"0::/user.slice/user-0.slice/session-1.scope\n":                                  "",
+		"0::/machine.slice/libpod-1.scope/container/system.slice/ssh.service\n":          "",
 		"0::/system.slice/_cpu.service\n":                                                "cpu.service",
 		"5:memory:/x.service\n1:name=systemd:/system.slice/nomad-client.service\n0::/\n": "nomad-client.service",
 		"0::/\n": "", "": "", "bad\n": "",

@@ -22,15 +22,20 @@ import (
 // as pidfds. Nil where the unit is no service, does not run podman itself, or
 // has none: the children of another program are its own affair.
 func (b *Bus) twins(ctx context.Context, unit string) []int {
+	return twinsOf(b.MainPID(ctx, unit))
+}
+
+// MainPID is the main process of a service, 0 where it has none or is no service.
+func (b *Bus) MainPID(ctx context.Context, unit string) int {
 	if !strings.HasSuffix(unit, ".service") {
-		return nil
+		return 0
 	}
 	p, err := b.conn.GetUnitTypePropertyContext(ctx, unit, "Service", "MainPID")
 	if err != nil {
-		return nil
+		return 0
 	}
 	main, _ := p.Value.Value().(uint32)
-	return twinsOf(int(main))
+	return int(main)
 }
 
 func twinsOf(main int) []int {
