@@ -175,12 +175,29 @@ func (s *Session) letGo(ctx context.Context) error {
 	if err := s.endWorker(); err != nil { // its lock keeps the mount busy
 		return err
 	}
-	err := s.takeDown(ctx)
+	err := s.rememberRequirers(ctx)
+	if err == nil {
+		err = s.takeDown(ctx)
+	}
 	s.point("before after-store-unmount")
 	if err == nil {
 		err = s.unmapAll(ctx)
 	}
 	return errors.Join(err, s.renewWorker(ctx))
+}
+
+// rememberRequirers notes what systemd stops with the mount, such as Nomad's agents.
+func (s *Session) rememberRequirers(ctx context.Context) error {
+	if len(s.facts.Required) > 0 { // of an earlier try they are down
+		return nil
+	}
+	return s.onSystemBus(ctx, func(b *host.Bus) error {
+		units, err := b.Requirers(ctx, s.Inputs.Store.GraphRoot)
+		if err != nil {
+			return err
+		}
+		return s.learn(func(f *Facts) { f.Required = units })
+	})
 }
 
 func (s *Session) unmapAll(ctx context.Context) error {
@@ -247,6 +264,11 @@ func (s *Session) takeBack(ctx context.Context) error {
 		return err
 	} else if !back {
 		return fmt.Errorf("image %s is mapped, but not what systemd has mounted on %s", t.Spec, root)
+	}
+	for _, unit := range s.facts.Required {
+		if err := s.onSystemBus(ctx, func(b *host.Bus) error { return b.Start(ctx, unit) }); err != nil {
+			return err
+		}
 	}
 	return s.renewWorker(ctx)
 }

@@ -147,6 +147,29 @@ func (b *Bus) StopMount(ctx context.Context, path string) error {
 	return nil
 }
 
+// Requirers are the active units that systemd stops with the mount of a path.
+func (b *Bus) Requirers(ctx context.Context, path string) ([]string, error) {
+	p, err := b.conn.GetUnitPropertyContext(ctx, MountUnitName(path), "RequiredBy")
+	if err != nil {
+		return nil, fmt.Errorf("cannot see what requires the mount of %s: %w", path, err)
+	}
+	all, _ := p.Value.Value().([]string)
+	var active []string
+	for _, unit := range all {
+		if unit == AutomountUnitName(path) {
+			continue
+		}
+		on, err := b.Active(ctx, unit)
+		if err != nil {
+			return nil, err
+		}
+		if on {
+			active = append(active, unit)
+		}
+	}
+	return active, nil
+}
+
 // WaitsFor reports whether systemd starts a unit only after it has tried to mount
 // a path. It is for looking what has become of a [DropIn]: what systemd does not
 // like in one it leaves out with a warning.
