@@ -60,14 +60,16 @@ func DeviceDropIn(device, run string, wait time.Duration) DropIn {
 }
 
 // TrimDropIn has systemd's weekly fstrim.service tell the device below path, too, what
-// is free: that service works through fstab, and leaves out what units mount. ok is
-// false for a path with control characters.
+// is free: that service works through fstab, and leaves out what units mount. Others than
+// root may change the path there: where it leads through a link nothing is done. ok is false
+// for a path with control characters.
 func TrimDropIn(run, path string) (d DropIn, ok bool) {
 	if strings.ContainsFunc(path, unicode.IsControl) {
 		return DropIn{}, false
 	}
 	quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%", "$", "$$").Replace(path)
-	text := runComment + run + "\n[Service]\nExecStart=-/sbin/fstrim --verbose --quiet-unsupported \"" + quoted + "\"\n"
+	text := runComment + run + "\n[Service]\nExecStart=-/bin/sh -c '" +
+		`test "$$(readlink -f -- "$$1")" = "$$1" && exec timeout 6h /sbin/fstrim --verbose --quiet-unsupported "$$1"` + "' sh \"" + quoted + "\"\n"
 	return DropIn{Unit: "fstrim.service", Name: dropInName(run), Text: []byte(text)}, true
 }
 

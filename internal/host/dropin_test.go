@@ -30,7 +30,7 @@ func TestTrimDropIn(t *testing.T) {
 		t.Errorf("%q", d.Text)
 	}
 	d, ok := TrimDropIn("r1", `/srv/my "store" 100% $HOME/a\b`)
-	if want := "# storagectl r1\n[Service]\nExecStart=-/sbin/fstrim --verbose --quiet-unsupported \"/srv/my \\\"store\\\" 100%% $$HOME/a\\\\b\"\n"; !ok || d.Unit != "fstrim.service" || string(d.Text) != want {
+	if want := "# storagectl r1\n[Service]\nExecStart=-/bin/sh -c 'test \"$$(readlink -f -- \"$$1\")\" = \"$$1\" && exec timeout 6h /sbin/fstrim --verbose --quiet-unsupported \"$$1\"' sh \"/srv/my \\\"store\\\" 100%% $$HOME/a\\\\b\"\n"; !ok || d.Unit != "fstrim.service" || string(d.Text) != want {
 		t.Errorf("%v %q, want %q", ok, d.Text, want)
 	}
 }
