@@ -52,9 +52,10 @@ func (s *Session) do(ctx context.Context, t PlannedTask) error {
 }
 
 // later makes no failure of a task that somebody else has the store of, which a timer, a
-// boot or a person goes on with: unless the host is out of service meanwhile.
+// boot or a person goes on with: unless the host is out of service meanwhile, or a command
+// of the runbook's own may have stopped something that a hook on failure starts again.
 func (s *Session) later(t PlannedTask, e *TaskError) error {
-	if e.Code != exitLocked || !s.inService(t) {
+	if e.Code != exitLocked || !s.inService(t) || len(s.facts.Begun) > 0 || len(s.facts.Hooked) > 0 {
 		return e
 	}
 	held, err := s.holdsNode()
