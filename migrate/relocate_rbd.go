@@ -231,6 +231,9 @@ func (s *Session) makeNamespace(ctx context.Context, h *rbd.Host) error {
 	}
 	s.point("before namespace")
 	err := h.MakeNamespace(ctx, s.spec())
+	if errors.Is(err, fs.ErrExist) { // somebody else's, of this moment
+		return s.learn(func(f *Facts) { f.Namespace = false })
+	}
 	s.point("before after-namespace")
 	return err
 }

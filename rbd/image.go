@@ -221,8 +221,8 @@ func (h *Host) Create(ctx context.Context, spec Spec, opts CreateOptions) error 
 	return nil
 }
 
-// MakeNamespace makes the namespace in the pool that an image is to be in. One that is
-// there is left as it is.
+// MakeNamespace makes the namespace in the pool that an image is to be in. Where one is
+// there the error is fs.ErrExist.
 func (h *Host) MakeNamespace(ctx context.Context, spec Spec) error {
 	if err := h.Link.Call(ctx, "rbd.makenamespace", spec, nil); err != nil {
 		return fmt.Errorf("cannot make the namespace of image %s: %w", spec, err)

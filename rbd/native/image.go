@@ -42,11 +42,7 @@ func Handlers(s *link.Session) map[string]cephlink.Handler {
 			return withPool(s, spec, remove)
 		}),
 		"rbd.makenamespace": cephlink.Handle(func(spec rbd.Spec) (struct{}, error) {
-			err := inPool(s, spec, librbd.NamespaceCreate)
-			if errors.Is(err, librbd.ErrExist) {
-				err = nil
-			}
-			return struct{}{}, told(spec, "make the namespace", err)
+			return struct{}{}, told(spec, "make the namespace", inPool(s, spec, librbd.NamespaceCreate))
 		}),
 		"rbd.removenamespace": cephlink.Handle(func(spec rbd.Spec) (struct{}, error) {
 			err := inPool(s, spec, librbd.NamespaceRemove)
