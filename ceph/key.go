@@ -28,7 +28,11 @@ func Key(ctx context.Context, run *host.Runner, c cephlink.Cluster) (string, err
 func keyOf(ctx context.Context, run *host.Runner, c cephlink.Cluster) (string, error) {
 	if c.KeyFile != "" {
 		b, err := os.ReadFile(c.KeyFile)
-		return strings.TrimSpace(string(b)), err
+		key := strings.TrimSpace(string(b))
+		if err == nil && (key == "" || strings.ContainsAny(key, " \t\r\n")) {
+			err = fmt.Errorf("%s holds more than a key, or none", c.KeyFile)
+		}
+		return key, err
 	}
 	rings := []string{c.Keyring}
 	if c.Keyring == "" {

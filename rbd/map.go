@@ -62,7 +62,12 @@ func (h *Host) Map(ctx context.Context, spec Spec, opts MapOptions) (Mapping, er
 		return Mapping{}, fmt.Errorf("cannot map image %s so that nobody else has it: it lacks the feature exclusive-lock (rbd feature enable %s exclusive-lock)", spec, spec)
 	}
 	if m, err = h.attach(ctx, spec, opts); err != nil {
-		return Mapping{}, fmt.Errorf("cannot map image %s: %w", spec, err)
+		// A boot's service may have mapped it in this moment.
+		there, lerr := h.mapped(ctx, spec, opts.Mapper)
+		if lerr != nil || there.Device == "" {
+			return Mapping{}, fmt.Errorf("cannot map image %s: %w", spec, err)
+		}
+		return there, h.alone(ctx, there)
 	}
 	if err := h.alone(ctx, m); err != nil {
 		back, cancel := context.WithTimeout(context.WithoutCancel(ctx), unmapTime)
