@@ -84,7 +84,8 @@ func (b *bench) measure(ctx context.Context, dst, name string, args ...string) (
 
 // small runs a command to its end and tells what it used. The peak of a process is never
 // below the size of the one that starts it, whose memory it has until its execve(2): so a
-// shell starts it, and by its end hands it to us, its subreaper, to be waited for.
+// shell starts it, and by its end hands it to us, its subreaper, to be waited for. It
+// begins after that: one that ends before would be waited for by the shell.
 func small(ctx context.Context, argv []string) (usage unix.Rusage, err error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return usage, err
@@ -97,10 +98,15 @@ func small(ctx context.Context, argv []string) (usage unix.Rusage, err error) {
 	if err := os.Remove(said.Name()); err != nil {
 		return usage, err
 	}
-	sh := exec.CommandContext(ctx, "sh", append([]string{"-c", `"$@" >/dev/null & echo $!`, "sh"}, argv...)...)
-	sh.Stderr = said
-	out, err := sh.Output()
+	wait, begin, err := os.Pipe()
 	if err != nil {
+		return usage, err
+	}
+	defer begin.Close() // twice does no harm
+	sh := exec.CommandContext(ctx, "sh", append([]string{"-c", `{ read -r _; exec "$@" </dev/null 3<&-; } <&3 >/dev/null & echo $!`, "sh"}, argv...)...)
+	sh.Stderr, sh.ExtraFiles = said, []*os.File{wait}
+	out, err := sh.Output()
+	if err = errors.Join(err, wait.Close()); err != nil {
 		return usage, err
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(out)))
@@ -109,6 +115,9 @@ func small(ctx context.Context, argv []string) (usage unix.Rusage, err error) {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = unix.Kill(pid, unix.SIGKILL) })
 	defer stop()
+	if err := begin.Close(); err != nil {
+		return usage, err
+	}
 	var status unix.WaitStatus
 	for {
 		if _, err = unix.Wait4(pid, &status, 0, &usage); !errors.Is(err, unix.EINTR) {
