@@ -59,7 +59,7 @@ func (s *Session) growSteps() []engine.Step {
 			Holds: s.letGone, Do: s.letGo, Undo: s.takeBack},
 		resize,
 		{Name: stepTakeBack, Title: "map the image and mount the store again", Needs: []string{stepStop},
-			Holds: s.takenBack, Do: s.takeBack},
+			Holds: s.backInUse, Do: s.takeBack},
 		{Name: stepStart, Title: "start what ran before", Holds: s.started, Do: s.startUnits},
 		last,
 	})
@@ -243,6 +243,12 @@ func (s *Session) takenBack(ctx context.Context) (bool, error) {
 	return standsOn(live, m.Device)
 }
 
+// backInUse observes that, and that nothing is left to start that systemd had stopped.
+func (s *Session) backInUse(ctx context.Context) (bool, error) {
+	back, err := s.takenBack(ctx)
+	return back && len(s.facts.Required) == 0, err
+}
+
 // takeBack maps the image and has systemd mount the store as at any boot.
 func (s *Session) takeBack(ctx context.Context) error {
 	t := s.Inputs.Target.Image
@@ -265,10 +271,17 @@ func (s *Session) takeBack(ctx context.Context) error {
 	} else if !back {
 		return fmt.Errorf("image %s is mapped, but not what systemd has mounted on %s", t.Spec, root)
 	}
+	s.point("before after-mount-again")
 	for _, unit := range s.facts.Required {
 		if err := s.onSystemBus(ctx, func(b *host.Bus) error { return b.Start(ctx, unit) }); err != nil {
-			return err
+			// It must not keep podman down: whether Nomad's client is there the return sees itself.
+			if err := s.note("%s had to stop with the mount, and does not start: %v", unit, err); err != nil {
+				return err
+			}
 		}
+	}
+	if err := s.learn(func(f *Facts) { f.Required = nil }); err != nil {
+		return err
 	}
 	return s.renewWorker(ctx)
 }

@@ -219,7 +219,8 @@ type Facts struct {
 	SubvolumePath string         `json:"subvolumePath,omitempty"`
 	// Namespace says that the run began to make the namespace of its image.
 	Namespace bool `json:"namespace,omitempty"`
-	// Required are the units that systemd stopped with the mount that had to go for a growth.
+	// Required are the units that systemd stopped with the mount that had to go for a growth,
+	// until they are started again.
 	Required []string `json:"required,omitempty"`
 	// Mapped says that the image was not mapped here before the run mapped it.
 	Mapped bool `json:"mapped,omitempty"`
